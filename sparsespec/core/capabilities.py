@@ -1,0 +1,90 @@
+"""Which parts can live together: what each `needs`, what each `gives`, and who must give it.
+
+`check_capabilities` runs once, when an engine is composed. A gap raises and names both sides and
+what would have worked; nothing is replaced silently. `capturable` is only ever given: its absence
+changes how a step is launched, not whether it can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NoReturn, TypeVar, cast
+
+from sparsespec.core import errors, registry
+
+CAPABILITIES = frozenset({"scores", "step_query", "host_lengths", "host_tokens", "draft_probs", "capturable"})
+_FROM_SYNC = frozenset({"host_lengths", "host_tokens"})
+_FROM_ENGINE = frozenset({"draft_probs"})
+_GIVER = {"scores": "attention", "step_query": "attention"}
+_Kind = TypeVar("_Kind", int, bool)
+
+
+def check_capabilities(parts: Mapping[str, object], loop: str) -> None:
+    """Raise `BadOption` where two parts, or a part and the loop, cannot live together.
+
+    Args:
+        parts: the instances by shelf, with the attributes that `core/protocols.py` promises.
+        loop: `sync`, `delayed` or `resident`.
+    """
+    given = set(_FROM_ENGINE | _FROM_SYNC if loop == "sync" else _FROM_ENGINE)
+    for part in parts.values():
+        given |= declared(type(part), "gives")
+    names = {shelf: registry.name_of(shelf, type(part)) for shelf, part in parts.items()}
+    for shelf, part in parts.items():
+        for need in sorted(declared(type(part), "needs") - given):
+            _raise_gap(shelf, names, need, loop)
+    if "length" in parts:
+        _check_length(parts, names)
+
+
+def declared(cls: type, side: str) -> frozenset[str]:
+    """Return what a part's class `needs` or `gives`; an undeclared or unknown word is a bug."""
+    words = getattr(cls, side, None)
+    if not isinstance(words, frozenset) or not words <= CAPABILITIES:
+        raise errors.ContractBroken(
+            f"{cls.__name__}.{side} must be a frozenset of {sorted(CAPABILITIES)}, got {words!r}"
+        )
+    return cast("frozenset[str]", words)
+
+
+def _raise_gap(shelf: str, names: Mapping[str, str], need: str, loop: str) -> NoReturn:
+    who = f"{shelf} {names[shelf]!r} needs {need!r}"
+    if need in _FROM_SYNC:
+        raise errors.BadOption(f"{who}, which loop={loop!r} does not give because the host hears late; use loop='sync'")
+    giver = _GIVER.get(need)
+    if giver is None or giver not in names:
+        raise errors.BadOption(f"{who}, which no other part gives; use another {shelf}")
+    works = ", ".join(_givers(giver, need)) or "none installed"
+    raise errors.BadOption(
+        f"{who}, which {giver} {names[giver]!r} does not give; use another {shelf}, or {giver} that gives it: {works}"
+    )
+
+
+def _givers(shelf: str, word: str) -> list[str]:
+    """List the names on a shelf that give a capability."""
+    return [row.name for row in registry.describe(shelf) if word in row.gives]
+
+
+def _check_length(parts: Mapping[str, object], names: Mapping[str, str]) -> None:
+    """Raise where a length asks for drafts or guesses that nobody makes."""
+    draft = _promised(parts["length"], "max_draft", int)
+    guess = _promised(parts["length"], "max_guess", int)
+    who = f"length {names['length']!r}"
+    if draft and "selector" in parts and not _promised(parts["selector"], "drafts", bool):
+        raise errors.BadOption(
+            f"{who} drafts up to {draft} tokens and selector {names['selector']!r} has no draft "
+            "level; use selector='full' or another that has, or a length that does not draft: "
+            "'zero' or 'fixed(draft=0,guess=4)'"
+        )
+    if guess and "proposer" in parts and not _promised(parts["proposer"], "guesses", bool):
+        raise errors.BadOption(
+            f"{who} asks for up to {guess} guesses and proposer {names['proposer']!r} makes none; "
+            "use proposer='ngram', or a length with guess=0"
+        )
+
+
+def _promised(part: object, name: str, kind: type[_Kind]) -> _Kind:
+    value = getattr(part, name, None)
+    if not isinstance(value, kind):
+        raise errors.ContractBroken(f"{type(part).__name__}.{name} must be of type {kind.__name__}, got {value!r}")
+    return value

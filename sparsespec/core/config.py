@@ -1,0 +1,52 @@
+"""Sizes that `bind` hands to every part: the model's geometry and the engine's limits, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Everything a part may allocate from.
+
+    Attributes:
+        n_layers, n_heads, n_kv_heads, head_dim, vocab: L, Hq, Hkv, D, V of the model.
+        n_seats: Requests that can run at once.
+        max_context: Tokens a request may hold, prompt and output together.
+        page_size: Tokens per KV page.
+        n_pages: Pages of the pool, page 0 (which nobody owns) included.
+        dtype: Name of the model's floating-point type, such as "float32".
+        device: "cpu" or a CUDA device.
+        scored: (first, last): how many leading and trailing live queries of a scored row the selector wants scored.
+        groups: Lists of positions per layer: 1 … n_kv_heads, and a divisor of it.
+        max_draft, max_guess: Largest numbers the length policy may ask for.
+        checked: Whether parts verify each other's promises at run time (tests do).
+    """
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    vocab: int
+    n_seats: int
+    max_context: int
+    page_size: int
+    n_pages: int
+    dtype: str
+    device: str = "cpu"
+    scored: tuple[int, int] = (0, 0)
+    groups: int = 1
+    max_draft: int = 0
+    max_guess: int = 0
+    checked: bool = False
+
+    @property
+    def pages_per_seat(self) -> int:
+        """Pages that hold `max_context` tokens."""
+        return -(-self.max_context // self.page_size)
+
+
+def kv_budget(context: int, budget: float, min_budget: int) -> int:
+    """Return how many positions below the newest token a list may read, for `context` = c - 1 such positions."""
+    share = -int(-budget * context // 1)
+    return min(context, max(min_budget, share))

@@ -1,0 +1,174 @@
+"""How one request is to be sampled: `SamplingParams`, checked when it is made.
+
+It holds what the caller asked for and nothing that the engine finds out later. A parameter that
+sparsespec does not support raises: none is ignored, because an ignored parameter is a wrong output
+that nobody notices.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sparsespec.core import errors
+
+SEED_END = 1 << 64
+
+# Parameters of other engines that callers are likely to bring along.
+_UNSUPPORTED = (
+    "allowed_token_ids",
+    "bad_words",
+    "best_of",
+    "frequency_penalty",
+    "length_penalty",
+    "logit_bias",
+    "logits_processors",
+    "min_tokens",
+    "presence_penalty",
+    "prompt_logprobs",
+    "repetition_penalty",
+    "structured_outputs",
+    "typical_p",
+    "use_beam_search",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """The wishes of one request.
+
+    Attributes:
+        temperature: 0 is greedy: argmax without noise.
+        top_p: smallest set of tokens whose probability reaches it; the token that crosses stays.
+        top_k: tokens kept; 0 is off (-1 is read as 0).
+        min_p: tokens below this share of the top probability are dropped; 0 is off.
+        max_tokens: new tokens, at most.
+        stop: strings that end the output; a lone string is a tuple of one.
+        stop_token_ids: tokens that end the output.
+        seed: 64 bits; None takes one from the engine's seed and the request's number.
+        ignore_eos: go on past the model's end-of-sequence token.
+        logprobs: how many top logprobs to report besides the emitted token's; None is none.
+        n: independent samples of the prompt.
+        speculate: False decodes this request densely, whatever the engine's policies.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int | None = None
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    n: int = 1
+    speculate: bool = True
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        for name in ("temperature", "top_p", "min_p"):
+            put(self, name, _real(name, getattr(self, name)))
+        # Below 1e-5 the division overflows float32 and every token ties at infinity.
+        if self.temperature != 0.0 and self.temperature < 1e-5:
+            raise _bad("temperature", "0 (greedy) or at least 1e-5", self.temperature)
+        if not 0.0 < self.top_p <= 1.0:
+            raise _bad("top_p", "in (0, 1]", self.top_p)
+        if not 0.0 <= self.min_p <= 1.0:
+            raise _bad("min_p", "in [0, 1]", self.min_p)
+        put(self, "top_k", max(0, _whole("top_k", self.top_k, -1)))
+        _whole("max_tokens", self.max_tokens, 1)
+        _whole("n", self.n, 1)
+        if self.logprobs is not None:
+            _whole("logprobs", self.logprobs, 0)
+        if self.seed is not None and _whole("seed", self.seed, 0) >= SEED_END:
+            raise _bad("seed", "a whole number in [0, 2**64)", self.seed)
+        for name in ("ignore_eos", "speculate"):
+            if not isinstance(getattr(self, name), bool):
+                raise _bad(name, "True or False", getattr(self, name))
+        put(self, "stop", _strings(self.stop))
+        put(self, "stop_token_ids", _tokens(self.stop_token_ids))
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether tokens are drawn by argmax, without noise."""
+        return self.temperature == 0.0
+
+    @classmethod
+    def of(cls, **options: Any) -> SamplingParams:
+        """Make params from loose keywords, with an error for each that is not supported."""
+        have = [field.name for field in fields(cls)]
+        for name in options:
+            if name in _UNSUPPORTED:
+                raise errors.BadRequest(f"{name} is not supported; supported: {', '.join(have)}")
+            if name not in have:
+                raise errors.unknown("sampling parameter", name, have)
+        return cls(**options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values, defaults included."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
+        """Read what `to_dict` wrote; absent fields take their defaults."""
+        return cls.of(**values)
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_json(cls, text: str) -> SamplingParams:
+        """Read what `to_json` wrote."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise errors.BadRequest(f"sampling parameters must be a JSON object: {error}") from None
+        if not isinstance(values, dict):
+            raise errors.BadRequest(f"sampling parameters must be a JSON object, got {text!r}")
+        return cls.from_dict(values)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _bad(name: str, must: str, got: object) -> errors.BadRequest:
+    return errors.BadRequest(f"{name} must be {must}, got {got!r}")
+
+
+def _real(name: str, value: object) -> float:
+    """Return a finite, non-negative float."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad(name, "a number", value)
+    if not math.isfinite(value) or value < 0:
+        raise _bad(name, "finite and not negative", value)
+    return float(value)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise _bad(name, f"a whole number of at least {least}", value)
+    return value
+
+
+def _strings(stop: object) -> tuple[str, ...]:
+    """Return the stop strings; an empty one would end every output at once."""
+    items: tuple[object, ...] = (stop,) if isinstance(stop, str) else _items("stop", stop)
+    for item in items:
+        if not isinstance(item, str) or not item:
+            raise _bad("stop", "a string or strings that are not empty", stop)
+    return tuple(str(item) for item in items)
+
+
+def _tokens(ids: object) -> tuple[int, ...]:
+    return tuple(_whole("each of stop_token_ids", item, 0) for item in _items("stop_token_ids", ids))
+
+
+def _items(name: str, value: object) -> tuple[object, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise _bad(name, "a list", value)  # pyright: ignore[reportUnknownArgumentType]
+    return tuple(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]

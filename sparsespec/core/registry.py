@@ -1,0 +1,234 @@
+"""Seven shelves of named parts: built-ins, what is registered, and what is installed.
+
+Every built-in is a lazy string `"module:Class"`, and other distributions add theirs through the
+entry-point groups `sparsespec.<shelf>`, so listing names imports nothing and a part is imported
+when it is looked up. A name is never overwritten; a broken distribution breaks its own names only.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, cast
+
+from sparsespec.core import errors
+from sparsespec.core.literals import thaw
+from sparsespec.core.spec import SHELVES, PartLike, PartSpec
+
+_SELECTORS = "sparsespec.policies.selectors"
+_PROPOSERS = "sparsespec.policies.proposers"
+_LENGTHS = "sparsespec.policies.lengths"
+
+_BUILTIN: dict[str, dict[str, str]] = {
+    "selector": {
+        "none": f"{_SELECTORS}.none:NoSelector",
+        "full": f"{_SELECTORS}.full:Full",
+        "window": f"{_SELECTORS}.window:Window",
+        "random": f"{_SELECTORS}.random:Random",
+        "oracle": f"{_SELECTORS}.oracle:Oracle",
+        "pillar": f"{_SELECTORS}.pillar:Pillar",
+    },
+    "proposer": {"none": f"{_PROPOSERS}.none:NoProposer", "ngram": f"{_PROPOSERS}.ngram:Ngram"},
+    "length": {"zero": f"{_LENGTHS}.zero:Zero", "fixed": f"{_LENGTHS}.fixed:Fixed"},
+    "scheduler": {
+        "lockstep": "sparsespec.sched.lockstep:Lockstep",
+        "staggered": "sparsespec.sched.staggered:Staggered",
+    },
+    "tiers": {"gpu": "sparsespec.kv.gpu:GpuTier"},
+    "attention": {"reference": "sparsespec.attention.reference:ReferenceAttention"},
+    "verifier": {
+        "greedy": "sparsespec.sampling.greedy:Greedy",
+        "shared-noise": "sparsespec.sampling.shared_noise:SharedNoise",
+        "rejection": "sparsespec.sampling.rejection:Rejection",
+    },
+}
+_registered: dict[tuple[str, str], str | type] = {}
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What `describe` says of one part.
+
+    Attributes:
+        options: name to default; `...` where the caller must give a value.
+        origin: the distribution that brings the part, or "registered".
+        error: why it cannot be loaded; then the other columns are empty.
+    """
+
+    name: str
+    options: Mapping[str, object]
+    needs: frozenset[str]
+    gives: frozenset[str]
+    origin: str
+    doc: str
+    error: str | None = None
+
+
+def register(shelf: str, name: str, target: str | type) -> None:
+    """Put a class, or a lazy `"module:Class"`, on a shelf for this process; duplicates raise."""
+    if not _NAME.fullmatch(name):
+        raise errors.BadOption(f"a part's name is letters, digits, '-', '_' and '.', got {name!r}")
+    if isinstance(target, str) and not re.fullmatch(r"[\w.]+:[\w.]+", target):
+        raise errors.BadOption(f"a lazy part is written 'module:Class', got {target!r}")
+    if name in names(shelf):
+        raise errors.BadOption(f"{shelf} {name!r} is taken; register it under another name")
+    _registered[shelf, name] = target
+
+
+def names(shelf: str) -> list[str]:
+    """List the names on a shelf, importing none of them."""
+    found = [*_table(shelf), *(entry.name for entry in _installed(shelf))]
+    return sorted({*found, *(name for where, name in _registered if where == shelf)})
+
+
+def lookup(shelf: str, name: str) -> type:
+    """Import and return the class behind a name."""
+    builtin = _table(shelf).get(name)
+    if name not in names(shelf):
+        raise errors.unknown(shelf, name, names(shelf))
+    entries = [entry for entry in _installed(shelf) if entry.name == name]
+    origins = [_origin(entry) for entry in entries] + ["sparsespec"] * (builtin is not None)
+    if len(origins) > 1:
+        raise errors.BadOption(
+            f"{shelf} {name!r} comes from {' and from '.join(sorted(origins))}; uninstall all but one, or rename theirs"
+        )
+    if entries:
+        return _load_entry(shelf, entries[0])
+    return _load(shelf, name, builtin or _registered[shelf, name])
+
+
+def make(spec: PartLike | object, /, *, shelf: str | None = None, **options: Any) -> Any:
+    """Make a part from `"selector/pillar"`, a compact string, a PartSpec or a dict.
+
+    Options given here win over those in the spec. An instance is returned as it is.
+
+    Args:
+        spec: what to make.
+        shelf: where a bare name such as `"pillar"` is looked up.
+        options: the part's options, checked against its constructor.
+    """
+    if not isinstance(spec, str | PartSpec | Mapping):
+        if options or isinstance(spec, type):
+            raise errors.BadOption(f"cannot give options to {spec!r}; pass a name, a spec, or a finished instance")
+        return spec
+    part = PartSpec.of(cast("PartLike", spec), shelf)
+    cls = lookup(part.shelf, part.name)
+    options = {**thaw(part.options), **options}
+    _check_options(cls, f"{part.shelf}/{part.name}", options)
+    return cls(**options)
+
+
+def spec_of(shelf: str, part: object) -> PartSpec:
+    """Return the spec that makes such a part again: its constructor's options as it stores them."""
+    cls, values = type(part), dict[str, Any]()
+    for name, parameter in _parameters(cls).items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        if not hasattr(part, name):
+            raise errors.ContractBroken(f"{cls.__name__} does not store its option {name!r}")
+        values[name] = getattr(part, name)
+    return PartSpec(shelf, name_of(shelf, cls), values)
+
+
+def name_of(shelf: str, cls: type) -> str:
+    """Return the name of a class on a shelf, or the class's own where it has none there."""
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    for name, target in _table(shelf).items():
+        if target == path:
+            return name
+    for (where, name), target in _registered.items():
+        if where == shelf and target in (cls, path):
+            return name
+    return next((e.name for e in _installed(shelf) if e.value == path), cls.__qualname__)
+
+
+def describe(shelf: str) -> list[Row]:
+    """Return a row for each part of a shelf; one that cannot be loaded says why in its row."""
+    return [_describe(shelf, name) for name in names(shelf)]
+
+
+def _describe(shelf: str, name: str) -> Row:
+    origins = [_origin(entry) for entry in _installed(shelf) if entry.name == name]
+    origin = "registered" if (shelf, name) in _registered else "sparsespec"
+    origin = " and ".join(origins) or origin
+    try:
+        cls = lookup(shelf, name)
+        options = {
+            key: ... if parameter.default is parameter.empty else parameter.default
+            for key, parameter in _parameters(cls).items()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        }
+    except (errors.SparseSpecError, ImportError) as error:
+        return Row(name, {}, frozenset(), frozenset(), origin, "", str(error))
+    needs, gives = (frozenset(getattr(cls, side, ())) for side in ("needs", "gives"))
+    doc = (cls.__doc__ or "").strip().partition("\n")[0]
+    return Row(name, options, needs, gives, origin, doc)
+
+
+def _table(shelf: str) -> dict[str, str]:
+    if shelf not in _BUILTIN:
+        raise errors.unknown("shelf", shelf, SHELVES)
+    return _BUILTIN[shelf]
+
+
+@functools.cache
+def _installed(shelf: str) -> tuple[metadata.EntryPoint, ...]:
+    """Scan the installed distributions once per shelf: it reads a file for each of them."""
+    return tuple(metadata.entry_points(group=f"sparsespec.{shelf}"))
+
+
+def _origin(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unnamed distribution"
+
+
+def _load(shelf: str, name: str, target: str | type) -> type:
+    if isinstance(target, type):
+        return target
+    module, _, attribute = target.partition(":")
+    try:
+        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))  # pyright: ignore[reportReturnType]
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in ("", "sparsespec", module.partition(".")[0]):
+            raise
+        raise errors.MissingPackage(
+            f"{shelf} {name!r} needs the package {missing!r}; pip install {missing!r}, or choose "
+            f"from: {', '.join(other for other in names(shelf) if other != name)}"
+        ) from error
+
+
+def _load_entry(shelf: str, entry: metadata.EntryPoint) -> type:
+    """Load someone else's class; whatever their import raises is theirs to mend, and says so."""
+    try:
+        cls = entry.load()
+    except Exception as error:
+        raise errors.BadOption(
+            f"{shelf} {entry.name!r} of {_origin(entry)} cannot be loaded "
+            f"({type(error).__name__}: {error}); mend or uninstall {_origin(entry)}"
+        ) from error
+    if not isinstance(cls, type):
+        raise errors.BadOption(f"{shelf} {entry.name!r} of {_origin(entry)} must be a class, got {cls!r}")
+    return cls
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters
+
+
+def _check_options(cls: type, who: str, options: Mapping[str, object]) -> None:
+    """Raise for an option the constructor does not have, and for one it must have."""
+    parameters = _parameters(cls)
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for name in options:
+            if name not in parameters:
+                raise errors.unknown(f"option of {who}", name, parameters)
+    for name, p in parameters.items():
+        optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
+        if not optional and name not in options:
+            raise errors.BadOption(f"{who} needs a value for {name!r}, like '{who}({name}=...)'")

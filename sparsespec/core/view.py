@@ -1,0 +1,107 @@
+"""What a policy on the host may see: numpy arrays over the rows that may run, and a few scalars.
+
+Nothing else reaches a scheduler or a length policy, so a policy can be replayed, simulated and tested without an
+engine. Counts are bounds where results are still unheard: `n_lo ≤ c ≤ n_hi` and `d_lo ≤ d ≤ d_hi`. The view holds no
+token and no logit: what was drafted cannot steer who runs, which keeps sampled `rejection` lossless.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """One row of the view as plain numbers; the fields are those of `View`."""
+
+    seat: int
+    arrival: int
+    to_prefill: int
+    n_lo: int
+    n_hi: int
+    d_lo: int
+    d_hi: int
+    k: int
+    guess: int
+    first_round: bool
+    starved: bool
+    must_verify: bool
+    pages: int
+    shared_pages: int
+    accepted_mean: float
+    confidence: float
+    waiting_since: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The rows that may run in this step, oldest first."""
+
+    seat: Ints
+    arrival: Ints  # number of the request; smaller is older
+    to_prefill: Ints  # positions still to fill before the row may decode
+    n_lo: Ints  # committed tokens, at least and at most
+    n_hi: Ints
+    d_lo: Ints  # drafted tokens of the present round, at least and at most
+    d_hi: Ints
+    k: Ints  # tokens this round drafts at most; 0 while the row is being filled
+    guess: Ints  # guesses each forward of this round takes at most
+    first_round: Bools  # no VERIFY of this request has been planned yet
+    starved: Bools  # dropped for want of pages, and not placed since
+    must_verify: Bools  # drafts are known and their KV is lost: VERIFY, no DRAFT
+    pages: Ints
+    shared_pages: Ints
+    accepted_mean: Floats  # accepted drafts per heard round that drafted; NaN before the first
+    confidence: Floats  # top-1 probability of the newest heard draft; NaN before
+    waiting_since: Ints  # step of the last placed row
+    step: int
+    free_pages: int
+    host_free_pages: int
+    page_size: int
+    max_batch: int
+    lag: int
+
+    def __len__(self) -> int:
+        return len(self.seat)
+
+    def row(self, i: int) -> RowView:
+        """Return row `i` as plain numbers."""
+        return RowView(*(getattr(self, name)[i].item() for name in _ROW_FIELDS))
+
+
+_ROW_FIELDS = tuple(f.name for f in fields(RowView))
+
+
+def build_view(
+    rows: list[RowView],
+    *,
+    step: int,
+    free_pages: int,
+    host_free_pages: int,
+    page_size: int,
+    max_batch: int,
+    lag: int,
+) -> View:
+    """Stack `rows` (oldest first) into a `View`."""
+    dtypes = {"Ints": np.int64, "Bools": np.bool_, "Floats": np.float64}
+    arrays = {
+        f.name: np.array([getattr(r, f.name) for r in rows], dtype=dtypes[str(f.type)])
+        for f in fields(View)
+        if str(f.type) in dtypes
+    }
+    return View(
+        **arrays,
+        step=step,
+        free_pages=free_pages,
+        host_free_pages=host_free_pages,
+        page_size=page_size,
+        max_batch=max_batch,
+        lag=lag,
+    )

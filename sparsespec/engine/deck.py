@@ -1,0 +1,104 @@
+"""The flight deck: launches rounds, keeps the flights that are out, and hears them in order.
+
+It owns the device's side of an engine: the state per seat, the ring of host buffers, and every launch that changes a seat
+outside a round.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.device import Device
+from sparsespec.core.plan import Phase
+from sparsespec.core.plan import Placed
+from sparsespec.core.result import RowResult
+from sparsespec.engine.flight import Flight
+from sparsespec.engine.pack import Ring
+from sparsespec.engine.parts import Parts
+from sparsespec.engine.request import Request, Sent
+from sparsespec.engine.round import run_round
+from sparsespec.engine.runner import Model
+from sparsespec.engine.state import enter_pages, make_state, seat_request, set_filled
+
+Heard = tuple[Request, RowResult | None, bool]
+
+
+class Deck:
+    """Launches and hears for one engine."""
+
+    def __init__(self, device: Device, model: Model, parts: Parts, geometry: Geometry, lag: int) -> None:
+        self._device, self._model, self._parts, self._geometry = device, model, parts, geometry
+        self._state = make_state(geometry, laws="draft_probs" in parts.verifier.needs)
+        self._ring = Ring(geometry, lag)
+        self._out: deque[Flight] = deque()
+
+    @property
+    def n_out(self) -> int:
+        """Flights that were launched and not heard."""
+        return len(self._out)
+
+    def launch(self, placed: Placed, requests: tuple[Request, ...], step: int) -> None:
+        """Pack a placed plan, launch its round, and note what is now unheard of `requests`, one per row."""
+        host = self._ring.pack(placed, requests, any(self._geometry.scored), step)
+        flight = Flight.of(placed.rows, requests)
+        flight.event = self._device.launch(
+            partial(
+                run_round,
+                host,
+                flight,
+                model=self._model,
+                parts=self._parts,
+                state=self._state,
+                geometry=self._geometry,
+            )
+        )
+        self._out.append(flight)
+        for row, request in zip(placed.rows, requests, strict=True):
+            if row.phase is Phase.PREFILL:
+                request.to_prefill -= row.n_query
+                request.first_fill &= request.to_prefill > 0
+                continue
+            assert request.round is not None
+            drafting = row.phase is Phase.DRAFT
+            at_least = 0 if drafting and request.round.stop_below > 0 else 1
+            request.unheard.append(Sent(row.phase, row.n_query, row.k, at_least, request.round))
+            if not drafting:
+                request.round, request.first_round, request.must_verify = None, False, False
+
+    def hear(self, at_most: int) -> Iterator[tuple[tuple[Request, ...], list[Heard] | Exception]]:
+        """Hear flights, oldest first, until `at_most` are out: who was aboard, and the results or what went wrong."""
+        while len(self._out) > at_most:
+            flight = self._out.popleft()
+            assert flight.event is not None
+            try:
+                self._device.wait(flight.event)
+                yield flight.requests, flight.results()
+            except Exception as error:  # whatever a part raised on the device belongs to this flight
+                yield flight.requests, error
+
+    def drain(self) -> None:
+        """Let everything launched run, and forget its results, whatever they are."""
+        for _ in self.hear(0):
+            pass
+
+    def seat(self, request: Request) -> None:
+        """Tell the device about a request that takes its seat."""
+        self._device.launch(partial(seat_request, self._state, request, request.seat))
+
+    def forget(self, seats: Sequence[int]) -> None:
+        """Let the policies that live on the device forget `seats`, in stream order."""
+        self._device.launch(partial(self._parts.selector.reset, seats))
+        self._device.launch(partial(self._parts.proposer.reset, seats))
+
+    def lose(self, seats: Sequence[int]) -> None:
+        """Say that `seats` hold no KV any more."""
+        if seats:
+            self._device.launch(partial(set_filled, self._state, seats, 0))
+
+    def share(self, seat: int, entries: Sequence[tuple[int, int, int]], positions: int) -> None:
+        """Enter pages that `seat` took over, filled up to `positions`."""
+        self._device.launch(partial(enter_pages, self._state, entries))
+        self._device.launch(partial(set_filled, self._state, [seat], positions))

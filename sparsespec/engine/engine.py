@@ -1,0 +1,267 @@
+"""The engine: one round is nine lines, whatever is plugged in and whichever loop runs.
+
+The host says who and what, the device knows where. Whatever touches a device tensor is a launch; results are heard when their
+flight has landed, and find their request by identity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+from sparsespec.core.device import Device
+from sparsespec.core.errors import EngineClosed, SparseSpecError
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.plan import Phase, StepPlan, check_plan
+from sparsespec.core.plan import Placed
+from sparsespec.core.result import RowResult
+from sparsespec.core.seeds import derive_seed
+from sparsespec.core.spec import EngineSpec
+from sparsespec.engine.compose import compose, spec_of
+from sparsespec.engine.deck import Deck
+from sparsespec.engine.desk import Desk
+from sparsespec.engine.intake import check_request
+from sparsespec.engine.lazy import LazyDevice
+from sparsespec.engine.loops import LOOPS
+from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
+from sparsespec.engine.parts import Parts
+from sparsespec.engine.request import Request
+from sparsespec.engine.sizes import Options, geometry_of
+from sparsespec.engine.speaker import Speaker
+from sparsespec.engine.text import Decoder
+from sparsespec.kv.mover import Mover
+from sparsespec.kv.pool import KVPool
+from sparsespec.models.transformer import Transformer
+
+
+class Engine:
+    """Continuous batching with lossless self-speculation; make one with `Engine.compose`.
+
+    Attributes:
+        spec: The composition, as it can be stored and made again.
+        geometry: The sizes all parts were bound to.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        parts: Parts,
+        loop: str,
+        options: Options,
+        *,
+        decoder: Callable[[], Decoder] | None = None,
+        eos_ids: Iterable[int] | None = None,
+        device: Device | None = None,
+    ) -> None:
+        self.geometry = geometry_of(model, parts, options)
+        self.spec = spec_of(parts, loop, options)
+        self._model, self._parts, self._options = model, parts, options
+        self._loop = LOOPS[loop]
+        self._decoder = decoder
+        self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)
+        self._device: Device = device or LazyDevice()
+        self._pool = KVPool(self.geometry)
+        self._mover = Mover(self._device, self._pool, checked=options.checked)
+        parts.bind(self.geometry)
+        parts.attention.bind(self.geometry, model, self._pool.k, self._pool.v)
+        self._closed = False
+        self._start()
+
+    @classmethod
+    def compose(
+        cls,
+        model: Transformer,
+        base: str | EngineSpec = "dense",
+        *,
+        decoder: Callable[[], Decoder] | None = None,
+        eos_ids: Iterable[int] | None = None,
+        device: Device | None = None,
+        **changes: Any,
+    ) -> Self:
+        """Make an engine from a preset (or a whole spec) and what should be different.
+
+        Args:
+            model: The model; its dtype is the engine's.
+            base: Name of a preset, or a spec.
+            decoder: Makes a fresh token decoder; without one, outputs have no text and stop strings are refused.
+            eos_ids: Tokens that end an output; None takes the model's.
+            device: Where launches run; None is a lazy CPU device.
+            **changes: Parts by shelf (name, compact string, spec or instance), `loop`, and the fields of `Options`.
+        """
+        return cls(model, *compose(base, changes), decoder=decoder, eos_ids=eos_ids, device=device)
+
+    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+        """Queue a prompt and return its request id; raises `BadRequest` if it can never be served."""
+        self._alive()
+        params, prompt = params or SamplingParams(), tuple(prompt)
+        has_text = self._decoder is not None
+        limit = check_request(prompt, params, self.geometry, self._parts.verifier, has_text=has_text)
+        group = self._n_groups
+        seed = derive_seed(self._options.seed, group) if params.seed is None else params.seed
+        stop_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            stop_ids |= self._eos_ids
+        for sample in range(params.n):
+            number = self._n_requests + sample
+            self._desk.waiting.append(Request(number, group, sample, prompt, params, seed, limit, stop_ids))
+        self._n_groups += 1
+        self._n_requests += params.n
+        return group
+
+    def step(self) -> StepResult:
+        """Run one round and return what became known; lines 5 to 7 are `engine/round.py`."""
+        self._alive()
+        view = self._desk.view(self._step)
+        plan = self._parts.scheduler.plan(view)
+        check_plan(plan, view)
+        placed = self._parts.tiers.place(plan, view)
+        self._account(plan, placed)
+        moves = self._parts.tiers.restore(view) if len(placed.rows) == len(plan.rows) else ()
+        self._mover.move((*placed.moves, *moves))
+        if placed.rows:
+            aboard = tuple(self._desk.seated[row.seat] for row in placed.rows)
+            self._deck.launch(placed, aboard, self._step)
+        # who launches nothing has nothing to overlap with, and hears one flight more
+        heard = self._hear(self._loop.lag if placed.rows else max(0, self._deck.n_out - 1))
+        if self._options.checked:
+            self._parts.tiers.check()
+        return self._result(placed, heard)
+
+    def abort(self, request_id: int) -> None:
+        """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""
+        self._alive()
+        for request in [*self._desk.waiting, *self._desk.seated.values()]:
+            if request.group == request_id:
+                self._end(request, "abort")
+
+    def reset(self) -> None:
+        """Forget all requests and start as if newly made; numbers and derived seeds begin again."""
+        self._alive()
+        self._deck.drain()
+        self._start()
+
+    def close(self) -> None:
+        """Drop everything; calling it twice is fine, anything else afterwards raises `EngineClosed`."""
+        if not self._closed:
+            self._deck.drain()
+            self._closed = True
+            del self._pool, self._deck, self._mover, self._parts, self._model
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anybody waits or runs, or a result is unheard or untold."""
+        desk = self._desk
+        return bool(desk.waiting or desk.seated or self._deck.n_out or self._speaker.events)
+
+    def _start(self) -> None:
+        """Begin with empty seats, empty books and number 0."""
+        parts, sizes = self._parts, self.geometry
+        parts.tiers.reset()
+        self._deck = Deck(self._device, self._model, parts, sizes, self._loop.lag)
+        self._forget(range(sizes.n_seats))
+        self._speaker = Speaker(self._decoder)
+        self._desk = Desk(
+            sizes,
+            parts.tiers,
+            parts.length,
+            self._loop,
+            seat=self._seat,
+            share=self._deck.share,
+            fail=self._fail,
+        )
+        self._n_groups = self._n_requests = self._step = 0
+
+    def _account(self, plan: StepPlan, placed: Placed) -> None:
+        """Tell requests what placing did to them, and the device about lost and fresh pages."""
+        seats = {row.seat for row in placed.rows}
+        for row in plan.rows:
+            request = self._desk.seated[row.seat]
+            request.starved = row.seat not in seats
+            if not request.starved:
+                request.placed_at = self._step
+        for seat in placed.preempted:
+            request = self._desk.seated[seat]
+            request.preempted = True
+            request.metrics.num_preemptions += 1
+        self._deck.lose(placed.preempted)
+        self._mover.fresh(placed.fresh)
+
+    def _hear(self, at_most: int) -> tuple[RowResult, ...]:
+        """Hear flights until `at_most` are out; trouble ends the requests it belongs to and no others."""
+        heard: list[RowResult] = []
+        for aboard, results in self._deck.hear(at_most):
+            if isinstance(results, Exception):
+                for request in aboard:
+                    self._fail(request, results)
+                continue
+            for request, result, ended in results:
+                if request.finished:
+                    continue
+                if result is None:
+                    self._fail(request, SparseSpecError("the model's logits were not finite"))
+                    continue
+                heard.append(result)
+                try:
+                    self._learn(request, result, ended)
+                except Exception as error:
+                    self._fail(request, error)
+        return tuple(heard)
+
+    def _learn(self, request: Request, result: RowResult, ended: bool) -> None:
+        """Take in one heard row: counts, output, stops, pages, and what policies observe."""
+        sent = request.unheard.popleft()
+        assert sent.phase is result.phase, "a result was routed to another request"
+        request.metrics.hear(result)
+        if result.phase is Phase.DRAFT:
+            request.d += len(result.tokens)
+            if result.tokens:
+                request.confidence = result.confidence
+            if ended and request.round is sent.round:
+                request.round.k = result.k
+        else:
+            request.n, request.d = request.n + len(result.tokens), 0
+            if self._speaker.commit(request, result):
+                self._leave(request)
+                return
+        self._parts.length.observe(result)
+        self._parts.scheduler.observe(result)
+        bounds = request.bounds
+        self._parts.tiers.commit(request.seat, bounds.n_hi, bounds.d_hi)
+
+    def _seat(self, request: Request) -> None:
+        self._deck.seat(request)
+        self._forget([request.seat])
+
+    def _forget(self, seats: Sequence[int]) -> None:
+        """Let every policy forget `seats`."""
+        self._parts.length.reset(seats)
+        self._parts.scheduler.reset(seats)
+        self._deck.forget(seats)
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        if not request.finished:
+            self._end(request, "error", f"{type(error).__name__}: {error}")
+
+    def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
+        self._speaker.end(request, reason, error)
+        self._leave(request)
+
+    def _leave(self, request: Request) -> None:
+        request.finished = True
+        self._desk.leave(request)
+
+    def _alive(self) -> None:
+        if self._closed:
+            raise EngineClosed("the engine is closed; compose a new one")
+
+    def _result(self, placed: Placed, heard: tuple[RowResult, ...]) -> StepResult:
+        info = StepInfo(
+            step=self._step,
+            placed=placed,
+            heard=heard,
+            n_waiting=len(self._desk.waiting),
+            n_running=len(self._desk.seated),
+            free_pages=self._parts.tiers.free_pages(),
+        )
+        self._step += 1
+        return StepResult(self._speaker.take(), not self.has_work, info)

@@ -1,0 +1,53 @@
+"""Who may come in: every way in which a request can be refused when it is added, with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import BadRequest
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.protocols import Verifier
+
+
+def check_request(
+    prompt: Sequence[int],
+    params: SamplingParams,
+    geometry: Geometry,
+    verifier: Verifier,
+    *,
+    has_text: bool,
+) -> int:
+    """Return the tokens the request may hold, prompt and output; raises `BadRequest` if it can never be served."""
+    if not prompt:
+        raise BadRequest("the prompt is empty; give at least one token")
+    wrong = [t for t in prompt if not isinstance(t, int) or not 0 <= t < geometry.vocab]
+    if wrong:
+        raise BadRequest(f"prompt token {wrong[0]!r} is not one of the model's 0 … {geometry.vocab - 1}")
+    context = geometry.max_context
+    if len(prompt) >= context:
+        raise BadRequest(
+            f"the prompt has {len(prompt)} tokens and the context holds {context}, one of them output; "
+            f"shorten the prompt to at most {context - 1} tokens"
+        )
+    limit = len(prompt) + params.max_tokens
+    if limit > context:
+        raise BadRequest(
+            f"{len(prompt)} prompt tokens and max_tokens={params.max_tokens} exceed the context of {context}; "
+            f"lower max_tokens to at most {context - len(prompt)}"
+        )
+    # the last token is drawn and never fed back, so its KV is never written
+    pages = -(-(limit - 1) // geometry.page_size)
+    if pages > geometry.n_pages - 1:
+        raise BadRequest(
+            f"{len(prompt)} prompt tokens and max_tokens={params.max_tokens} need {pages} KV pages and the pool has "
+            f"{geometry.n_pages - 1}; lower max_tokens or raise n_pages"
+        )
+    refusal = verifier.accepts(params.temperature)
+    if refusal:
+        raise BadRequest(refusal)
+    if params.stop and not has_text:
+        raise BadRequest("stop strings need an engine with a tokenizer; use stop_token_ids instead")
+    if params.logprobs is not None and params.logprobs > geometry.vocab:
+        raise BadRequest(f"logprobs must be at most the vocabulary's {geometry.vocab}, got {params.logprobs}")
+    return limit

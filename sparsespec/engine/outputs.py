@@ -1,0 +1,75 @@
+"""What the engine says to its caller: pieces of text as they come, and a completion at the end of each sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sparsespec.core.result import RowResult
+from sparsespec.core.plan import Placed
+from sparsespec.metrics.speculation import SpecMetrics
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+Logprobs = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished sample of one prompt.
+
+    Attributes:
+        request_id: What `add` returned.
+        sample: Index among the samples of the prompt, 0 … n - 1.
+        token_ids: Output tokens, the stopping one included.
+        text: Output text, cut before a stop string; empty for an engine without a tokenizer.
+        finish_reason: "stop" (a stop token or string), "length", "abort" or "error".
+        stop_reason: The stop token or string, or None.
+        error: One sentence, where `finish_reason` is "error".
+        seed: The seed that was used, whether given or derived.
+        logprobs: For each token ((token, logprob), …), the emitted one first; None unless asked for.
+        metrics: What speculation did.
+    """
+
+    request_id: int
+    sample: int
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    stop_reason: int | str | None
+    error: str | None
+    seed: int
+    logprobs: tuple[Logprobs, ...] | None
+    metrics: SpecMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """Tokens a sample gained in a step, the text that became certain, and the completion if it ended."""
+
+    request_id: int
+    sample: int
+    token_ids: tuple[int, ...]
+    text: str
+    completion: Completion | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What a step did, for wrappers, traces and benchmarks."""
+
+    step: int
+    placed: Placed = field(default_factory=Placed)
+    heard: tuple[RowResult, ...] = ()
+    n_waiting: int = 0
+    n_running: int = 0
+    free_pages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What `Engine.step` returns; `idle` means that nothing is left to do."""
+
+    events: tuple[TokenEvent, ...]
+    idle: bool
+    info: StepInfo

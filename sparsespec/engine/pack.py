@@ -1,0 +1,137 @@
+"""The only host-to-device copy of a step: a placed plan as one array of integers, and its unpacking on the device.
+
+Buffers form a ring of lag + 1, because a launched step may still be waiting to read its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sparsespec.core.batch import Batch, State
+from sparsespec.core.config import Geometry
+from sparsespec.core.plan import Phase
+from sparsespec.core.plan import Placed
+from sparsespec.engine.request import Request
+
+N_COLUMNS = 7  # seat, phase, n_query, k, offset, scored, stop_below (its bits)
+
+
+@dataclass(frozen=True, slots=True)
+class HostBatch:
+    """A packed step and the sizes that the host knows."""
+
+    buffer: npt.NDArray[np.int64]
+    n_rows: int
+    n_tokens: int
+    n_table: int
+    logit_rows: tuple[int, ...]  # query tokens whose logits are wanted: all of DRAFT and VERIFY rows
+    n_logprobs: int  # how many logprobs the greediest row wants; -1 is none
+    step: int
+
+
+class Ring:
+    """Host buffers for packed steps, used in turn."""
+
+    def __init__(self, geometry: Geometry, lag: int) -> None:
+        size = geometry.n_seats * (N_COLUMNS + 3 * geometry.pages_per_seat)
+        self._buffers = [np.zeros(size, dtype=np.int64) for _ in range(lag + 1)]
+        self._next = 0
+
+    def pack(self, placed: Placed, requests: tuple[Request, ...], want_scores: bool, step: int) -> HostBatch:
+        """Write `placed` into the next buffer; `requests[j]` owns `placed.rows[j]`."""
+        buffer = self._buffers[self._next]
+        self._next = (self._next + 1) % len(self._buffers)
+        rows, n = placed.rows, len(placed.rows)
+        columns = buffer[: N_COLUMNS * n].reshape(N_COLUMNS, n)
+        offset, logit_rows, n_logprobs = 0, [], -1
+        for j, (row, request) in enumerate(zip(rows, requests, strict=True)):
+            stop_below = request.round.stop_below if request.round else 0.0
+            decoding = row.phase is not Phase.PREFILL
+            # the end of a request's first fill warms its selection up; recomputation scores nothing
+            scored = row.phase is Phase.VERIFY or (
+                not decoding and request.first_fill and row.n_query == request.to_prefill
+            )
+            columns[:6, j] = (
+                row.seat,
+                row.phase,
+                row.n_query,
+                row.k,
+                offset,
+                want_scores and scored,
+            )
+            columns[6, j] = np.float64(stop_below).view(np.int64)
+            if decoding:
+                logit_rows += range(offset, offset + row.n_query)
+                if request.params.logprobs is not None:
+                    n_logprobs = max(n_logprobs, request.params.logprobs)
+            offset += row.n_query
+        entries = buffer[N_COLUMNS * n : N_COLUMNS * n + 3 * len(placed.table)]
+        entries[:] = np.array(placed.table, dtype=np.int64).reshape(-1)
+        return HostBatch(buffer, n, offset, len(placed.table), tuple(logit_rows), n_logprobs, step)
+
+
+def unpack(host: HostBatch, state: State) -> Batch:
+    """Upload a packed step, enter its pages into the tables, and find where each row starts.
+
+    `live` is what the row can use at most, guesses not counted; `set_live` completes it.
+    """
+    n, device = host.n_rows, state.c.device
+    size = N_COLUMNS * n + 3 * host.n_table
+    packed = torch.from_numpy(host.buffer[:size]).to(device, copy=True)
+    seat, phase, n_query, k, offset, scored, stop_bits = packed[: N_COLUMNS * n].view(N_COLUMNS, n)
+    if host.n_table:
+        entry_seat, block, page = packed[N_COLUMNS * n :].view(-1, 3).T
+        state.table[entry_seat, block] = page
+    state.stop_below[seat] = stop_bits.view(torch.float64)
+    c, d = state.c[seat], state.d[seat]
+    drafting, filling = phase == Phase.DRAFT, phase == Phase.PREFILL
+    start = torch.where(filling, state.filled[seat], torch.where(drafting, c - 1 + d, c - 1))
+    can = ~drafting | ((d < k) & ~state.ended[seat])
+    known = torch.where((phase == Phase.VERIFY) & (k > 0), 1 + d, 1)
+    live = torch.where(filling, n_query, torch.where(can, known, 0))
+    empty = seat.new_zeros(0)
+    return Batch(
+        seat=seat,
+        phase=phase,
+        n_query=n_query,
+        k=k,
+        offset=offset,
+        scored=scored.bool(),
+        start=start,
+        live=live,
+        tokens=empty,
+        positions=empty,
+        row_of=empty,
+        alive=empty.bool(),
+        slots=empty,
+        state=state,
+        step=host.step,
+    )
+
+
+def guess_room(batch: Batch) -> torch.Tensor:
+    """Return how many guesses each row can take, [B]: those behind drafts, or behind c where k = 0."""
+    drafting = batch.phase == Phase.DRAFT
+    d = batch.state.d[batch.seat]
+    room = torch.minimum(batch.n_query - 1, torch.where(drafting, batch.k - d - 1, batch.n_query))
+    takes = (drafting & (batch.live > 0)) | ((batch.phase == Phase.VERIFY) & (batch.k == 0))
+    return torch.where(takes, room, 0).clamp(min=0)
+
+
+def lay_out(batch: Batch, n_tokens: int, page_size: int) -> None:
+    """Fill in the query tokens of a batch whose `start` and `live` are known."""
+    state = batch.state
+    row_of = torch.repeat_interleave(batch.n_query, output_size=n_tokens)
+    index = torch.arange(n_tokens, device=batch.seat.device) - batch.offset[row_of]
+    alive = index < batch.live[row_of]
+    positions = torch.where(alive, batch.start[row_of] + index, 0)
+    seat = batch.seat[row_of]
+    page = state.table[seat, positions // page_size]
+    batch.row_of, batch.alive, batch.positions = row_of, alive, positions
+    batch.tokens = torch.where(alive, state.tokens[seat, positions], 0)
+    # dead queries write to page 0, which nobody owns
+    batch.slots = torch.where(alive, page * page_size + positions % page_size, 0)

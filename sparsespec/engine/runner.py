@@ -1,0 +1,74 @@
+"""One forward of the model over a batch, and the rows it hands to the verifier.
+
+The model meets its KV only through the attention backend, so this file knows neither pages nor selections.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Batch, ChainRows
+from sparsespec.core.plan import Phase
+from sparsespec.core.protocols import Attention, AttentionSide, Selection
+
+
+class Model(AttentionSide, Protocol):
+    """What the engine needs of a model: tokens to hidden states, hidden states to logits."""
+
+    def forward(self, tokens: Tensor, attend: object) -> Tensor:
+        """Return the final hidden states [N, hidden] of tokens [N]."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return logits [T, V]."""
+        ...
+
+
+def forward(
+    model: Model,
+    attention: Attention,
+    batch: Batch,
+    choice: Selection | None,
+    logit_rows: tuple[int, ...],
+) -> Tensor | None:
+    """Run the model over `batch` and return the logits of `logit_rows`, [T, V]; None if there are none."""
+    attention.plan(batch, choice)
+    hidden = model.forward(batch.tokens, attention.run)
+    if not logit_rows:
+        return None
+    if len(logit_rows) < len(hidden):
+        hidden = hidden[torch.tensor(logit_rows, device=hidden.device)]
+    return model.logits(hidden)
+
+
+def decoding_rows(batch: Batch) -> Tensor:
+    """Return the indices of DRAFT and VERIFY rows, [R]."""
+    return (batch.phase != Phase.PREFILL).nonzero().squeeze(1)
+
+
+def chain_rows(batch: Batch, rows: Tensor) -> ChainRows:
+    """Return what the verifier judges: each decoding row's candidates are its own inputs behind the first."""
+    state, seat = batch.state, batch.seat[rows]
+    n_query, start = batch.n_query[rows], batch.start[rows]
+    width = int(n_query.max()) - 1
+    columns = start[:, None] + 1 + torch.arange(width, device=seat.device)
+    columns = columns.clamp(max=state.tokens.shape[1] - 1)
+    verifying = batch.phase[rows] == Phase.VERIFY
+    return ChainRows(
+        first=n_query.cumsum(0) - n_query,
+        count=batch.live[rows] - 1,
+        candidates=state.tokens[seat[:, None], columns],
+        drawn=verifying & (batch.k[rows] > 0),
+        level=(~verifying).to(torch.int64),
+        position=start + 1,
+        c=state.c[seat],
+        seed=state.seed[seat],
+        sample=state.sample[seat],
+        temperature=state.temperature[seat],
+        top_k=state.top_k[seat],
+        top_p=state.top_p[seat],
+        min_p=state.min_p[seat],
+    )

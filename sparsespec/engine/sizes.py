@@ -1,0 +1,74 @@
+"""An engine's own options, and the geometry that follows from them and the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import BadOption
+from sparsespec.engine.parts import Parts
+from sparsespec.models.transformer import Transformer
+
+DEFAULT_KV_BYTES = 2 << 30
+"""Bytes of KV that an engine takes at most when `n_pages` is not given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of the engine itself.
+
+    Attributes:
+        max_batch: Requests that run at once.
+        max_context: Tokens a request may hold; None is the model's limit.
+        page_size: Tokens per KV page.
+        n_pages: Pages of the KV pool; None is enough for all seats, but 2 GiB at most.
+        seed: Seed from which requests without one get theirs.
+        checked: Verify the parts' promises at run time, and poison fresh pages with NaN: slow, for tests.
+    """
+
+    max_batch: int = 8
+    max_context: int | None = None
+    page_size: int = 16
+    n_pages: int | None = None
+    seed: int = 0
+    checked: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_context", "page_size"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise BadOption(f"{name} is a whole number of 1 or more, got {value!r}")
+        if self.n_pages is not None and (not isinstance(self.n_pages, int) or self.n_pages < 2):
+            raise BadOption(f"n_pages is 2 or more, because page 0 belongs to nobody, got {self.n_pages!r}")
+
+
+def geometry_of(model: Transformer, parts: Parts, options: Options) -> Geometry:
+    """Return the sizes that every part is bound to; raises `BadOption` where they cannot work."""
+    config = model.config
+    context = options.max_context or config.max_context
+    if context > config.max_context:
+        raise BadOption(f"max_context must be at most the model's {config.max_context} tokens, got {context}")
+    blocks = -(-context // options.page_size)
+    n_pages = options.n_pages
+    if n_pages is None:
+        token_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim
+        page_bytes = token_bytes * model.dtype.itemsize * options.page_size
+        n_pages = 1 + min(options.max_batch * blocks, max(blocks, DEFAULT_KV_BYTES // page_bytes))
+    return Geometry(
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_dim=config.head_dim,
+        vocab=config.vocab,
+        n_seats=options.max_batch,
+        max_context=context,
+        page_size=options.page_size,
+        n_pages=n_pages,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(model.device),
+        scored=parts.selector.scored,
+        groups=parts.selector.lists(config.n_kv_heads),
+        max_draft=parts.length.max_draft,
+        max_guess=parts.length.max_guess,
+        checked=options.checked,
+    )

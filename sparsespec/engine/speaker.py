@@ -1,0 +1,108 @@
+"""Line 8 of the round: what was heard becomes output, exactly as long as it should be.
+
+A verification may commit tokens behind a stop; the device does not know stops, so the host trims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.result import RowResult
+from sparsespec.engine.outputs import Completion, FinishReason, TokenEvent
+from sparsespec.engine.request import Request
+from sparsespec.engine.text import Decoder, TextStream
+
+
+class Speaker:
+    """Outputs of all running requests.
+
+    Args:
+        decoder: Makes a fresh decoder for a sample; None for an engine without a tokenizer.
+    """
+
+    def __init__(self, decoder: Callable[[], Decoder] | None) -> None:
+        self._decoder = decoder
+        self._streams: dict[Request, TextStream] = {}
+        self.events: list[TokenEvent] = []
+
+    def commit(self, request: Request, result: RowResult) -> bool:
+        """Append the tokens of a VERIFY row up to the first stop; returns whether the request ended."""
+        fresh: list[int] = []
+        reason: FinishReason | None = None
+        stop: int | str | None = None
+        for token in result.tokens:
+            fresh.append(token)
+            request.output.append(token)
+            stop = self._stop(request, token)
+            if stop is not None:
+                reason = "stop"
+            elif len(request.prompt) + len(request.output) >= request.limit:
+                reason = "length"
+            if reason:
+                break
+        request.logprobs += result.logprobs[: len(fresh)]
+        self._say(request, tuple(fresh), reason, stop, None)
+        return reason is not None
+
+    def end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
+        """Finish a request for a reason that is not in its tokens."""
+        self._say(request, (), reason, None, error)
+
+    def take(self) -> tuple[TokenEvent, ...]:
+        """Return what was said since the last call."""
+        events, self.events = tuple(self.events), []
+        return events
+
+    def _stop(self, request: Request, token: int) -> int | str | None:
+        """Return the stop token or string that `token` completes; a stop token adds no text."""
+        if token in request.stop_ids:
+            return token
+        stream = self._stream(request)
+        return stream.push(token) if stream else None
+
+    def _stream(self, request: Request) -> TextStream | None:
+        if self._decoder is None:
+            return None
+        if request not in self._streams:
+            self._streams[request] = TextStream(self._decoder(), request.params.stop)
+        return self._streams[request]
+
+    def _say(
+        self,
+        request: Request,
+        tokens: tuple[int, ...],
+        reason: FinishReason | None,
+        stop: int | str | None,
+        error: str | None,
+    ) -> None:
+        stream, done, text = self._stream(request), None, ""
+        if stream is not None:
+            if reason and not isinstance(stop, str):
+                stream.finish()
+            text = stream.take()
+        if reason:
+            done = _completion(request, reason, stop, error, stream.text if stream else "")
+            self._streams.pop(request, None)
+        if tokens or done:
+            self.events.append(TokenEvent(request.group, request.sample, tokens, text, done))
+
+
+def _completion(
+    request: Request, reason: FinishReason, stop: int | str | None, error: str | None, text: str
+) -> Completion:
+    params: SamplingParams = request.params
+    request.metrics.num_output_tokens = len(request.output)
+    return Completion(
+        request_id=request.group,
+        sample=request.sample,
+        prompt_token_ids=request.prompt,
+        token_ids=tuple(request.output),
+        text=text,
+        finish_reason=reason,
+        stop_reason=stop,
+        error=error,
+        seed=request.seed,
+        logprobs=None if params.logprobs is None else tuple(request.logprobs),
+        metrics=request.metrics,
+    )

@@ -1,0 +1,73 @@
+"""The device-resident state, and the launches that change it outside a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sparsespec.core.batch import PAD_TOKENS, State, float_type
+from sparsespec.core.config import Geometry
+from sparsespec.engine.request import Request
+
+
+def make_state(geometry: Geometry, *, laws: bool) -> State:
+    """Allocate the state of all seats; `laws` keeps room for the law of each draft."""
+    g = geometry
+
+    def ints(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, dtype=torch.int64, device=g.device)
+
+    def floats() -> torch.Tensor:
+        return torch.zeros(g.n_seats, dtype=torch.float64, device=g.device)
+
+    # laws are compared with float32 ones, or float64 in float64 runs
+    law_type = torch.promote_types(float_type(g.dtype), torch.float32)
+    shape = (g.n_seats, g.max_draft, g.vocab)
+    return State(
+        tokens=ints(g.n_seats, g.max_context + PAD_TOKENS),
+        # a seat nobody holds has one committed token, so that every formula in c is defined
+        c=ints(g.n_seats) + 1,
+        d=ints(g.n_seats),
+        filled=ints(g.n_seats),
+        ended=torch.zeros(g.n_seats, dtype=torch.bool, device=g.device),
+        stop_below=floats(),
+        table=ints(g.n_seats, g.pages_per_seat),
+        seed=ints(g.n_seats),
+        sample=ints(g.n_seats),
+        temperature=floats(),
+        top_k=ints(g.n_seats),
+        top_p=floats(),
+        min_p=floats(),
+        logprobs=ints(g.n_seats) - 1,
+        laws=torch.zeros(shape, dtype=law_type, device=g.device) if laws else None,
+    )
+
+
+def seat_request(state: State, request: Request, seat: int) -> None:
+    """Write everything the device must know of a request that takes `seat`."""
+    p = request.params
+    length = len(request.prompt)
+    state.tokens[seat, :length] = torch.tensor(request.prompt, dtype=torch.int64)
+    state.c[seat] = length
+    state.d[seat] = 0
+    state.filled[seat] = 0
+    state.ended[seat] = False
+    state.seed[seat] = request.seed - (1 << 64) if request.seed >> 63 else request.seed
+    state.sample[seat] = request.sample
+    state.temperature[seat] = p.temperature
+    state.top_k[seat] = p.top_k
+    state.top_p[seat] = p.top_p
+    state.min_p[seat] = p.min_p
+    state.logprobs[seat] = -1 if p.logprobs is None else p.logprobs
+
+
+def set_filled(state: State, seats: Sequence[int], filled: int) -> None:
+    """Say that `seats` hold true KV up to position `filled` only."""
+    state.filled[torch.tensor(seats, device=state.filled.device)] = filled
+
+
+def enter_pages(state: State, entries: Sequence[tuple[int, int, int]]) -> None:
+    """Write (seat, block, page) entries into the page tables."""
+    seat, block, page = torch.tensor(entries, dtype=torch.int64, device=state.table.device).T
+    state.table[seat, block] = page

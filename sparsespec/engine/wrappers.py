@@ -1,0 +1,192 @@
+"""Engines around an engine: the same verbs, and something more on the way.
+
+`CheckLossless` decodes every finished request again densely and raises where they part; `RecordTrace` writes down what each
+step did. They compose: `CheckLossless(RecordTrace(engine))`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from sparsespec.core.errors import NotLossless
+from sparsespec.core.params import SamplingParams
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.outputs import Completion, StepResult
+
+
+class AnyEngine(Protocol):
+    """The verbs of an engine."""
+
+    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+        """Queue a prompt and return its request id."""
+        ...
+
+    def step(self) -> StepResult:
+        """Run one round."""
+        ...
+
+    def abort(self, request_id: int) -> None:
+        """End a request."""
+        ...
+
+    def reset(self) -> None:
+        """Forget all requests."""
+        ...
+
+    def close(self) -> None:
+        """Drop everything."""
+        ...
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is left to do."""
+        ...
+
+
+class Wrapper:
+    """Hands every verb on; the base of the two below."""
+
+    def __init__(self, engine: AnyEngine) -> None:
+        self.engine = engine
+
+    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+        """Queue a prompt and return its request id."""
+        return self.engine.add(prompt, params)
+
+    def step(self) -> StepResult:
+        """Run one round."""
+        return self.engine.step()
+
+    def abort(self, request_id: int) -> None:
+        """End a request."""
+        self.engine.abort(request_id)
+
+    def reset(self) -> None:
+        """Forget all requests."""
+        self.engine.reset()
+
+    def close(self) -> None:
+        """Drop everything."""
+        self.engine.close()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything is left to do."""
+        return self.engine.has_work
+
+
+class CheckLossless(Wrapper):
+    """Raises `NotLossless` as soon as a finished output is not what dense decoding emits.
+
+    Each request is decoded again alone by `dense`, which the caller composes over the same model and closes.
+
+    Args:
+        engine: The engine under test.
+        dense: An engine of preset "dense" over the same model, with the same tokens ending an output.
+
+    Attributes:
+        n_checked: Outputs that were compared and found identical.
+    """
+
+    def __init__(self, engine: AnyEngine, dense: Engine) -> None:
+        super().__init__(engine)
+        self._dense = dense
+        self._params: dict[int, SamplingParams] = {}
+        self._expected: dict[int, dict[int, Completion]] = {}
+        self.n_checked = 0
+
+    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+        """Queue a prompt and remember how it is to be decoded again."""
+        request = self.engine.add(prompt, params)
+        self._params[request] = params or SamplingParams()
+        return request
+
+    def step(self) -> StepResult:
+        """Run one round, and check the outputs that ended in it."""
+        result = self.engine.step()
+        for event in result.events:
+            done = event.completion
+            if done is not None and done.finish_reason in ("stop", "length"):
+                self._check(done)
+        return result
+
+    def reset(self) -> None:
+        """Forget all requests."""
+        super().reset()
+        self._params.clear()
+        self._expected.clear()
+        self.n_checked = 0
+
+    def _check(self, done: Completion) -> None:
+        if done.request_id not in self._expected:
+            self._expected[done.request_id] = self._decode(done)
+        expected = self._expected[done.request_id][done.sample]
+        if done.token_ids != expected.token_ids or done.text != expected.text:
+            pairs = zip(done.token_ids, expected.token_ids, strict=False)
+            same = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+            where = min(len(done.token_ids), len(expected.token_ids)) if same is None else same
+            raise NotLossless(
+                f"request {done.request_id}, sample {done.sample}, parts from dense decoding at output token {where}: "
+                f"{done.token_ids[where : where + 4]} instead of {expected.token_ids[where : where + 4]}"
+            )
+        self.n_checked += 1
+
+    def _decode(self, done: Completion) -> dict[int, Completion]:
+        params = replace(self._params[done.request_id], seed=done.seed)
+        self._dense.reset()
+        self._dense.add(done.prompt_token_ids, params)
+        outputs: dict[int, Completion] = {}
+        while self._dense.has_work:
+            for event in self._dense.step().events:
+                if event.completion is not None:
+                    outputs[event.sample] = event.completion
+        return outputs
+
+
+class RecordTrace(Wrapper):
+    """Writes one JSON line per step: who was placed, in which phase, and what was heard.
+
+    Args:
+        engine: The engine to watch.
+        path: File to append to; None keeps the trace in memory only.
+
+    Attributes:
+        steps: The trace so far, one plain dictionary per step.
+    """
+
+    def __init__(self, engine: AnyEngine, path: Path | None = None) -> None:
+        super().__init__(engine)
+        self._file = path.open("a", encoding="utf-8") if path else None
+        self.steps: list[dict[str, Any]] = []
+
+    def step(self) -> StepResult:
+        """Run one round and write it down."""
+        result = self.engine.step()
+        info = result.info
+        step = asdict(info) | {
+            "placed": [
+                {"seat": r.seat, "phase": r.phase.name, "n_query": r.n_query, "k": r.k} for r in info.placed.rows
+            ],
+            "preempted": list(info.placed.preempted),
+            "heard": [asdict(r) | {"phase": r.phase.name} for r in info.heard],
+        }
+        self.steps.append(step)
+        if self._file:
+            self._file.write(json.dumps(step) + "\n")
+        return result
+
+    def reset(self) -> None:
+        """Forget all requests and the trace."""
+        super().reset()
+        self.steps.clear()
+
+    def close(self) -> None:
+        """Drop everything; a file keeps what was written."""
+        super().close()
+        if self._file:
+            self._file.close()
+            self._file = None

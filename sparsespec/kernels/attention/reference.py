@@ -1,0 +1,87 @@
+"""Defines `attention` in plain torch, one row at a time, for any float dtype.
+
+Half types are computed in float32, float32 and float64 in themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import AttentionRows, Chosen
+
+
+def attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    rows: AttentionRows,
+    *,
+    scale: float,
+    chosen: Chosen | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """See `kernels/attention/api.py`."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    out, lse = torch.zeros_like(q), q.new_zeros(q.shape[:2], dtype=wide)
+    starts, lives, offsets = rows.start.tolist(), rows.live.tolist(), rows.offset.tolist()
+    seats, sparse, scored = rows.seat.tolist(), rows.sparse.tolist(), rows.scored.tolist()
+    scores = None
+    if any(scored):
+        length = max(s + n for s, n in zip(starts, lives, strict=True))
+        scores = q.new_zeros((rows.groups, len(seats), length), dtype=wide)
+    for b, (seat, offset, start, live) in enumerate(zip(seats, offsets, starts, lives, strict=True)):
+        if not live:
+            continue
+        if sparse[b]:
+            assert chosen is not None, "a sparse row came without a selection"
+            positions = _selected(chosen, seat, start + live)
+        else:
+            positions = torch.arange(start + live, device=q.device)[None]
+        k, v = (_gather(pages, rows.table[seat], positions).to(wide) for pages in (k_pages, v_pages))
+        visible = positions[:, None] <= torch.arange(start, start + live, device=q.device)[:, None]
+        queries = q[offset : offset + live].to(wide)
+        o, z, p = _attend(queries, k, v, visible, scale)
+        out[offset : offset + live] = o.to(q.dtype)
+        lse[offset : offset + live] = z
+        if scored[b] and scores is not None:
+            ends = _ends(live, rows.ends)
+            scores[:, b, : start + live] = p[ends].mean(0).unflatten(0, (rows.groups, -1)).mean(1)
+    return out, lse, scores
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> tuple[Tensor, ...]:
+    """Return out [n, Hq, D], lse [n, Hq] and probabilities [n, Hq, m]; k and v are [lists, m, heads, D]."""
+    n, n_heads, head_dim = q.shape
+    lists, m, heads, _ = k.shape
+    group = n_heads // (lists * heads)
+    # [lists, heads, n * group, D] against [lists, heads, D, m]
+    x = q.view(n, lists, heads, group, head_dim).permute(1, 2, 0, 3, 4).flatten(2, 3)
+    s = (x @ k.permute(0, 2, 3, 1)).unflatten(2, (n, group)) * scale
+    s = s.masked_fill(~visible[:, None, :, None], -torch.inf)
+    z = s.logsumexp(-1, keepdim=True)
+    p = (s - z).exp()
+    o = p.flatten(2, 3) @ v.transpose(1, 2)
+    o = o.unflatten(2, (n, group)).permute(2, 0, 1, 3, 4).reshape(n, n_heads, head_dim)
+    p = p.permute(2, 0, 1, 3, 4).reshape(n, n_heads, m)
+    return o, z.squeeze(-1).permute(2, 0, 1, 3).reshape(n, n_heads), p
+
+
+def _selected(chosen: Chosen, seat: int, end: int) -> Tensor:
+    """Return what a sparse row reads, [groups, count + tail]."""
+    positions = chosen.positions[:, seat, : int(chosen.counts[seat])].to(torch.int64)
+    tail = torch.arange(int(chosen.tail_from[seat]), end, device=positions.device)
+    return torch.cat((positions, tail.expand(len(positions), -1)), dim=1)
+
+
+def _gather(pages: Tensor, table: Tensor, positions: Tensor) -> Tensor:
+    """Return the keys or values at positions [lists, m], [lists, m, Hkv / lists, D]."""
+    page_size, n_kv_heads, head_dim = pages.shape[1:]
+    lists = len(positions)
+    slots = table[positions // page_size] * page_size + positions % page_size
+    tokens = pages.view(-1, lists, n_kv_heads // lists, head_dim)
+    return tokens[slots, torch.arange(lists, device=pages.device)[:, None]]
+
+
+def _ends(live: int, ends: tuple[int, int]) -> list[int]:
+    first, last = ends
+    return sorted({*range(min(first, live)), *range(max(0, live - last), live)})

@@ -1,0 +1,130 @@
+"""The op `draw`: processors + noise + argmax, and questions about a law.
+
+`process` turns a model's logits into those of the law that is sampled, `draw` samples it with the noise of a key, and
+`top_probability` and `logprobs` look at a law without drawing. There is one implementation yet, "reference".
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sparsespec.core.errors import ContractBroken, unknown
+from sparsespec.core.noise import Key
+from sparsespec.kernels.draw import reference
+
+_IMPLS = {"reference": reference}
+
+
+class LogProbs(NamedTuple):
+    """Log-probabilities of the n best tokens of each row, best first, and of the chosen one."""
+
+    ids: Tensor  # [T, n] int64
+    values: Tensor  # [T, n] float32
+    chosen_value: Tensor  # [T] float32
+
+
+def process(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    *,
+    impl: str = "reference",
+) -> Tensor:
+    """Return the logits of the law that is sampled, [T, V]: the best is 0, masked tokens are -inf.
+
+    In this order: `(logits - max) / temperature`; top_k, where ties with the k-th stay; top_p over what is left, where
+    the token that crosses p stays and ties go to the lower id; min_p, relative to the best. Temperature 0 keeps the
+    best token alone, the lowest id of equal ones, and applies no filter.
+
+    Args:
+        logits: [T, V], any float type.
+        temperature: [T] float64, 0 or more.
+        top_k: [T] int64; 0 and V or more are off.
+        top_p: [T] float64; 1 or more is off. Compared with masses summed in float64.
+        min_p: [T] float64 in [0, 1]; 0 is off.
+        impl: "reference".
+
+    Returns:
+        float64 for float64 logits, else float32.
+
+    Raises:
+        ContractBroken: Shapes do not fit, or a row has NaN or no finite best logit.
+    """
+    _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return _resolve(impl).process(logits, temperature, top_k, top_p, min_p)
+
+
+def draw(
+    logits: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seed: Tensor,
+    sample: Tensor,
+    position: Tensor,
+    tag: Tensor,
+    *,
+    impl: str = "reference",
+) -> Tensor:
+    """Return argmax(process(logits) + noise), [T] int64; ties go to the lowest id, a masked token never wins.
+
+    A row's result depends on nothing but that row. Rows of temperature 0 take no noise. Noise is
+    `core.noise.gumbel(seed, sample, position, tag)` in float32, or in float64 for float64 logits.
+
+    Args:
+        logits, temperature, top_k, top_p, min_p: As in `process`.
+        seed, sample, position, tag: [T] int64, the noise's key.
+        impl: "reference".
+
+    Raises:
+        ContractBroken: As `process`.
+    """
+    _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    _check_rows(logits, seed=seed, sample=sample, position=position, tag=tag)
+    key = Key(seed, sample, position, tag)
+    return _resolve(impl).draw(logits, temperature, top_k, top_p, min_p, key)
+
+
+def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:
+    """Return the probability of the best token of each row, [T] float32 (float64 for float64 logits).
+
+    The law is softmax(logits) [T, V] as given: of processed logits, that of the law which is sampled.
+    """
+    return _resolve(impl).top_probability(logits)
+
+
+def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference") -> LogProbs:
+    """Return log-probabilities under the model's own law, log_softmax(logits) in float32.
+
+    Args:
+        logits: [T, V], as the model gave them.
+        chosen: [T] int64 token ids.
+        n: How many of the best tokens, 0 … V; ties go to the lower id.
+        impl: "reference".
+    """
+    _check_rows(logits, chosen=chosen)
+    if not 0 <= n <= logits.shape[1]:
+        raise ContractBroken(f"logprobs needs n in 0 … {logits.shape[1]}, got {n}")
+    return LogProbs(*_resolve(impl).logprobs(logits, chosen, n))
+
+
+def _resolve(impl: str) -> ModuleType:
+    """Return the module that implements the op."""
+    if impl not in _IMPLS:
+        raise unknown("implementation of draw", impl, _IMPLS)
+    return _IMPLS[impl]
+
+
+def _check_rows(logits: Tensor, **columns: Tensor) -> None:
+    """Raise unless `logits` is [T, V] and every column is [T]."""
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise ContractBroken(f"logits must be [T, V] floats, got {tuple(logits.shape)} {logits.dtype}")
+    for name, column in columns.items():
+        if column.shape != logits.shape[:1]:
+            raise ContractBroken(f"{name} must be [{logits.shape[0]}], got {tuple(column.shape)}")

@@ -1,0 +1,35 @@
+"""The op `silu_mul`: the gate of a SwiGLU MLP, between its two matrix products.
+
+Its input is the fused gate-up product, gate first. It is not the whole MLP: no weights are read.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sparsespec.core.errors import BadOption, unknown
+from sparsespec.kernels.silu_mul import reference
+
+_IMPLS = {"reference": reference.silu_mul}
+
+
+def silu_mul(gate_up: Tensor, *, impl: str = "reference") -> Tensor:
+    """Return `silu(gate) * up`.
+
+    Args:
+        gate_up: `[..., 2 * I]`: gate in the first I columns, up in the last I.
+        impl: which implementation; never replaced by another one.
+
+    Returns:
+        `[..., I]`, the dtype of the input.
+
+    Raises:
+        BadOption: if the last axis is odd.
+        UnknownName: if there is no such `impl`.
+    """
+    run = _IMPLS.get(impl)
+    if run is None:
+        raise unknown("impl", impl, _IMPLS)
+    if gate_up.shape[-1] % 2:
+        raise BadOption(f"silu_mul needs an even last axis, gate then up, got {gate_up.shape[-1]}")
+    return run(gate_up)

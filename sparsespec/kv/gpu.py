@@ -1,0 +1,135 @@
+"""Tier manager `gpu`: all KV lives on the device; out of pages, the youngest are preempted and recomputed.
+
+Rows are placed oldest first and victims are strictly younger than who needs their pages, so the oldest request always
+finishes. Nothing here looks at tokens, so preemption cannot depend on what was drafted.
+"""
+
+from __future__ import annotations
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.plan import Phase, Row, StepPlan
+from sparsespec.core.plan import Move, Placed
+from sparsespec.core.view import View
+from sparsespec.kv.pages import PageBook
+
+
+class GpuTier:
+    """Preempt and recompute: the null member of its shelf."""
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+
+    def bind(self, geometry: Geometry) -> None:
+        """Take ownership of the pages."""
+        self._page_size = geometry.page_size
+        self._n_pages = geometry.n_pages
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everybody."""
+        self._book = PageBook(self._n_pages)
+        self._tables: dict[int, list[int]] = {}
+        self._shared: dict[int, int] = {}
+        self._arrival: dict[int, int] = {}
+
+    def admit(self, n_prompt: int, limit: int) -> bool:
+        """Admit whoever's prompt fits into the free pages now, and anybody while no page is held."""
+        return not self._tables or self._book.n_free >= self._blocks(n_prompt)
+
+    def share(self, seat: int, owner: int, n_pages: int) -> tuple[tuple[int, int, int], ...]:
+        """Let `seat`, which has no pages, hold the first `n_pages` of `owner` too; returns its table entries."""
+        assert not self.pages(seat), f"seat {seat} already holds pages"
+        pages = self._tables[owner][:n_pages]
+        self._book.retain(pages)
+        self._tables[seat] = list(pages)
+        self._shared[seat] = n_pages
+        return tuple((seat, block, page) for block, page in enumerate(pages))
+
+    def place(self, plan: StepPlan, view: View) -> Placed:
+        """Find pages for every query token, oldest first; who finds none starves and is not among the rows."""
+        index = {int(seat): i for i, seat in enumerate(view.seat)}
+        self._arrival.update({seat: int(view.arrival[i]) for seat, i in index.items()})
+        rows: list[Row] = []
+        table: list[tuple[int, int, int]] = []
+        preempted: list[int] = []
+        for row in sorted(plan.rows, key=lambda r: self._arrival[r.seat]):
+            if row.seat in preempted:
+                continue
+            held = self._tables.get(row.seat, [])
+            need = self._blocks(self._end(row, view, index[row.seat])) - len(held)
+            if need > self._book.n_free and not self._make_room(need, row.seat, preempted):
+                continue
+            if need > 0:
+                pages = self._book.take(need)
+                table += [(row.seat, len(held) + j, page) for j, page in enumerate(pages)]
+                self._tables[row.seat] = held + pages
+            rows.append(row)
+        fresh = tuple(page for _, _, page in table)
+        return Placed(tuple(rows), tuple(table), fresh, tuple(preempted))
+
+    def restore(self, view: View) -> tuple[Move, ...]:
+        """Return nothing: preempted requests are filled again, not copied back."""
+        return ()
+
+    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
+        """Release the pages behind `n_hi - 1 + d_hi` positions."""
+        held = self._tables.get(seat, [])
+        keep = self._blocks(n_hi - 1 + d_hi)
+        if keep < len(held):
+            self._book.release(held[keep:])
+            self._tables[seat] = held[:keep]
+
+    def forget(self, seat: int) -> None:
+        """Release everything a seat holds."""
+        self._book.release(self._tables.pop(seat, []))
+        self._shared.pop(seat, None)
+        self._arrival.pop(seat, None)
+
+    def pages(self, seat: int) -> int:
+        """Return how many pages a seat holds."""
+        return len(self._tables.get(seat, ()))
+
+    def shared_pages(self, seat: int) -> int:
+        """Return how many of them it took over from another sample of its prompt."""
+        return self._shared.get(seat, 0)
+
+    def free_pages(self) -> int:
+        """Return how many pages nobody holds."""
+        return self._book.n_free
+
+    def host_free_pages(self) -> int:
+        """Return 0: there is no host tier."""
+        return 0
+
+    def check(self) -> None:
+        """Raise `ContractBroken` unless the books balance."""
+        self._book.check(self._tables.values())
+
+    def _blocks(self, positions: int) -> int:
+        return -(-positions // self._page_size)
+
+    def _end(self, row: Row, view: View, i: int) -> int:
+        """Return the position behind the last one that `row` may write."""
+        if row.phase is Phase.PREFILL:
+            return int(view.n_lo[i] - 1 - view.to_prefill[i]) + row.n_query
+        drafted = int(view.d_hi[i]) if row.phase is Phase.DRAFT else 0
+        return int(view.n_hi[i]) - 1 + drafted + row.n_query
+
+    def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
+        """Preempt requests younger than `seat`, youngest first, until `need` pages are free; or nobody."""
+        mine = self._arrival[seat]
+        younger = sorted(
+            (s for s in self._tables if self._arrival[s] > mine and self._tables[s]),
+            key=lambda s: -self._arrival[s],
+        )
+        held = [page for s in younger for page in self._tables[s]]
+        gain = sum(held.count(page) == self._book.owners(page) for page in set(held))
+        if self._book.n_free + gain < need:
+            return False
+        for victim in younger:
+            if self._book.n_free >= need:
+                break
+            self._book.release(self._tables.pop(victim))
+            self._shared.pop(victim, None)
+            preempted.append(victim)
+        return True

@@ -1,0 +1,69 @@
+"""The books of the KV pool: which pages are free, and how many owners each of the others has.
+
+Integers only; the pages' contents live in `kv/pool.py`. Page 0 belongs to nobody: dead queries write there. A page has
+more than one owner only while samples of one prompt share it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from sparsespec.core.errors import ContractBroken
+
+
+class PageBook:
+    """A free list with reference counts over pages 1 … n_pages - 1."""
+
+    def __init__(self, n_pages: int) -> None:
+        self._n_pages = n_pages
+        # a stack: the page freed last is handed out first, while it is still in a cache
+        self._free = list(range(n_pages - 1, 0, -1))
+        self._owners = [0] * n_pages
+
+    @property
+    def n_free(self) -> int:
+        """Pages that nobody owns, page 0 excluded."""
+        return len(self._free)
+
+    def owners(self, page: int) -> int:
+        """Return how many owners `page` has."""
+        return self._owners[page]
+
+    def take(self, n: int) -> list[int]:
+        """Return `n` free pages, now owned once; the caller has made sure that there are as many."""
+        assert n <= len(self._free), "pages were taken that are not free"
+        pages = [self._free.pop() for _ in range(n)]
+        for page in pages:
+            self._owners[page] = 1
+        return pages
+
+    def retain(self, pages: Iterable[int]) -> None:
+        """Add an owner to each of `pages`, which must have one already."""
+        for page in pages:
+            assert self._owners[page], f"page {page} has no owner to share it"
+            self._owners[page] += 1
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Take an owner from each of `pages`, newest first; a page without owners is free."""
+        for page in reversed(pages):
+            assert self._owners[page], f"page {page} is released twice"
+            self._owners[page] -= 1
+            if not self._owners[page]:
+                self._free.append(page)
+
+    def check(self, tables: Iterable[Sequence[int]]) -> None:
+        """Raise `ContractBroken` unless free and owned pages add up and `tables` are exactly the owners."""
+        held = Counter(page for table in tables for page in table)
+        free = set(self._free)
+        if 0 in held or 0 in free or self._owners[0]:
+            raise ContractBroken("page 0 is owned or free; it belongs to nobody")
+        if len(free) != len(self._free):
+            raise ContractBroken("a page stands in the free list twice")
+        if len(free) + len(held) + 1 != self._n_pages or free & held.keys():
+            raise ContractBroken(
+                f"{len(free)} free and {len(held)} held pages and page 0 do not add up to {self._n_pages}"
+            )
+        wrong = [page for page, n in held.items() if self._owners[page] != n]
+        if wrong:
+            raise ContractBroken(f"pages {wrong} have other owners than their counts say")

@@ -1,0 +1,36 @@
+"""The KV pool itself: keys and values of all layers, in pages.
+
+Only launched functions touch it. Which page belongs to whom is the tier manager's business (`kv/gpu.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import float_type
+from sparsespec.core.config import Geometry
+
+
+class KVPool:
+    """Keys and values, [L, pages, P, Hkv, D] each."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        shape = (g.n_layers, g.n_pages, g.page_size, g.n_kv_heads, g.head_dim)
+        # zeros, not empty: page 0 is written by dead queries only, and must stay finite until then
+        self.k: Tensor = torch.zeros(shape, dtype=float_type(g.dtype), device=g.device)
+        self.v: Tensor = torch.zeros_like(self.k)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values together."""
+        return 2 * self.k.numel() * self.k.element_size()
+
+    def poison(self, pages: Sequence[int]) -> None:
+        """Fill `pages` with NaN, so that reading what was never written shows."""
+        index = torch.tensor(pages, dtype=torch.int64, device=self.k.device)
+        self.k[:, index] = torch.nan
+        self.v[:, index] = torch.nan

@@ -1,0 +1,206 @@
+"""`LLM`: prompts in, outputs out, with a tokenizer and an engine inside.
+
+Thin on purpose: it parses, calls the engine and puts samples together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from sparsespec.core.errors import BadRequest, ContractBroken, SparseSpecError
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.spec import EngineSpec
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.outputs import Completion, TokenEvent
+from sparsespec.metrics.speculation import SpecMetrics
+from sparsespec.models.catalog import Progress, load, resolve
+from sparsespec.models.tokenizer import Tokenizer
+from sparsespec.models.transformer import Transformer
+
+Prompt = str | Sequence[int]
+Message = Mapping[str, str]
+
+MAX_IDLE_STEPS = 10_000
+"""Steps in a row in which nobody is placed and nothing is heard, after which a policy must be broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What became of one prompt.
+
+    Attributes:
+        prompt: As it was given.
+        outputs: One completion per sample, in the order of their indices; empty if the request was refused.
+        error: Why it was refused or broken off, in one sentence; None if all is well.
+    """
+
+    prompt: Prompt | Sequence[Message]
+    outputs: tuple[Completion, ...]
+    error: str | None = None
+
+    @property
+    def metrics(self) -> SpecMetrics:
+        """What speculation did, all samples together."""
+        return sum((c.metrics for c in self.outputs), SpecMetrics())
+
+
+class LLM:
+    """A model, a tokenizer and an engine.
+
+    Args:
+        model: Local folder, hub id, alias such as "smollm2", or a loaded model.
+        preset: Name of a preset, or a whole spec.
+        dtype: Floating-point type of weights and KV.
+        tokenizer: Tokenizer for a model that was passed in loaded; None works with token prompts only.
+        cache: Folder for downloaded models.
+        progress: Called as `progress(label, done, total)` while something is fetched or converted.
+        **engine: What differs from the preset: parts by shelf, `loop`, and the engine's options.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Transformer,
+        preset: str | EngineSpec = "sparsespec",
+        *,
+        dtype: str = "float32",
+        tokenizer: Tokenizer | None = None,
+        cache: Path | None = None,
+        progress: Progress | None = None,
+        **engine: Any,
+    ) -> None:
+        if not isinstance(model, Transformer):
+            name = str(model)
+            if name != "tiny" and tokenizer is None:
+                tokenizer = Tokenizer(resolve(name, cache=cache, progress=progress))
+            model = load(name, dtype, cache=cache, progress=progress)
+        self.model, self.tokenizer = model, tokenizer
+        decoder = tokenizer.decoder if tokenizer else None
+        eos_ids = {*model.config.eos_ids, *(tokenizer.eos_ids if tokenizer else ())}
+        self.engine = Engine.compose(model, preset, decoder=decoder, eos_ids=eos_ids, **engine)
+
+    @property
+    def spec(self) -> EngineSpec:
+        """The engine's composition, as it can be stored and made again."""
+        return self.engine.spec
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Decode prompts (text, or token ids) and return their outputs in the order given.
+
+        A prompt that cannot be served costs no other: its output says why. A lone bad prompt raises.
+        """
+        single = _is_prompt(prompts)
+        many: list[Prompt] = [prompts] if single else list(prompts)  # type: ignore[list-item]
+        return self._run(many, [self._encode for _ in many], params, single)
+
+    def chat(
+        self,
+        conversations: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Decode the next turn of conversations, rendered by the model's own chat template."""
+        single = bool(conversations) and isinstance(conversations[0], Mapping)
+        many: list[Any] = [conversations] if single else list(conversations)
+        return self._run(many, [self._encode_chat for _ in many], params, single)
+
+    def stream(self, prompt: Prompt | Sequence[Message], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
+        """Decode one prompt or conversation and yield its events as they come; abandoning the iterator aborts."""
+        chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+        encode = self._encode_chat if chat else self._encode
+        request = self.engine.add(encode(prompt), params)
+        left = (params or SamplingParams()).n
+        try:
+            for event in self._events():
+                if event.request_id == request:
+                    left -= event.completion is not None
+                    yield event
+        finally:
+            if left:
+                self.engine.abort(request)
+
+    def close(self) -> None:
+        """Release the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(
+        self,
+        prompts: Sequence[Any],
+        encoders: Sequence[Any],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        single: bool,
+    ) -> list[RequestOutput]:
+        wanted = _params_of(params, len(prompts))
+        refused: dict[int, str] = {}
+        places: dict[int, int] = {}
+        for i, (prompt, encode, p) in enumerate(zip(prompts, encoders, wanted, strict=True)):
+            try:
+                places[self.engine.add(encode(prompt), p)] = i
+            except SparseSpecError as error:
+                if single:
+                    raise
+                refused[i] = str(error)
+        done: list[list[Completion]] = [[] for _ in prompts]
+        left = sum(wanted[i].n for i in places.values())
+        try:
+            for event in self._events() if left else ():
+                if event.completion and event.request_id in places:
+                    done[places[event.request_id]].append(event.completion)
+                    left -= 1
+                    if not left:
+                        break
+        finally:
+            if left:
+                for request in places:
+                    self.engine.abort(request)
+        return [_output(prompt, done[i], refused.get(i)) for i, prompt in enumerate(prompts)]
+
+    def _events(self) -> Iterator[TokenEvent]:
+        idle = 0
+        while self.engine.has_work:
+            result = self.engine.step()
+            yield from result.events
+            idle = 0 if result.info.placed.rows or result.info.heard else idle + 1
+            if idle > MAX_IDLE_STEPS:
+                raise ContractBroken("nobody was placed for 10000 steps although requests wait")
+
+    def _encode(self, prompt: Prompt) -> Sequence[int]:
+        if not isinstance(prompt, str):
+            return prompt
+        if self.tokenizer is None:
+            raise BadRequest("this model came without a tokenizer; give the prompt as token ids")
+        return self.tokenizer.encode(prompt)
+
+    def _encode_chat(self, messages: Sequence[Message]) -> Sequence[int]:
+        if self.tokenizer is None:
+            raise BadRequest("this model came without a tokenizer; give a prompt of token ids")
+        return self.tokenizer.encode_chat(messages)
+
+
+def _is_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
+    return isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], int))
+
+
+def _params_of(params: SamplingParams | Sequence[SamplingParams] | None, n: int) -> list[SamplingParams]:
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * n
+    if len(params) != n:
+        raise BadRequest(f"give one SamplingParams, or one for each of the {n} prompts, got {len(params)}")
+    return list(params)
+
+
+def _output(prompt: Any, done: list[Completion], refused: str | None) -> RequestOutput:
+    done.sort(key=lambda c: c.sample)
+    error = refused or next((c.error for c in done if c.error), None)
+    return RequestOutput(prompt, tuple(done), error)

@@ -1,0 +1,97 @@
+"""What speculation did for one request, under the names that the field's engines report.
+
+Counts only, added up from heard rows; ratios are derived. A *draft* here is a candidate that a VERIFY row judged, be it
+drafted under sparse attention or, where there is no draft level, guessed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsespec.core.plan import Phase
+from sparsespec.core.result import RowResult
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else float("nan")
+
+
+@dataclass(slots=True)
+class SpecMetrics:
+    """Counts of one request or, added together, of many."""
+
+    num_verify_steps: int = 0  # VERIFY rows, plain decoding among them
+    num_draft_steps: int = 0  # DRAFT rows
+    num_spec_rounds: int = 0  # VERIFY rows that judged at least one draft
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_guess_tokens: int = 0  # guesses that DRAFT rows judged
+    num_accepted_guesses: int = 0
+    num_output_tokens: int = 0
+    num_preemptions: int = 0
+    acceptance_histogram: Counter[int] = field(default_factory=Counter)  # accepted drafts of a round → rounds
+    kv_read_draft: float = 0.0  # KV tokens that DRAFT rows read, and would have read without a selection
+    kv_full_draft: float = 0.0
+    kv_read: float = 0.0  # KV tokens that decoding rows read, and that dense decoding reads for the same output
+    kv_dense: float = 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens a round yields: accepted drafts and the one that is drawn; NaN without rounds."""
+        return 1 + _ratio(self.num_accepted_tokens, self.num_spec_rounds)
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        """Share of drafts that were accepted; NaN without drafts."""
+        return _ratio(self.num_accepted_tokens, self.num_draft_tokens)
+
+    @property
+    def num_rejected_tokens(self) -> int:
+        """Drafts that were not accepted."""
+        return self.num_draft_tokens - self.num_accepted_tokens
+
+    @property
+    def draft_kv_share(self) -> float:
+        """Share of the context that drafts read; NaN without DRAFT rows."""
+        return _ratio(self.kv_read_draft, self.kv_full_draft)
+
+    @property
+    def kv_share(self) -> float:
+        """KV tokens read, drafts and verifications together, against dense decoding of the same output."""
+        return _ratio(self.kv_read, self.kv_dense)
+
+    def hear(self, result: RowResult) -> None:
+        """Add one heard row."""
+        self.kv_read += result.kv_read
+        if result.phase is Phase.DRAFT:
+            self.num_draft_steps += bool(result.live)
+            self.num_guess_tokens += result.n_candidates
+            self.num_accepted_guesses += result.n_accepted
+            self.kv_read_draft += result.kv_read
+            self.kv_full_draft += result.kv_full
+            return
+        self.num_verify_steps += 1
+        # dense decoding reads the context once per token: kv_full belongs to the row's last live query
+        first = result.kv_full - result.live + 1
+        self.kv_dense += sum(first + j for j in range(len(result.tokens)))
+        if result.n_candidates:
+            self.num_spec_rounds += 1
+            self.num_draft_tokens += result.n_candidates
+            self.num_accepted_tokens += result.n_accepted
+            self.acceptance_histogram[result.n_accepted] += 1
+
+    def __add__(self, other: SpecMetrics) -> SpecMetrics:
+        """Return the counts of both."""
+        return SpecMetrics(**{name: getattr(self, name) + getattr(other, name) for name in self.__slots__})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return counts and ratios as plain JSON values; a ratio without a base is None."""
+        counts = {name: getattr(self, name) for name in self.__slots__}
+        counts["acceptance_histogram"] = dict(sorted(self.acceptance_histogram.items()))
+        ratios = {
+            name: getattr(self, name)
+            for name in ("mean_acceptance_length", "draft_acceptance_rate", "draft_kv_share", "kv_share")
+        }
+        return counts | {name: None if value != value else value for name, value in ratios.items()}

@@ -1,0 +1,109 @@
+"""The decoder: a plain function of tokens, parameters and somebody else's attention.
+
+It holds tensors and no state: no cache, no positions, no masks. For each layer it hands q, k and
+v, neither normalised nor rotated, to `attend`, which owns positions and KV; norm and RoPE are fused
+into the cache write there. So one forward serves prefill, drafts and verification alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparsespec.kernels.linear.api import linear
+from sparsespec.kernels.rms_norm.api import rms_norm
+from sparsespec.kernels.silu_mul.api import silu_mul
+from sparsespec.models.config import ModelConfig
+from sparsespec.models.parameters import Parameters, torch_dtype
+from sparsespec.models.rope import rope_table
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""`attend(layer, q [N, Hq, D], k [N, Hkv, D], v [N, Hkv, D]) -> [N, Hq, D]`, in layer order."""
+
+
+class Transformer:
+    """A Llama, Qwen2 or Qwen3 decoder with frozen weights.
+
+    Attributes:
+        config: the shape.
+        parameters: the tensors, never written to.
+        dtype, device: of every tensor.
+        rope: `(cos, sin)`, each `[max_context, D/2]`, the model's dtype; dimension i turns with
+            i + D/2.
+        linear_impl: the `linear` in use, chosen here once: `cpu` for float32 on a CPU, else
+            `reference`.
+    """
+
+    def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
+        self.config = config
+        self.parameters = parameters
+        self.dtype = parameters.embed.dtype
+        self.device = parameters.embed.device
+        cos, sin = rope_table(config.rope, config.head_dim, config.max_context, self.dtype)
+        self.rope = (cos.to(self.device), sin.to(self.device))
+        fast = self.device.type == "cpu" and self.dtype == torch.float32
+        self.linear_impl = "cpu" if fast else "reference"
+
+    def q_norm(self, layer: int) -> Tensor | None:
+        """Return the weight `[D]` of the norm of q, None where the family has none."""
+        return self.parameters.layers[layer].q_norm
+
+    def k_norm(self, layer: int) -> Tensor | None:
+        """Return the weight `[D]` of the norm of k, None where the family has none."""
+        return self.parameters.layers[layer].k_norm
+
+    @property
+    def rms_eps(self) -> float:
+        """Epsilon of all norms."""
+        return self.config.rms_eps
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
+        """Run all layers.
+
+        Args:
+            tokens: `[N]` int64, of any mix of rows: only `attend` knows which belong together.
+            attend: called once per layer; q, k and v are views of one buffer that is not reused.
+
+        Returns:
+            `[N, hidden]`, the final norm applied.
+        """
+        config, impl = self.config, self.linear_impl
+        eps, n, d = config.rms_eps, tokens.shape[0], config.head_dim
+        first_k = config.n_heads
+        first_v = first_k + config.n_kv_heads
+        heads = first_v + config.n_kv_heads
+        x = F.embedding(tokens, self.parameters.embed)
+        for index, layer in enumerate(self.parameters.layers):
+            h = rms_norm(x, layer.attn_norm, eps)
+            qkv = linear(h, layer.qkv, layer.qkv_bias, impl=impl).view(n, heads, d)
+            out = attend(index, qkv[:, :first_k], qkv[:, first_k:first_v], qkv[:, first_v:])
+            x = x + linear(out.reshape(n, first_k * d), layer.o, layer.o_bias, impl=impl)
+            h = rms_norm(x, layer.mlp_norm, eps)
+            h = silu_mul(linear(h, layer.gate_up, layer.gate_up_bias, impl=impl))
+            x = x + linear(h, layer.down, layer.down_bias, impl=impl)
+        return rms_norm(x, self.parameters.norm, eps)
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return `[T, V]`, the model's dtype, for `hidden [T, hidden]` as `forward` returns it."""
+        return linear(hidden, self.parameters.head, impl=self.linear_impl)
+
+    def to(self, dtype: str | torch.dtype, device: torch.device | str | None = None) -> Transformer:
+        """Return a copy in another dtype, and on another device if one is given."""
+        kind, where = torch_dtype(dtype), self.device if device is None else device
+        return Transformer(self.config, self.parameters.map(lambda t: t.to(where, kind, copy=True)))
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights; a tied head counts once."""
+        return sum(t.numel() for t in self.parameters.tensors())
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of weights and rope tables."""
+        tensors = (*self.parameters.tensors(), *self.rope)
+        return sum(t.numel() * t.element_size() for t in tensors)

@@ -1,0 +1,34 @@
+"""How many positions a list may read, and the checks of the options that say so; shared by all selectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.errors import BadOption
+
+
+def check_budget(budget: float, min_budget: int) -> None:
+    """Raise `BadOption` unless `budget` is a share of the context and `min_budget` a number of tokens."""
+    if not 0 < budget <= 1:
+        raise BadOption(f"budget is the share of the context a draft reads, in (0, 1], got {budget}")
+    if min_budget < 1:
+        raise BadOption(f"min_budget is a number of tokens, 1 or more, got {min_budget}")
+
+
+def check_groups(groups: int | str, n_kv_heads: int) -> int:
+    """Return the lists per layer that `groups` means: a number that divides `n_kv_heads`, or "heads"."""
+    lists = n_kv_heads if groups == "heads" else groups
+    if not isinstance(lists, int) or lists < 1 or n_kv_heads % lists:
+        raise BadOption(
+            f"groups must divide the {n_kv_heads} KV heads of the model, or be 'heads' (one list per KV head), "
+            f"got {groups!r}"
+        )
+    return lists
+
+
+def allowed(c: Tensor, budget: float, min_budget: int) -> Tensor:
+    """Return how many positions below c - 1 a list may read, for committed counts `c` (int64, any shape)."""
+    context = c - 1
+    share = torch.ceil(context.to(torch.float64) * budget).to(torch.int64)
+    return torch.minimum(context, share.clamp(min=min_budget))

@@ -1,0 +1,90 @@
+"""Selector `random`: as many positions as the budget allows, drawn anew in every round.
+
+The control that shows what a choice is worth. Its draws are Philox noise of the committed count, so they depend neither on
+the seat nor on a global generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Batch, Chosen, LayerKeys, Outcome
+from sparsespec.core.config import Geometry, kv_budget
+from sparsespec.core.noise import gumbel
+from sparsespec.core.protocols import Selection
+from sparsespec.kernels.top_positions.api import top_positions
+from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
+
+_TAG = 1 << 31
+"""Counter word that no drawing of tokens uses."""
+
+
+class Random:
+    """Chooses uniformly among the positions below the newest token.
+
+    Args:
+        budget: Share of the context a draft reads, in (0, 1].
+        min_budget: Tokens it reads at least.
+        groups: Lists per layer: a divisor of the KV heads, or "heads".
+        seed: Seed of the choice.
+    """
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset({"capturable"})
+    drafts = True
+    scored = (0, 0)
+
+    def __init__(self, budget: float = 0.05, min_budget: int = 128, groups: int | str = 1, seed: int = 0) -> None:
+        check_budget(budget, min_budget)
+        self.budget, self.min_budget, self.groups, self.seed = budget, min_budget, groups, seed
+
+    def lists(self, n_kv_heads: int) -> int:
+        """Return the lists per layer that `groups` means."""
+        return check_groups(self.groups, n_kv_heads)
+
+    def bind(self, geometry: Geometry) -> None:
+        """Learn the sizes."""
+        self._geometry = geometry
+        self._k_max = kv_budget(geometry.max_context, self.budget, self.min_budget)
+
+    def reset(self, seats: Sequence[int]) -> None:
+        """Forget nothing."""
+
+    def select(self, batch: Batch) -> Selection:
+        """Return a selection that draws when a layer asks."""
+        return _Drawn(self, batch)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn nothing."""
+
+    def draw(self, layer: int, c: Tensor) -> Chosen:
+        """Return the choice of `layer` for seats with committed counts `c`."""
+        groups, length = self._geometry.groups, max(int(c.max()), 1)
+        c = c.clamp(min=1)
+        count = allowed(c, self.budget, self.min_budget)
+        rows = groups * len(c)
+        stream = torch.arange(groups, device=c.device).repeat_interleave(len(c)) + layer * groups
+        scores = gumbel(
+            torch.full((rows,), self.seed, device=c.device),
+            stream,
+            c.repeat(groups),
+            torch.full((rows,), _TAG, device=c.device),
+            length,
+            torch.float32,
+        )
+        best = top_positions(scores.view(1, groups, len(c), length), c - 1, count, self._k_max, impl="reference")
+        return Chosen(best[0], count, c - 1)
+
+
+class _Drawn:
+    def __init__(self, selector: Random, batch: Batch) -> None:
+        self._selector, self._batch = selector, batch
+
+    def at(self, layer: int, q: Tensor, keys: LayerKeys) -> Chosen:
+        return self._selector.draw(layer, self._batch.state.c)
+
+    def see(self, layer: int, scores: Tensor) -> None:
+        raise AssertionError("random wants no scores")

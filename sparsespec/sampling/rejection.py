@@ -1,0 +1,119 @@
+"""Rejection sampling: a candidate x drawn from q stands with probability min(1, p(x)/q(x)).
+
+Where it falls, the token is drawn from what p has more of than q; so what is emitted has law p, whatever q was, as long
+as x was really drawn from q and nothing drawn was thrown away. A guess is a candidate whose q is all on itself. All
+randomness goes through `choose`, every choice with a key of its own: a residual drawn with its draft's noise, or a
+draft drawn with the noise of one that was discarded, would not be lossless.
+
+Rule: Leviathan, Kalman, Matias, "Fast inference from transformers via speculative decoding", ICML 2023. Here it has no
+division: accepting is a choice between the weights min(p, q) and q - min(p, q), so integer laws make it exact.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import ContractBroken
+from sparsespec.core.noise import ACCEPT, DRAW, RESIDUAL, Key, pack_tag
+from sparsespec.kernels.draw.api import draw, process
+from sparsespec.kernels.verify_chain.api import verify_chain
+from sparsespec.sampling.spread import LogitRows, spread
+
+
+class Rejection:
+    """Accepts by comparing laws; needs the law that each draft was drawn from.
+
+    Tests replace `law`, `choose` and `mass` to drive the same code over laws and noise that can be enumerated.
+    """
+
+    needs: frozenset[str] = frozenset({"draft_probs"})
+    gives: frozenset[str] = frozenset()
+    mass: float = 1.0
+    """What the weights of every law add up to."""
+
+    def bind(self, geometry: Geometry) -> None:
+        """Allocate nothing."""
+
+    def accepts(self, temperature: float) -> str | None:
+        """Return None: every temperature is served, and the laws of temperature 0 are one-hot."""
+        return None
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        """See `core.protocols.Verifier.chain`; one pass over candidate index, all rows at once.
+
+        Laws of logit rows that no row owns mean nothing.
+        """
+        laws = self.law(logits, spread(rows, len(logits)))
+        draws = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+        stands = torch.zeros_like(draws, dtype=torch.bool)
+        running = rows.count >= 0
+        width = rows.candidates.shape[1] + 1
+        for j in range(width):
+            last = (running & (rows.count == j)).nonzero()[:, 0]
+            if len(last):
+                law = laws[self.logit_row(rows, last, j)]
+                draws[rows.first[last] + j] = self.choose(law, self.key(rows, last, j, DRAW))
+            judged = (running & (rows.count > j)).nonzero()[:, 0]
+            if not len(judged):
+                break
+            slot = rows.first[judged] + j
+            p, q_j = laws[self.logit_row(rows, judged, j)], self._law_of(rows, judged, j, q, laws)
+            draws[slot], stands[slot] = self._judge(p, q_j, rows, judged, j)
+            running = torch.zeros_like(running).index_fill_(0, judged[stands[slot]], True)
+        return Chained(*verify_chain(draws, stands, rows.first, rows.count, width=width), laws=laws)
+
+    def law(self, logits: Tensor, at: LogitRows) -> Tensor:
+        """Return the law of each logit row, [T, V], adding up to `mass`."""
+        return process(logits, at.temperature, at.top_k, at.top_p, at.min_p).softmax(-1)
+
+    def choose(self, weights: Tensor, key: Key) -> Tensor:
+        """Return an index per row drawn in proportion to `weights` [n, m], which need not add up to 1, [n] int64."""
+        one = torch.ones(len(weights), dtype=torch.float64, device=weights.device)
+        off = torch.zeros_like(one)
+        return draw(weights.log(), one, off.long(), one, off, *key)
+
+    def key(self, rows: ChainRows, r: Tensor, j: int, purpose: int) -> Key:
+        """Return the keys [n] of a choice at candidate index `j` of rows `r` [n]."""
+        tag = pack_tag(rows.c[r], rows.level[r], purpose)
+        return Key(rows.seed[r], rows.sample[r], rows.position[r] + j, tag)
+
+    def logit_row(self, rows: ChainRows, r: Tensor, j: int) -> Tensor:
+        """Return which logit rows [n] hold the laws for candidate index `j` of rows `r` [n]."""
+        return rows.first[r] + j
+
+    def accept_weights(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        """Return the weights [n, 2] of x standing and of x falling, for laws p and q [n, V] and candidates x [n]."""
+        p_x, q_x = p.gather(1, x[:, None]), q.gather(1, x[:, None])
+        stand = torch.minimum(p_x, q_x)
+        # q(x) = 0 cannot have been drawn; should rounding get there, x falls.
+        return torch.cat([stand, torch.where(q_x > 0, q_x - stand, 1)], 1)
+
+    def residual(self, p: Tensor, q: Tensor) -> Tensor:
+        """Return the weights [n, V] of what replaces a fallen candidate: what p has more of than q."""
+        more = (p - q).clamp_(min=0)
+        # A candidate falls only if p lacks what q has, so p has more elsewhere; rounding can hide that.
+        return torch.where((more > 0).any(1, keepdim=True), more, p)
+
+    def _judge(self, p: Tensor, q: Tensor, rows: ChainRows, r: Tensor, j: int) -> tuple[Tensor, Tensor]:
+        """Return the token at candidate index `j` of rows `r` [n], and whether it is the candidate that stood."""
+        token = rows.candidates[r, j]
+        stands = self.choose(self.accept_weights(p, q, token), self.key(rows, r, j, ACCEPT)) == 0
+        fell = (~stands).nonzero()[:, 0]
+        if len(fell):
+            key = self.key(rows, r[fell], j, RESIDUAL)
+            token[fell] = self.choose(self.residual(p[fell], q[fell]), key)
+        return token, stands
+
+    def _law_of(self, rows: ChainRows, r: Tensor, j: int, q: Tensor | None, laws: Tensor) -> Tensor:
+        """Return the law that candidate `j` of each of rows `r` came from, [n, V]; a guess is sure of itself."""
+        out = laws.new_zeros(len(r), laws.shape[1])
+        out.scatter_(1, rows.candidates[r, j][:, None], self.mass)
+        drawn = rows.drawn[r]
+        if q is not None:
+            out[drawn] = q[r[drawn], j].to(out.dtype)
+        elif bool(drawn.any()):
+            raise ContractBroken("rejection needs q, the laws of drafts, for rows whose candidates were drawn")
+        return out

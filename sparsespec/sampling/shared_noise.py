@@ -1,0 +1,46 @@
+"""The default verifier: drafting and verifying draw with the same noise, so a draft stands iff both draw alike.
+
+The token at position t is argmax(processed logits + noise(seed, sample, t)) at every level. So what is emitted
+is what plain decoding with that seed emits: no draft, accepted or not, can change it, and no draft's law has to be kept.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.config import Geometry
+from sparsespec.core.noise import Key
+from sparsespec.kernels.draw.api import draw
+from sparsespec.sampling.spread import LogitRows, match, spread
+
+
+class SharedNoise:
+    """Draws each logit row with the noise of its position; candidates stand while they equal what was drawn."""
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+
+    def bind(self, geometry: Geometry) -> None:
+        """Allocate nothing."""
+
+    def accepts(self, temperature: float) -> str | None:
+        """Return None: every temperature is served, and 0 is greedy."""
+        return None
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        """See `core.protocols.Verifier.chain`; `q` is not read."""
+        at = spread(rows, len(logits))
+        return match(self.draw(logits, at, self.key(at)), at, rows)
+
+    def key(self, at: LogitRows) -> Key:
+        """Return the key of each logit row's noise, [T].
+
+        The tag is 0 in drafting, verifying and plain decoding alike: that is the whole method.
+        """
+        return Key(at.seed, at.sample, at.position, torch.zeros_like(at.seed))
+
+    def draw(self, logits: Tensor, at: LogitRows, key: Key) -> Tensor:
+        """Return one token per logit row, [T] int64; a hook for tests that bring a noise space of their own."""
+        return draw(logits, at.temperature, at.top_k, at.top_p, at.min_p, *key)

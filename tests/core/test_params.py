@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsespec.core.errors import BadRequest, UnknownName
+from sparsespec.core.params import SamplingParams
+
+params = st.builds(
+    SamplingParams,
+    temperature=st.just(0.0) | st.floats(1e-5, 10),
+    top_p=st.floats(0, 1, exclude_min=True),
+    top_k=st.integers(-1, 1 << 40),
+    min_p=st.floats(0, 1),
+    max_tokens=st.integers(1, 1 << 40),
+    stop=st.lists(st.text(min_size=1), max_size=3).map(tuple),
+    stop_token_ids=st.lists(st.integers(0, 1 << 40), max_size=3).map(tuple),
+    seed=st.none() | st.integers(0, (1 << 64) - 1),
+    ignore_eos=st.booleans(),
+    logprobs=st.none() | st.integers(0, 20),
+    n=st.integers(1, 8),
+    speculate=st.booleans(),
+)
+
+
+@given(params)
+def test_params_come_back_from_json_exactly(wish: SamplingParams) -> None:
+    assert SamplingParams.from_json(wish.to_json()) == wish
+    assert hash(SamplingParams.from_dict(wish.to_dict())) == hash(wish)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("temperature", 1e-9),
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_k", -2),
+        ("top_k", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("max_tokens", 0),
+        ("max_tokens", None),
+        ("n", 0),
+        ("n", True),
+        ("seed", -1),
+        ("seed", 1 << 64),
+        ("seed", 0.5),
+        ("logprobs", -1),
+        ("stop", ""),
+        ("stop", ["ok", ""]),
+        ("stop", 7),
+        ("stop", {"a": 1}),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", "12"),
+        ("ignore_eos", 1),
+        ("speculate", None),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(BadRequest, match=name) as caught:
+        SamplingParams(**{name: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_loose_spellings_become_one_form() -> None:
+    wish = SamplingParams(temperature=0, top_k=-1, stop="end", stop_token_ids=[2, 3])  # type: ignore[arg-type]
+    assert (wish.top_k, wish.stop, wish.stop_token_ids) == (0, ("end",), (2, 3))
+    assert isinstance(wish.temperature, float)
+    assert wish.is_greedy
+    assert SamplingParams(stop=None) == SamplingParams()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["presence_penalty", "logit_bias", "best_of"])
+def test_an_unsupported_parameter_raises_and_says_what_is_supported(name: str) -> None:
+    with pytest.raises(BadRequest, match=f"{name} is not supported; supported: .*max_tokens"):
+        SamplingParams.of(**{name: 0})
+
+
+def test_a_misspelt_parameter_names_the_near_miss() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'temperature'"):
+        SamplingParams.of(temprature=1)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "3"])
+def test_json_that_is_no_object_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="JSON object"):
+        SamplingParams.from_json(text)
+
+
+def test_every_field_is_documented() -> None:
+    for field in fields(SamplingParams):
+        assert f"{field.name}: " in (SamplingParams.__doc__ or "")
