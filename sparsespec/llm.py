@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +17,8 @@ from sparsespec.core.spec import EngineSpec
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import Completion, TokenEvent
 from sparsespec.metrics.speculation import SpecMetrics
-from sparsespec.models.catalog import Progress, load, resolve
+from sparsespec.models.catalog import TINY, Progress, load, resolve
+from sparsespec.models.incremental import IncrementalDecoder
 from sparsespec.models.tokenizer import Tokenizer
 from sparsespec.models.transformer import Transformer
 
@@ -72,12 +74,10 @@ class LLM:
         **engine: Any,
     ) -> None:
         if not isinstance(model, Transformer):
-            name = str(model)
-            if name != "tiny" and tokenizer is None:
-                tokenizer = Tokenizer(resolve(name, cache=cache, progress=progress))
-            model = load(name, dtype, cache=cache, progress=progress)
+            model, own = load_model(model, dtype, cache=cache, progress=progress)
+            tokenizer = tokenizer or own
         self.model, self.tokenizer = model, tokenizer
-        decoder = tokenizer.decoder if tokenizer else None
+        decoder = partial(IncrementalDecoder, tokenizer) if tokenizer else None
         eos_ids = {*model.config.eos_ids, *(tokenizer.eos_ids if tokenizer else ())}
         self.engine = Engine.compose(model, preset, decoder=decoder, eos_ids=eos_ids, **engine)
 
@@ -186,6 +186,16 @@ class LLM:
         if self.tokenizer is None:
             raise BadRequest("this model came without a tokenizer; give a prompt of token ids")
         return self.tokenizer.encode_chat(messages)
+
+
+def load_model(
+    name: str | Path, dtype: str = "float32", *, cache: Path | None = None, progress: Progress | None = None
+) -> tuple[Transformer, Tokenizer | None]:
+    """Return a model and its tokenizer, fetched if need be; `tiny` has no tokenizer."""
+    if str(name) == TINY:
+        return load(name, dtype), None
+    folder = resolve(name, cache=cache, progress=progress)
+    return load(folder, dtype, progress=progress), Tokenizer(folder)
 
 
 def _is_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsespec.core.batch import State
 from sparsespec.core.config import Geometry
-from sparsespec.core.errors import ContractBroken
+from sparsespec.engine.checked import CheckedSelection, check_live
 from sparsespec.engine.flight import Flight
 from sparsespec.engine.pack import HostBatch, guess_room, lay_out, unpack
 from sparsespec.engine.parts import Parts
@@ -26,11 +26,13 @@ def run_round(host: HostBatch, flight: Flight, *, model: Model, parts: Parts, st
         known = batch.start + 1
         guesses = parts.proposer.propose(state, batch.seat, known, guess_room(batch))
         batch.live = batch.live + guesses
-    if geometry.checked and bool((batch.live > batch.n_query).any()):
-        raise ContractBroken(f"{batch.live.tolist()} live queries exceed {batch.n_query.tolist()}")
+    if geometry.checked:
+        check_live(batch)
     lay_out(batch, host.n_tokens, geometry.page_size)
 
     choice = parts.selector.select(batch) if parts.selector.drafts else None
+    if choice is not None and geometry.checked:
+        choice = CheckedSelection(choice, batch)
     logits = forward(model, parts.attention, batch, choice, host.logit_rows)
     rows = decoding_rows(batch)
     if logits is None:

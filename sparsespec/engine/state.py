@@ -23,7 +23,8 @@ def make_state(geometry: Geometry, *, laws: bool) -> State:
 
     # laws are compared with float32 ones, or float64 in float64 runs
     law_type = torch.promote_types(float_type(g.dtype), torch.float32)
-    shape = (g.n_seats, g.max_draft, g.vocab)
+    # as wide as the widest row of candidates, though guesses leave their places empty
+    shape = (g.n_seats, max(g.max_draft, g.max_guess), g.vocab)
     return State(
         tokens=ints(g.n_seats, g.max_context + PAD_TOKENS),
         # a seat nobody holds has one committed token, so that every formula in c is defined
@@ -40,7 +41,7 @@ def make_state(geometry: Geometry, *, laws: bool) -> State:
         top_p=floats(),
         min_p=floats(),
         logprobs=ints(g.n_seats) - 1,
-        laws=torch.zeros(shape, dtype=law_type, device=g.device) if laws else None,
+        laws=torch.zeros(shape, dtype=law_type, device=g.device) if laws and g.max_draft else None,
     )
 
 

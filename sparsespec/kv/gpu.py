@@ -112,8 +112,11 @@ class GpuTier:
         """Return the position behind the last one that `row` may write."""
         if row.phase is Phase.PREFILL:
             return int(view.n_lo[i] - 1 - view.to_prefill[i]) + row.n_query
-        drafted = int(view.d_hi[i]) if row.phase is Phase.DRAFT else 0
-        return int(view.n_hi[i]) - 1 + drafted + row.n_query
+        behind = row.n_query
+        if row.phase is Phase.DRAFT:
+            # the device stops a round at its length, whatever the bounds would allow
+            behind = min(int(view.d_hi[i]) + row.n_query, row.k)
+        return int(view.n_hi[i]) - 1 + behind
 
     def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
         """Preempt requests younger than `seat`, youngest first, until `need` pages are free; or nobody."""

@@ -83,8 +83,9 @@ class Parameters:
         """Return new parameters with `change` applied once to every tensor."""
 
         def each(layer: LayerParameters) -> LayerParameters:
-            old: dict[str, Any] = {f.name: getattr(layer, f.name) for f in fields(layer)}
-            return LayerParameters(**{k: None if t is None else change(t) for k, t in old.items()})
+            old: dict[str, Tensor | None] = {f.name: getattr(layer, f.name) for f in fields(layer)}
+            new: dict[str, Any] = {k: None if t is None else change(t) for k, t in old.items()}
+            return LayerParameters(**new)
 
         layers = tuple(each(layer) for layer in self.layers)
         embed = change(self.embed)

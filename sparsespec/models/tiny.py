@@ -9,6 +9,7 @@ argmaxes and keeps others. Same seed, same weights, in every dtype, whatever els
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,8 +63,8 @@ def tiny(
     """
     if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    config = ModelConfig(
-        family=family,
+    config = _config(
+        family,
         n_layers=n_layers,
         hidden=hidden,
         n_heads=n_heads,
@@ -71,21 +72,29 @@ def tiny(
         head_dim=head_dim,
         vocab=vocab,
         intermediate=intermediate,
-        rms_eps=1e-6,
         rope=rope or RopeConfig(),
         tied=tied,
-        qkv_bias=family == "qwen2",
-        o_bias=False,
-        mlp_bias=False,
-        qk_norm=family == "qwen3",
         max_context=max_context,
         eos_ids=eos_ids,
-        name=f"tiny-{family}",
     )
     generator = torch.Generator().manual_seed(seed)
     scales = _Scales(config, attention_std, logit_std)
     drawn = {name: scales.draw(name, s, generator) for name, s in expected_shapes(config).items()}
     return Transformer(config, assemble(config, drawn.__getitem__, torch_dtype(dtype)))
+
+
+def _config(family: str, **shape: Any) -> ModelConfig:
+    """Add to a shape what the family fixes."""
+    return ModelConfig(
+        family=family,
+        rms_eps=1e-6,
+        qkv_bias=family == "qwen2",
+        o_bias=False,
+        mlp_bias=False,
+        qk_norm=family == "qwen3",
+        name=f"tiny-{family}",
+        **shape,
+    )
 
 
 class _Scales:
@@ -112,8 +121,8 @@ class _Scales:
         if "q_proj" in name or "k_proj" in name:
             gain = self._qk
         elif "o_proj" in name:
-            # attention averages values, so its output is small beside the residual stream
-            gain = 2.0
+            # measured: at 1 a window of 20 keeps a third of the argmaxes, at 0.5 more than half
+            gain = 0.5
         return gain * noise / math.sqrt(shape[1])
 
     def _gain(self, name: str) -> float:

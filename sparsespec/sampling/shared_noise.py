@@ -1,7 +1,7 @@
 """The default verifier: drafting and verifying draw with the same noise, so a draft stands iff both draw alike.
 
 The token at position t is argmax(processed logits + noise(seed, sample, t)) at every level. So what is emitted
-is what plain decoding with that seed emits: no draft, accepted or not, can change it, and no draft's law has to be kept.
+is what plain decoding with that seed emits: no draft, accepted or not, can change it, and no law of a draft is kept.
 """
 
 from __future__ import annotations

@@ -27,8 +27,6 @@ def run(code: str, blocked: tuple[str, ...] = (), **names: Any) -> Any:
     bound = {"BLOCKED": blocked, "ROOT": str(ROOT), **names}
     head = "".join(f"{name} = {value!r}\n" for name, value in bound.items())
     program = f"{head}{_BLOCK}\n{code}\nprint(json.dumps(result))"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -27,8 +27,7 @@ def control_plane() -> list[str]:
     return [
         name
         for name in modules()
-        if name not in TENSOR_FILES
-        and any(name == room or name.startswith(f"{room}.") for room in TORCH_FREE)
+        if name not in TENSOR_FILES and any(name == room or name.startswith(f"{room}.") for room in TORCH_FREE)
     ]
 
 

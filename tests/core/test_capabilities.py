@@ -38,9 +38,7 @@ def test_parts_whose_needs_are_given_may_live_together(loop: str) -> None:
 
 
 @pytest.mark.parametrize("need", ["scores", "step_query"])
-def test_a_gap_names_both_sides_and_who_would_give_it(
-    need: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gap_names_both_sides_and_who_would_give_it(need: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = registry.Row("reference", {}, frozenset(), frozenset({need}), "sparsespec", "")
     monkeypatch.setattr(registry, "describe", lambda shelf: [row])
     parts = compose(selector=part(need, drafts=True), attention=part())

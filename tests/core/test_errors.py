@@ -7,9 +7,7 @@ from sparsespec.core import errors
 
 def test_an_unknown_name_lists_what_exists_and_the_near_miss() -> None:
     message = str(errors.unknown("selector", "pilar", ["window", "pillar", "full"]))
-    assert message == (
-        "unknown selector 'pilar'; did you mean 'pillar'? have: full, pillar, window"
-    )
+    assert message == ("unknown selector 'pilar'; did you mean 'pillar'? have: full, pillar, window")
 
 
 def test_an_unknown_name_without_a_near_miss_still_lists_what_exists() -> None:
@@ -29,9 +27,7 @@ def test_an_unknown_name_without_a_near_miss_still_lists_what_exists() -> None:
         (errors.NotLossless, RuntimeError),
     ],
 )
-def test_a_callers_mistake_is_also_the_builtin_kind(
-    error: type[Exception], builtin: type[Exception]
-) -> None:
+def test_a_callers_mistake_is_also_the_builtin_kind(error: type[Exception], builtin: type[Exception]) -> None:
     assert issubclass(error, errors.SparseSpecError)
     assert issubclass(error, builtin)
 

@@ -65,9 +65,7 @@ def test_every_shelf_lists_its_names_without_importing_them() -> None:
     for shelf in SHELVES:
         assert registry.names(shelf) == sorted(registry.names(shelf))
     assert registry.names("verifier") == ["greedy", "rejection", "shared-noise"]
-    assert {"none", "full", "window", "random", "oracle", "pillar"} <= set(
-        registry.names("selector")
-    )
+    assert {"none", "full", "window", "random", "oracle", "pillar"} <= set(registry.names("selector"))
 
 
 def test_an_unknown_shelf_or_name_lists_what_exists() -> None:
@@ -100,9 +98,7 @@ def test_every_form_of_a_spec_makes_the_same_part() -> None:
         {"shelf": "selector", "name": "toy", "options": {"size": 3, "scored": [0, 8]}},
     ]
     specs = {registry.spec_of("selector", registry.make(form)) for form in forms}
-    specs.add(
-        registry.spec_of("selector", registry.make("toy", shelf="selector", size=3, scored=(0, 8)))
-    )
+    specs.add(registry.spec_of("selector", registry.make("toy", shelf="selector", size=3, scored=(0, 8))))
     assert {str(spec) for spec in specs} == {"toy(budget=0.5,scored=[0,8],size=3)"}
 
 
@@ -185,9 +181,7 @@ def test_a_name_from_two_distributions_raises_when_looked_up(install) -> None:
         registry.lookup("selector", "pillar")
 
 
-def test_a_missing_dependency_of_a_lazy_part_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_dependency_of_a_lazy_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "lazy_part_module.py").write_text("import surely_not_installed\n")
     registry.register("attention", "toy", "lazy_part_module:Part")

@@ -67,9 +67,7 @@ def test_an_engine_spec_comes_back_from_json_exactly(spec: EngineSpec) -> None:
 
 
 def test_the_compact_form_reads_as_written_by_hand() -> None:
-    part = PartSpec.of(
-        "pillar( budget=0.05, groups = heads, scored=(1, -1), warm=true )", "selector"
-    )
+    part = PartSpec.of("pillar( budget=0.05, groups = heads, scored=(1, -1), warm=true )", "selector")
     assert part.to_dict()["options"] == {
         "budget": 0.05,
         "groups": "heads",

@@ -90,6 +90,11 @@ def test_emitted_tokens_have_the_targets_law(verifier: type, levels: str) -> Non
     assert 0.1 < stood[0] / given_[0] < 0.9, "a law run in which all drafts share a fate proves little"
 
 
+@pytest.mark.slow
+def test_longer_chains_of_guesses_and_drafts_keep_the_law() -> None:
+    assert len(check_law(Rounds(rich(0), Rejection, draft=3, guess=2, limit=4))) > 1000
+
+
 @over_models(12)
 @given(models())
 def test_stopping_before_a_draw_keeps_the_law(models: Models) -> None:

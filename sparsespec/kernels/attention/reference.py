@@ -32,24 +32,26 @@ def attention(
     for b, (seat, offset, start, live) in enumerate(zip(seats, offsets, starts, lives, strict=True)):
         if not live:
             continue
+        end, table = start + live, rows.table[seat]
         if sparse[b]:
             assert chosen is not None, "a sparse row came without a selection"
-            positions = _selected(chosen, seat, start + live)
+            positions = _selected(chosen, seat, end)
+            k, v = (_gather(pages, table, positions).to(wide) for pages in (k_pages, v_pages))
         else:
-            positions = torch.arange(start + live, device=q.device)[None]
-        k, v = (_gather(pages, rows.table[seat], positions).to(wide) for pages in (k_pages, v_pages))
-        visible = positions[:, None] <= torch.arange(start, start + live, device=q.device)[:, None]
-        queries = q[offset : offset + live].to(wide)
-        o, z, p = _attend(queries, k, v, visible, scale)
+            positions = torch.arange(end, device=q.device)[None]
+            k, v = (_all(pages, table, end).to(wide) for pages in (k_pages, v_pages))
+        # only keys of the row itself can lie in a query's future
+        visible = positions[:, None] <= positions[:, -live:, None] if live > 1 else None
+        o, z, p = _attend(q[offset : offset + live].to(wide), k, v, visible, scale)
         out[offset : offset + live] = o.to(q.dtype)
         lse[offset : offset + live] = z
         if scored[b] and scores is not None:
-            ends = _ends(live, rows.ends)
-            scores[:, b, : start + live] = p[ends].mean(0).unflatten(0, (rows.groups, -1)).mean(1)
+            scored_queries = p[_ends(live, rows.ends)]
+            scores[:, b, :end] = scored_queries.mean(0).unflatten(0, (rows.groups, -1)).mean(1)
     return out, lse, scores
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> tuple[Tensor, ...]:
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float) -> tuple[Tensor, ...]:
     """Return out [n, Hq, D], lse [n, Hq] and probabilities [n, Hq, m]; k and v are [lists, m, heads, D]."""
     n, n_heads, head_dim = q.shape
     lists, m, heads, _ = k.shape
@@ -57,7 +59,8 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> t
     # [lists, heads, n * group, D] against [lists, heads, D, m]
     x = q.view(n, lists, heads, group, head_dim).permute(1, 2, 0, 3, 4).flatten(2, 3)
     s = (x @ k.permute(0, 2, 3, 1)).unflatten(2, (n, group)) * scale
-    s = s.masked_fill(~visible[:, None, :, None], -torch.inf)
+    if visible is not None:
+        s = s.masked_fill(~visible[:, None, :, None], -torch.inf)
     z = s.logsumexp(-1, keepdim=True)
     p = (s - z).exp()
     o = p.flatten(2, 3) @ v.transpose(1, 2)
@@ -71,6 +74,12 @@ def _selected(chosen: Chosen, seat: int, end: int) -> Tensor:
     positions = chosen.positions[:, seat, : int(chosen.counts[seat])].to(torch.int64)
     tail = torch.arange(int(chosen.tail_from[seat]), end, device=positions.device)
     return torch.cat((positions, tail.expand(len(positions), -1)), dim=1)
+
+
+def _all(pages: Tensor, table: Tensor, end: int) -> Tensor:
+    """Return the keys or values at positions 0 … end - 1, [1, end, Hkv, D]."""
+    blocks = -(-end // pages.shape[1])
+    return pages[table[:blocks]].flatten(0, 1)[None, :end]
 
 
 def _gather(pages: Tensor, table: Tensor, positions: Tensor) -> Tensor:

@@ -1,0 +1,220 @@
+"""Is every preset's output what dense decoding emits, and dense decoding's what transformers emits? On SmolLM2, float32.
+
+    python -m bench.lossless [--data problems.jsonl] [--out results.jsonl]
+
+Part a: preset `dense` against greedy `transformers` generation. Part b: prompts behind real text, all presets against
+`dense`, greedy and sampled, in one batch; some also alone, in reverse order and in every loop. An equality in which no
+draft was rejected, or in which drafts read half of the context, would prove little and counts as a failure.
+Exit status 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.common import Report, machine, problems, prose
+from sparsespec.cli_check import Comparison, compare
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.registry import lookup, make
+from sparsespec.core.spec import LOOPS, PRESETS, EngineSpec, PartSpec
+from sparsespec.engine.outputs import Completion
+from sparsespec.llm import LLM, load_model
+from sparsespec.metrics.speculation import SpecMetrics
+from sparsespec.models.catalog import resolve
+from sparsespec.models.tokenizer import Tokenizer
+from sparsespec.models.transformer import Transformer
+
+MODEL = "smollm2"
+DEEPLY_CHECKED = ("sparsespec", "triforce")
+SEEDS = (1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch: prompts with how each is to be decoded."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    params: tuple[SamplingParams, ...]
+
+    def pick(self, places: Sequence[int]) -> Work:
+        return Work(tuple(self.prompts[i] for i in places), tuple(self.params[i] for i in places))
+
+
+@dataclass
+class Bench:
+    """Model, report, and whether all is well so far."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    report: Report
+    min_budget: int
+    failed: bool = False
+
+    def decode(self, spec: EngineSpec, work: Work) -> list[Completion]:
+        """Decode a batch in an engine of its own."""
+        context = max(len(p) + q.max_tokens for p, q in zip(work.prompts, work.params, strict=True))
+        with LLM(self.model, spec, tokenizer=self.tokenizer, max_batch=len(work.prompts), max_context=context) as llm:
+            outputs = llm.generate(list(work.prompts), list(work.params))
+        for output in outputs:
+            if output.error:
+                raise SystemExit(output.error)
+        return [output.outputs[0] for output in outputs]
+
+    def spec(self, preset: str, loop: str | None) -> EngineSpec:
+        """Return a preset with the benchmark's `min_budget` where its selector takes one."""
+        spec = PRESETS[preset].spec
+        options = dict(spec.selector.options)
+        if hasattr(make(spec.selector), "min_budget"):
+            options["min_budget"] = self.min_budget
+        selector = PartSpec("selector", spec.selector.name, options)
+        return spec.replace(selector=selector, loop=loop or spec.loop)
+
+    def judge(self, what: str, outputs: Sequence[Completion], expected: Sequence[Completion], start: float) -> None:
+        """Compare, print a row, and remember a failure."""
+        comparison, seconds = compare(outputs, expected), time.perf_counter() - start
+        metrics = sum((c.metrics for c in outputs), SpecMetrics())
+        weak = weakness(metrics)
+        self.failed |= bool(comparison.parted or weak)
+        self.report.row(
+            _line(what, comparison, metrics, seconds) + (f"  TOO WEAK: {weak}" if weak else ""),
+            what=what,
+            identical=comparison.identical,
+            of=comparison.of,
+            parted=list(comparison.parted),
+            weak=weak,
+            seconds=seconds,
+            metrics=metrics.to_dict(),
+        )
+        for sentence in comparison.parted:
+            print(f"    {sentence}")
+
+
+def weakness(metrics: SpecMetrics) -> str | None:
+    """Return why an equality would prove little, None if it proves something or nothing was drafted."""
+    if not metrics.num_draft_tokens:
+        return None
+    if not metrics.num_rejected_tokens:
+        return "no draft was rejected"
+    if metrics.kv_full_draft and metrics.draft_kv_share >= 0.5:
+        return "drafts read half of the context or more"
+    return None
+
+
+def _line(what: str, comparison: Comparison, m: SpecMetrics, seconds: float) -> str:
+    rejected = f"{m.num_rejected_tokens} of {m.num_draft_tokens}" if m.num_draft_tokens else "–"
+    share = f"{m.draft_kv_share:.1%}" if m.kv_full_draft else "–"
+    length = f"{m.mean_acceptance_length:.2f}" if m.num_draft_tokens else "–"
+    return (
+        f"{what:38} identical {comparison.identical} of {comparison.of}   rejected {rejected:14} "
+        f"KV read by drafts {share:6} tokens a round {length:5} {seconds:7.1f} s"
+    )
+
+
+def against_transformers(bench: Bench, folder: Path, questions: Sequence[str], tokens: int) -> None:
+    """Part a."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    prompts = [bench.tokenizer.encode_chat([{"role": "user", "content": q}]) for q in questions]
+    params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
+    start = time.perf_counter()
+    work = Work(tuple(map(tuple, prompts)), (params,) * len(prompts))
+    ours = bench.decode(EngineSpec(), work)
+    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs.generation_config.eos_token_id = None
+    expected: list[Completion] = []
+    for prompt, done in zip(prompts, ours, strict=True):
+        ids = torch.tensor([prompt])
+        made = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0)
+        expected.append(replace(done, token_ids=tuple(made[0, len(prompt) :].tolist())))
+    bench.judge("dense = transformers, greedy", ours, expected, start)
+
+
+def against_dense(bench: Bench, work: Work, presets: Sequence[str]) -> None:
+    """Part b; `work` is (greedy, seeds …) for each prompt in turn."""
+    start = time.perf_counter()
+    dense = bench.decode(bench.spec("dense", "sync"), work)
+    bench.report.row(f"{'dense, the reference':38} {time.perf_counter() - start:99.1f} s", what="dense")
+    for preset in presets:
+        start = time.perf_counter()
+        bench.judge(f"{preset}, one batch, sync", bench.decode(bench.spec(preset, "sync"), work), dense, start)
+    few = [i for i in range(len(work.prompts)) if i % (1 + len(SEEDS)) < 2]  # greedy and one seed
+    some, expected = work.pick(few), [dense[i] for i in few]
+    for preset in (p for p in presets if p in DEEPLY_CHECKED):
+        for what, spec, order in _deep_runs(bench, preset, len(few)):
+            start = time.perf_counter()
+            outputs: dict[int, Completion] = {}
+            for places in order:
+                outputs.update(zip(places, bench.decode(spec, some.pick(places)), strict=True))
+            bench.judge(what, [outputs[i] for i in range(len(few))], expected, start)
+
+
+def _deep_runs(bench: Bench, preset: str, n: int) -> Iterator[tuple[str, EngineSpec, list[list[int]]]]:
+    """Yield label, spec, and the batches that are decoded one after the other."""
+    own, places = bench.spec(preset, None), list(range(n))
+    yield f"{preset}, alone, {own.loop}", own, [[i] for i in places]
+    yield f"{preset}, reverse order, {own.loop}", own, [places[::-1]]
+    for loop in LOOPS:
+        yield f"{preset}, greedy + one seed, {loop}", own.replace(loop=loop), [places]
+
+
+def long_prompts(tokenizer: Tokenizer, data: Path | None, n: int, context: int) -> list[tuple[int, ...]]:
+    """Return `n` questions, each behind `context` tokens of real text of its own."""
+    pieces = (token for piece in prose(data, skip=n) for token in tokenizer.encode(piece))
+    prompts = []
+    for question, _ in problems(data)[:n]:
+        text = [token for _, token in zip(range(context), pieces, strict=False)]
+        prompts.append((*text, *tokenizer.encode(f"\n\nProblem: {question}\n\nSolution:")))
+    return prompts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = _arguments(arguments)
+    torch.set_num_threads(args.threads)
+    folder = resolve(MODEL)
+    model, tokenizer = load_model(folder, "float32")
+    assert tokenizer is not None
+    sizes: dict[str, Any] = {k: getattr(args, k) for k in ("prompts", "context", "tokens", "min_budget")}
+    with Report(args.out, bench="lossless", model=MODEL, dtype="float32", **sizes, **machine()) as report:
+        bench = Bench(model, tokenizer, report, args.min_budget)
+        if "a" in args.parts:
+            questions = [question for question, _ in problems(args.data)[: args.questions]]
+            against_transformers(bench, folder, questions, args.greedy_tokens)
+        if "b" in args.parts:
+            greedy = SamplingParams(temperature=0.0, max_tokens=args.tokens, ignore_eos=True)
+            sampled = [replace(greedy, temperature=0.8, top_p=0.95, seed=seed) for seed in SEEDS]
+            prompts = long_prompts(tokenizer, args.data, args.prompts, args.context)
+            pairs = [(prompt, params) for prompt in prompts for params in (greedy, *sampled)]
+            work = Work(tuple(p for p, _ in pairs), tuple(q for _, q in pairs))
+            against_dense(bench, work, args.presets)
+        print("FAILED" if bench.failed else "all identical")
+    return int(bench.failed)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, help="JSONL with problem or question, and solution")
+    parser.add_argument("--out", type=Path, help="append rows to this JSONL file")
+    parser.add_argument("--parts", default="ab", help="a, b or ab")
+    parser.add_argument("--presets", nargs="+", default=[p for p in PRESETS if p != "dense"], choices=list(PRESETS))
+    parser.add_argument("--questions", type=int, default=10, help="prompts of part a")
+    parser.add_argument("--greedy-tokens", type=int, default=128, help="new tokens of part a")
+    parser.add_argument("--prompts", type=int, default=4)
+    parser.add_argument("--context", type=int, default=1500, help="tokens of text before each prompt of part b")
+    parser.add_argument("--tokens", type=int, default=64, help="new tokens of part b")
+    parser.add_argument("--min-budget", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

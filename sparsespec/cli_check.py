@@ -1,0 +1,75 @@
+"""Is an output what dense decoding emits? Dense runs in a fresh engine, and unequal lengths count as parted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.spec import EngineSpec
+from sparsespec.engine.outputs import Completion
+from sparsespec.llm import LLM
+from sparsespec.metrics.speculation import SpecMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How many of some outputs are what dense decoding emits, and where the others part, a sentence each."""
+
+    identical: int
+    of: int
+    parted: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"identical to dense: {self.identical} of {self.of}"
+
+
+def first_divergence(tokens: Sequence[int], expected: Sequence[int]) -> int | None:
+    """Return the index of the first token in which two outputs differ, None if they are equal.
+
+    Where one is the beginning of the other, that is the length of the shorter.
+    """
+    for i, (a, b) in enumerate(zip(tokens, expected, strict=False)):
+        if a != b:
+            return i
+    return None if len(tokens) == len(expected) else min(len(tokens), len(expected))
+
+
+def compare(outputs: Sequence[Completion], expected: Sequence[Completion]) -> Comparison:
+    """Compare outputs with those of dense decoding, one by one."""
+    parted: list[str] = []
+    for ours, dense in zip(outputs, expected, strict=True):
+        where = first_divergence(ours.token_ids, dense.token_ids)
+        if where is not None:
+            parted.append(
+                f"sample {ours.sample} parts from dense at output token {where}: {_next(ours, where)} instead of "
+                f"{_next(dense, where)} (lengths {len(ours.token_ids)} and {len(dense.token_ids)})"
+            )
+    return Comparison(len(outputs) - len(parted), len(outputs), tuple(parted))
+
+
+def compare_with_dense(llm: LLM, outputs: Sequence[Completion], params: SamplingParams) -> Comparison:
+    """Decode the samples of one prompt again, densely and in an engine of their own, and compare."""
+    with LLM(llm.model, EngineSpec(engine=llm.spec.engine), tokenizer=llm.tokenizer) as dense:
+        again = dense.generate(outputs[0].prompt_token_ids, replace(params, seed=outputs[0].seed))
+    return compare(outputs, again[0].outputs)
+
+
+def power(metrics: SpecMetrics) -> str | None:
+    """Return what makes an equality worth something: drafts that were rejected, and how little drafts read.
+
+    None for an engine that drafts nothing, where there is nothing to prove.
+    """
+    if not metrics.num_draft_tokens:
+        return None
+    words = f"rejected drafts: {metrics.num_rejected_tokens} of {metrics.num_draft_tokens}"
+    if metrics.kv_full_draft:
+        words += f", KV read by drafts: {metrics.draft_kv_share:.1%} of the context"
+    if not metrics.num_rejected_tokens:
+        words += "; no draft was rejected, so equality proves little: ask for more tokens, or give drafts less to read"
+    return words
+
+
+def _next(completion: Completion, where: int) -> str:
+    tokens = completion.token_ids[where : where + 4]
+    return str(list(tokens)) if tokens else "the end"

@@ -1,0 +1,157 @@
+"""One random step for an attention backend: rows of all phases over a poisoned pool, and a selection made by hand."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Batch, Chosen, LayerKeys, State, float_type
+from sparsespec.core.config import Geometry
+from sparsespec.core.plan import Phase
+from sparsespec.testing.checks.stage import RowAt, batch_of, small_geometry, state_of
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What attention needs of a model: rotary tables and, for some families, norms of q and k."""
+
+    rope: tuple[Tensor, Tensor]
+    norms: Tensor | None  # [L, 2, D]
+    rms_eps: float = 1e-6
+
+    def q_norm(self, layer: int) -> Tensor | None:
+        """Return the weight of the query norm."""
+        return None if self.norms is None else self.norms[layer, 0]
+
+    def k_norm(self, layer: int) -> Tensor | None:
+        """Return the weight of the key norm."""
+        return None if self.norms is None else self.norms[layer, 1]
+
+
+class HandMade:
+    """A selection that gives what it was made with and keeps the scores it is shown."""
+
+    def __init__(self, layers: list[Chosen]) -> None:
+        self.layers, self.scores = layers, dict[int, Tensor]()
+
+    def at(self, layer: int, q: Tensor, keys: LayerKeys) -> Chosen:
+        """Return the positions of `layer`."""
+        return self.layers[layer]
+
+    def see(self, layer: int, scores: Tensor) -> None:
+        """Keep the scores of `layer`."""
+        self.scores[layer] = scores
+
+
+@dataclass(slots=True)
+class Step:
+    """Everything a backend is bound to and given, and copies to compare with."""
+
+    geometry: Geometry
+    side: Side
+    state: State
+    rows: list[RowAt]
+    k_pages: Tensor  # [L, pages, P, Hkv, D]
+    v_pages: Tensor
+    qkv: list[tuple[Tensor, Tensor, Tensor]]  # per layer
+    choice: HandMade
+
+    def batch(self, rows: list[RowAt] | None = None) -> Batch:
+        """Return the batch of all rows, or of some."""
+        return batch_of(self.geometry, self.state, self.rows if rows is None else rows)
+
+    def fresh_choice(self) -> HandMade:
+        """Return the same selection, without scores."""
+        return HandMade(self.choice.layers)
+
+
+def draw_step(dice: random.Random, dtype: str, *, wants_scores: bool) -> Step:
+    """Draw a step; content that no row may read is NaN, page 0 excepted, where dead queries write."""
+    n_kv_heads = dice.choice((1, 2, 4))
+    geometry = small_geometry(
+        n_kv_heads=n_kv_heads,
+        n_heads=n_kv_heads * dice.choice((1, 2, 3)),
+        head_dim=dice.choice((2, 4, 8)),
+        page_size=dice.choice((1, 2, 4, 16)),
+        n_pages=300,
+        dtype=dtype,
+        groups=dice.choice((1, n_kv_heads, max(1, n_kv_heads // 2))),
+        scored=dice.choice(((1, 1), (1, 0), (0, 2), (0, 8), (2, 3))) if wants_scores else (0, 0),
+    )
+    generator = torch.Generator().manual_seed(dice.randrange(1 << 31))
+    state = state_of(geometry, generator)
+    rows = _draw_rows(dice, geometry, state, wants_scores)
+    kind, g = float_type(dtype), geometry
+
+    def random_tensor(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(kind)
+
+    angles = torch.rand(g.max_context, g.head_dim // 2, generator=generator, dtype=torch.float64) * 6.28
+    norms = random_tensor(g.n_layers, 2, g.head_dim) if dice.random() < 0.5 else None
+    pages = torch.full((2, g.n_layers, g.n_pages, g.page_size, g.n_kv_heads, g.head_dim), torch.nan, dtype=kind)
+    pages[:, :, 0] = 0
+    flat = pages.flatten(2, 3)
+    for row in rows:
+        t = torch.arange(row.start)
+        slots = state.table[row.seat, t // g.page_size] * g.page_size + t % g.page_size
+        flat[:, :, slots] = random_tensor(2, g.n_layers, row.start, g.n_kv_heads, g.head_dim)
+    n = sum(row.n_query for row in rows)
+    heads = (g.n_heads, g.n_kv_heads, g.n_kv_heads)
+    return Step(
+        geometry=g,
+        side=Side((angles.cos().to(kind), angles.sin().to(kind)), norms),
+        state=state,
+        rows=rows,
+        k_pages=flat[0].view(pages.shape[1:]),
+        v_pages=flat[1].view(pages.shape[1:]),
+        qkv=[tuple(random_tensor(n, h, g.head_dim) for h in heads) for _ in range(g.n_layers)],  # pyright: ignore[reportArgumentType]
+        choice=HandMade([_draw_chosen(dice, g, rows) for _ in range(g.n_layers)]),
+    )
+
+
+def _draw_rows(dice: random.Random, g: Geometry, state: State, wants_scores: bool) -> list[RowAt]:
+    """Draw rows of distinct seats, ragged, some of them dead."""
+    rows = []
+    for seat in dice.sample(range(g.n_seats), dice.randint(1, g.n_seats)):
+        phase, n_query = dice.choice((*Phase, Phase.DRAFT)), dice.randint(1, 8)
+        start = dice.choice((dice.randint(0, 1), g.page_size, dice.randint(0, 40), dice.randint(10, 40)))
+        live = n_query if phase is Phase.PREFILL else dice.randint(0, n_query)
+        drafted = dice.randint(0, min(3, start)) if phase is Phase.DRAFT else 0
+        # c - 1 is where a VERIFY starts, and where the first DRAFT of a round did
+        state.c[seat], state.d[seat] = start - drafted + 1, drafted
+        scored = wants_scores and phase is not Phase.DRAFT and dice.random() < 0.8
+        rows.append(RowAt(seat, phase, n_query, start, live, k=8, scored=scored))
+    return rows
+
+
+def _draw_chosen(dice: random.Random, g: Geometry, rows: list[RowAt]) -> Chosen:
+    """Draw a legal choice for one layer; entries behind the counts point nowhere, and may not be read."""
+    k_max = 12
+    positions = torch.full((g.groups, g.n_seats, k_max), g.max_context + 7)
+    counts = torch.zeros(g.n_seats, dtype=torch.int64)
+    tail_from = torch.zeros(g.n_seats, dtype=torch.int64)
+    for row in rows:
+        if row.phase is Phase.DRAFT:
+            # the same in every layer
+            tail = random.Random(row.start * 64 + row.seat).randint(0, max(0, row.start - 3))
+            n = dice.randint(0, min(k_max, tail))
+            tail_from[row.seat], counts[row.seat] = tail, n
+            for group in range(g.groups):
+                positions[group, row.seat, :n] = torch.tensor(sorted(dice.sample(range(tail), n)), dtype=torch.int64)
+    return Chosen(positions, counts, tail_from)
+
+
+def tolerance(dtype: str) -> float:
+    """Return how far a result may be from the exact one, relative to values near 1."""
+    return {"float64": 1e-11, "float32": 2e-5, "float16": 2e-2, "bfloat16": 1e-1}[dtype]
+
+
+def close(got: Any, want: Any, dtype: str) -> bool:
+    """Say whether two tensors are equal within `tolerance`; NaN is equal to nothing."""
+    bound = tolerance(dtype)
+    a, b = (torch.as_tensor(x, dtype=torch.float64) for x in (got, want))
+    return a.shape == b.shape and bool(((a - b).abs() <= bound * (1 + b.abs())).all())

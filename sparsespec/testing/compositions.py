@@ -1,0 +1,127 @@
+"""Random compositions of everything on the shelves, legal and small enough to hurt.
+
+Parts are drawn evenly by name, so a new plug-in is drawn by existing: with the options below where its name is known
+here, else with its defaults. Budgets are small, because a draft that reads everything proves nothing.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sparsespec.core import registry
+from sparsespec.core.capabilities import check_capabilities
+from sparsespec.core.errors import SparseSpecError
+from sparsespec.core.spec import LOOPS, SHELVES, EngineSpec, PartSpec
+from sparsespec.testing.adversaries import register_adversaries
+
+Options = dict[str, Any]
+
+MAX_DRAFT = 6
+"""Drafts a round makes at most in drawn compositions."""
+
+
+def draw_spec(
+    dice: random.Random, verifiers: Sequence[str] = (), attentions: Sequence[str] = ("reference",)
+) -> EngineSpec:
+    """Return a spec whose parts and loop can live together; its engine options are the caller's to add.
+
+    Args:
+        dice: Where chance comes from.
+        verifiers: Names to draw from; empty is all that are registered.
+        attentions: Likewise, the defining one by default because others need a GPU.
+    """
+    register_adversaries()
+    shelves = {shelf: registry.names(shelf) for shelf in SHELVES}
+    shelves["verifier"] = list(verifiers) or shelves["verifier"]
+    shelves["attention"] = list(attentions) or shelves["attention"]
+    for _ in range(1000):
+        names = {shelf: dice.choice(found) for shelf, found in shelves.items()}
+        spec = EngineSpec.of(**{shelf: _part(shelf, name, names, dice) for shelf, name in names.items()})
+        spec = spec.replace(loop=dice.choice(LOOPS))
+        if _is_legal(spec):
+            return spec
+    raise SparseSpecError(
+        f"no legal composition was found on the shelves {shelves}; give other verifiers or attentions"
+    )
+
+
+def _is_legal(spec: EngineSpec) -> bool:
+    parts = {shelf: registry.make(part) for shelf, part in spec.parts.items()}
+    try:
+        check_capabilities(parts, spec.loop)
+    except SparseSpecError:
+        return False
+    return True
+
+
+def _part(shelf: str, name: str, names: dict[str, str], dice: random.Random) -> PartSpec:
+    if shelf == "length":
+        options = _length(name, names, dice)
+    else:
+        make = _OPTIONS.get((shelf, name))
+        options = make(dice) if make else {}
+    return PartSpec(shelf, name, options)
+
+
+def _length(name: str, names: dict[str, str], dice: random.Random) -> Options:
+    """Return options that fit the selector and the proposer: who has no draft level drafts nothing."""
+    draft = 0 if names["selector"] == "none" else dice.randint(1, MAX_DRAFT)
+    guess = 0 if names["proposer"] == "none" else dice.randint(1, 4)
+    if name == "fixed":
+        return {"draft": draft, "guess": guess}
+    if name == "erratic":
+        stop = dice.choice((0.0, 0.0, 0.5, 1.0))
+        return {"max_draft": draft, "max_guess": guess, "stop": stop, "seed": dice.randrange(100)}
+    return {}
+
+
+def _budget(dice: random.Random) -> Options:
+    return {"budget": dice.choice((0.1, 0.2, 0.3, 0.4)), "min_budget": dice.choice((8, 8, 8, 12, 16, 24, 32))}
+
+
+def _groups(dice: random.Random) -> Options:
+    return {"groups": dice.choice((1, 2, "heads"))}
+
+
+def _pillar(dice: random.Random) -> Options:
+    return {
+        **_budget(dice),
+        **_groups(dice),
+        "recent": dice.choice((0.0, 0.25, 0.5, 1.0)),
+        "scored": dice.choice(([1, 1], [1, 0], [0, 1], [0, 8], [0, 16])),
+        "pool": dice.choice((1, 1, 3, 5)),
+        "smooth": dice.choice((0.0, 0.0, 0.5, 0.9)),
+        "warm_start": dice.random() < 0.7,
+    }
+
+
+def _ngram(dice: random.Random) -> Options:
+    longest = dice.randint(1, 4)
+    return {"max_ngram": longest, "min_ngram": dice.randint(1, longest)}
+
+
+def _chunk(dice: random.Random) -> Options:
+    return {"chunk": dice.choice((1, 3, 7, 16, 64))}
+
+
+def _chaos(dice: random.Random) -> Options:
+    return {
+        **_chunk(dice),
+        "seed": dice.randrange(1000),
+        "idle": dice.choice((0.0, 0.2, 0.5)),
+        "early": dice.choice((0.0, 0.1, 0.4)),
+    }
+
+
+_OPTIONS: dict[tuple[str, str], Callable[[random.Random], Options]] = {
+    ("selector", "window"): lambda dice: {**_budget(dice), "sinks": dice.randint(0, 4)},
+    ("selector", "random"): lambda dice: {**_budget(dice), **_groups(dice), "seed": dice.randrange(100)},
+    ("selector", "oracle"): lambda dice: {**_budget(dice), **_groups(dice)},
+    ("selector", "pillar"): _pillar,
+    ("proposer", "ngram"): _ngram,
+    ("scheduler", "lockstep"): _chunk,
+    ("scheduler", "staggered"): _chunk,
+    ("scheduler", "chaos"): _chaos,
+}

@@ -1,0 +1,56 @@
+"""Length `erratic`: an adversary that changes its mind in every round.
+
+Drafts, guesses and the confidence below which a round ends are drawn anew, within what it promised. Its choices are a
+function of the seed, the request's number and how far it has come: it keeps no state, and a run can be repeated.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import BadOption
+from sparsespec.core.plan import Lengths
+from sparsespec.core.result import RowResult
+from sparsespec.core.view import RowView
+
+
+class Erratic:
+    """Proposes at random.
+
+    Args:
+        max_draft: Tokens a round drafts at most; 0 with selector "none".
+        max_guess: Guesses a forward takes at most; 0 with proposer "none".
+        stop: Chance that a round may be ended by an unsure draft, in [0, 1].
+        seed: Seed of all choices.
+    """
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+
+    def __init__(self, max_draft: int = 5, max_guess: int = 0, stop: float = 0.3, seed: int = 0) -> None:
+        if max_draft < 0 or max_guess < 0:
+            raise BadOption(f"max_draft and max_guess are numbers of tokens, got {max_draft} and {max_guess}")
+        if not 0 <= stop <= 1:
+            raise BadOption(f"stop is a chance, in [0, 1], got {stop}")
+        self.max_draft, self.max_guess, self.stop, self.seed = max_draft, max_guess, stop, seed
+
+    def bind(self, geometry: Geometry) -> None:
+        """Learn nothing."""
+
+    def reset(self, seats: Sequence[int]) -> None:
+        """Forget nothing."""
+
+    def propose(self, row: RowView) -> Lengths:
+        """Return random lengths for this round; the extremes are as likely as all between them."""
+        dice = random.Random(f"{self.seed}/{row.arrival}/{row.n_lo}")
+        stop_below = dice.random() if self.max_draft and dice.random() < self.stop else 0.0
+        return Lengths(self._draw(self.max_draft, dice), self._draw(self.max_guess, dice), stop_below)
+
+    def observe(self, result: RowResult) -> None:
+        """Learn nothing."""
+
+    @staticmethod
+    def _draw(most: int, dice: random.Random) -> int:
+        return most if dice.random() < 0.5 else dice.randint(0, most)

@@ -1,0 +1,220 @@
+"""Ways in which an engine can be wrong, each of which was made by somebody once: the tests of the tests.
+
+A mutant patches one thing, and finishes requests all the same. `tests/laws/test_mutants.py` asks that a law catches it, and which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+
+from sparsespec.core import plan
+from sparsespec.core.noise import Key
+from sparsespec.core.plan import Phase, Row
+from sparsespec.core.view import View
+from sparsespec.engine import deck, desk, engine, request, round, speaker, state
+from sparsespec.kv.gpu import GpuTier
+from sparsespec.policies.selectors.pillar import Pillar
+from sparsespec.policies.selectors.selection import Stored
+from sparsespec.policies.selectors.window import Window
+from sparsespec.sampling.shared_noise import SharedNoise
+from sparsespec.sampling.spread import match, spread
+from sparsespec.sched import lockstep, staggered
+from sparsespec.testing import chaos
+from sparsespec.testing.cases import Case
+
+Patch = pytest.MonkeyPatch
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to be wrong.
+
+    Attributes:
+        name: What is wrong.
+        inject: Patches it in.
+        laws: Who may catch it.
+        bites: Which cases it can show in at all.
+    """
+
+    name: str
+    inject: Callable[[Patch], None]
+    laws: frozenset[str]
+    bites: Callable[[Case], bool]
+
+
+def drafts(case: Case) -> bool:
+    return case.spec.selector.name not in ("none", "full") and case.spec.length.name != "zero"
+
+
+def lags(case: Case) -> bool:
+    return case.spec.loop != "sync" and drafts(case)
+
+
+def uses(selector: str) -> Callable[[Case], bool]:
+    return lambda case: case.spec.selector.name == selector and drafts(case)
+
+
+def verify_leaves_draft_kv(patch: Patch) -> None:
+    def lay_out(batch: Any, n_tokens: int, page_size: int) -> None:
+        original(batch, n_tokens, page_size)
+        # the last draft, and guesses, have no KV yet that could be left in place
+        first, end = batch.start[batch.row_of], (batch.start + batch.live)[batch.row_of]
+        drafted = ((batch.phase == Phase.VERIFY) & (batch.k > 0))[batch.row_of]
+        drafted &= (batch.positions > first) & (batch.positions < end - 1)
+        batch.slots = torch.where(drafted, 0, batch.slots)
+
+    original = round.lay_out
+    patch.setattr(round, "lay_out", lay_out)
+
+
+def host_peeks(patch: Patch) -> None:
+    decks: dict[request.Request, deck.Deck] = {}
+    original = deck.Deck.seat
+
+    def seat(self: deck.Deck, who: request.Request) -> None:
+        decks[who] = self
+        original(self, who)
+
+    def bounds(self: request.Request) -> request.Bounds:
+        now = decks[self]._state
+        c, d = int(now.c[self.seat]), int(now.d[self.seat])
+        return request.Bounds(c, c, d, d)
+
+    patch.setattr(deck.Deck, "seat", seat)
+    patch.setattr(request.Request, "bounds", property(bounds))
+
+
+def capacity_from_lower_bound(patch: Patch) -> None:
+    def verify_row(view: View, i: int) -> Row:
+        row = original(view, i)
+        return replace(row, n_query=1 + min(row.k, int(view.d_lo[i]))) if row.k else row
+
+    original = plan.verify_row
+    for module in (plan, lockstep, staggered, chaos):
+        patch.setattr(module, "verify_row", verify_row)
+
+
+def tail_starts_behind_round(patch: Patch) -> None:
+    def select(self: Window, batch: Any) -> Stored:
+        chosen = original(self, batch)
+        chosen.tail_from = batch.state.c + 1
+        return chosen
+
+    original: Any = Window.select
+    patch.setattr(Window, "select", select)
+
+
+def stop_only_at_the_end_of_a_run(patch: Patch) -> None:
+    original = speaker.Speaker.commit
+
+    def commit(self: speaker.Speaker, who: request.Request, result: Any) -> bool:
+        stops, who.stop_ids = who.stop_ids, frozenset()
+        ended = original(self, who, replace(result, tokens=result.tokens[:-1]))
+        who.stop_ids = stops
+        return ended or original(self, who, replace(result, tokens=result.tokens[-1:]))
+
+    patch.setattr(speaker.Speaker, "commit", commit)
+
+
+def noise_by_committed_count(patch: Patch) -> None:
+    def chain(self: SharedNoise, logits: Any, rows: Any, q: Any) -> Any:
+        at = spread(rows, len(logits))
+        key = Key(at.seed, at.sample, rows.c[at.row], torch.zeros_like(at.seed))
+        return match(self.draw(logits, at, key), at, rows)
+
+    patch.setattr(SharedNoise, "chain", chain)
+
+
+def tail_released_to_what_was_heard(patch: Patch) -> None:
+    learning: list[request.Request] = []
+    learn, commit = engine.Engine._learn, GpuTier.commit
+
+    def _learn(self: engine.Engine, who: request.Request, result: Any, ended: bool) -> None:
+        learning[:] = [who]
+        learn(self, who, result, ended)
+
+    patch.setattr(engine.Engine, "_learn", _learn)
+    patch.setattr(GpuTier, "commit", lambda self, seat, n_hi, d_hi: commit(self, seat, learning[0].n, learning[0].d))
+
+
+def selection_names_rejected_positions(patch: Patch) -> None:
+    original = Pillar.observe
+
+    def observe(self: Pillar, outcome: Any) -> None:
+        batch = outcome.batch
+        rejected = torch.where(batch.phase == Phase.VERIFY, batch.live - outcome.emitted, 0)
+        batch.state.c[batch.seat] += rejected
+        original(self, outcome)
+        batch.state.c[batch.seat] -= rejected
+
+    patch.setattr(Pillar, "observe", observe)
+
+
+def results_go_to_the_seat(patch: Patch) -> None:
+    owners: dict[tuple[int, int], request.Request] = {}
+    seat_, hear_ = deck.Deck.seat, deck.Deck.hear
+
+    def seat(self: deck.Deck, who: request.Request) -> None:
+        owners[id(self), who.seat] = who
+        seat_(self, who)
+
+    def hear(self: deck.Deck, at_most: int) -> Iterator[Any]:
+        for aboard, results in hear_(self, at_most):
+            if isinstance(results, list):
+                results = [(owners[id(self), who.seat], *rest) for who, *rest in results]
+            yield aboard, results
+
+    patch.setattr(deck.Deck, "seat", seat)
+    patch.setattr(deck.Deck, "hear", hear)
+
+
+def partial_page_is_shared(patch: Patch) -> None:
+    original = GpuTier.share
+    patch.setattr(
+        GpuTier,
+        "share",
+        lambda self, seat, owner, n_pages: original(self, seat, owner, min(n_pages + 1, self.pages(owner))),
+    )
+
+
+def drafting_goes_on_after_preemption(patch: Patch) -> None:
+    original = desk.Desk._may_run
+
+    def _may_run(self: desk.Desk, who: request.Request, bounds: Any) -> bool:
+        may = original(self, who, bounds)
+        who.must_verify = False
+        return may
+
+    patch.setattr(desk.Desk, "_may_run", _may_run)
+
+
+def seat_is_reset_at_once(patch: Patch) -> None:
+    patch.setattr(deck.Deck, "seat", lambda self, who: state.seat_request(self._state, who, who.seat))
+
+
+def _mutant(inject: Callable[[Patch], None], bites: Callable[[Case], bool], *laws: str) -> Mutant:
+    return Mutant(inject.__name__, inject, frozenset(laws), bites)
+
+
+MUTANTS = (
+    _mutant(verify_leaves_draft_kv, drafts, "KV truth", "exact tokens"),
+    _mutant(host_peeks, lags, "capacity", "NaN poison", "page books"),
+    _mutant(capacity_from_lower_bound, lags, "capacity"),
+    _mutant(tail_starts_behind_round, uses("window"), "selection contract"),
+    _mutant(stop_only_at_the_end_of_a_run, drafts, "exact tokens"),
+    _mutant(noise_by_committed_count, drafts, "exact tokens"),
+    _mutant(tail_released_to_what_was_heard, lags, "KV truth", "NaN poison", "page books"),
+    _mutant(selection_names_rejected_positions, uses("pillar"), "selection contract"),
+    _mutant(results_go_to_the_seat, lags, "routing", "exact tokens", "selection contract"),
+    _mutant(
+        partial_page_is_shared, lambda case: any(a.params.n > 1 for a in case.requests), "KV truth", "exact tokens"
+    ),
+    _mutant(drafting_goes_on_after_preemption, drafts, "NaN poison"),
+    _mutant(seat_is_reset_at_once, lambda case: case.spec.loop != "sync", "NaN poison", "exact tokens", "KV truth"),
+)
+"""A spill copy that is not ordered behind the step in flight belongs here too, once there is a tier to spill to."""

@@ -1,0 +1,280 @@
+"""The command line: what it prints, and how it ends, whatever it is given."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sparsespec import __version__, cli
+from tests.folders import CONTEXT, tiny_folder
+from tests.models.checkpoints import rewrite
+
+SPARSE = "pillar(budget=0.05,min_budget=8)"
+LONG = "the quick brown fox jumps over the lazy dog " * 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+def generate(folder: Path, *more: str) -> int:
+    return cli.run(["generate", LONG, "--model", str(folder), "--max-tokens", "24", "--selector", SPARSE, *more])
+
+
+def test_a_prompt_is_decoded_and_speculation_is_summed_up(folder: Path, capsys: Capture) -> None:
+    assert generate(folder) == 0
+    out, err = capsys.readouterr()
+    for word in ("24 tokens in", "mean acceptance length", "draft acceptance rate", "KV read by drafts", "length"):
+        assert word in out
+    assert err == ""
+
+
+def test_check_prints_how_many_are_identical_and_what_that_is_worth(folder: Path, capsys: Capture) -> None:
+    assert generate(folder, "--check", "--n", "2", "--temperature", "0.9", "--top-p", "0.95", "--seed", "7") == 0
+    out = capsys.readouterr().out
+    assert "identical to dense: 2 of 2" in out
+    rejected, share = re.search(r"rejected drafts: (\d+) of \d+, KV read by drafts: ([\d.]+)%", out).groups()  # type: ignore[union-attr]
+    assert int(rejected) > 0
+    assert float(share) < 50
+    assert "── sample 1 ──" in out
+
+
+@pytest.mark.parametrize("preset", ["dense", "ngram", "magicdec", "triforce", "vegas", "sparsespec"])
+def test_every_preset_passes_its_check(folder: Path, preset: str, capsys: Capture) -> None:
+    arguments = ["generate", LONG, "-m", str(folder), "-p", preset, "--max-tokens", "12", "--check", "--json"]
+    assert cli.run(arguments) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["check"] == {"identical": 1, "of": 1, "parted": []}
+    assert len(said["outputs"][0]["token_ids"]) == 12
+
+
+def test_an_output_that_parts_is_shown_and_fails(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sparsespec import cli_check
+
+    honest = cli_check.compare
+    monkeypatch.setattr(cli_check, "compare", lambda ours, dense: honest(ours, [_shorter(c) for c in dense]))
+    assert generate(folder, "--check") == 1
+    out = capsys.readouterr().out
+    assert "identical to dense: 0 of 1" in out
+    assert re.search(r"parts from dense at output token 23: \[\d+\] instead of the end \(lengths 24 and 23\)", out)
+
+
+def _shorter(completion: object) -> object:
+    from dataclasses import replace
+
+    return replace(completion, token_ids=completion.token_ids[:-1])  # type: ignore
+
+
+def test_an_equality_without_a_rejection_says_that_it_proves_little(folder: Path, capsys: Capture) -> None:
+    assert generate(folder, "--check", "--selector", "full", "--loop", "sync") == 0
+    assert "no draft was rejected, so equality proves little" in capsys.readouterr().out
+
+
+def test_json_is_one_object_with_spec_params_and_figures(folder: Path, capsys: Capture) -> None:
+    assert generate(folder, "--json", "--n", "2", "--seed", "3", "--stop", "zzz") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["spec"]["selector"]["options"]["min_budget"] == 8
+    assert said["params"]["stop"] == ["zzz"]
+    assert [o["sample"] for o in said["outputs"]] == [0, 1]
+    assert {o["seed"] for o in said["outputs"]} == {3}
+    assert said["metrics"]["num_output_tokens"] == 48
+    assert said["check"] is None
+
+
+def test_the_prompt_comes_from_argument_file_or_stdin(
+    folder: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompt.txt").write_text("the fox", "utf-8")
+    seen = []
+    for source in (["the fox"], ["--file", str(tmp_path / "prompt.txt")], [], ["-"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("the fox"))
+        assert cli.run(["generate", *source, "-m", str(folder), "--max-tokens", "4", "--json"]) == 0
+        seen.append(json.loads(capsys.readouterr().out))
+    assert len({(s["prompt_tokens"], s["outputs"][0]["text"]) for s in seen}) == 1
+
+
+def test_without_chat_the_prompt_is_plain_text(folder: Path, capsys: Capture) -> None:
+    sizes = []
+    for flag in ("--chat", "--no-chat"):
+        assert cli.run(["generate", "the fox", "-m", str(folder), "--max-tokens", "2", "--json", flag]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["prompt_tokens"])
+    assert sizes[0] > sizes[1]
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = "import sys; from sparsespec import cli; r = cli.run(sys.argv[1:]); sys.exit(r or 'torch' in sys.modules)"
+    for arguments in (["--help"], ["--version"], ["generate", "--help"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert ("Usage" in done.stdout) or (__version__ in done.stdout)
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "unknown preset": (["--preset", "sparspec"], "did you mean 'sparsespec'"),
+    "unknown selector": (["--selector", "pilar"], "did you mean 'pillar'"),
+    "unknown option of a part": (["--selector", "pillar(budgt=0.1)"], "did you mean 'budget'"),
+    "unreadable part": (["--selector", "pillar(budget="], "cannot read the options"),
+    "part of another shelf": (["--selector", "length/fixed"], "a part of shelf 'selector' is wanted"),
+    "unknown proposer": (["--proposer", "ngrams"], "did you mean 'ngram'"),
+    "unknown loop": (["--loop", "async"], "have: delayed, resident, sync"),
+    "unknown verifier": (["--verifier", "shared_noise"], "did you mean 'shared-noise'"),
+    "unknown model": (["--model", "smollm3"], "did you mean 'smollm2'"),
+    "no such folder": (["--model", "./nowhere/at-all"], "there is no folder"),
+    "unknown dtype": (["--dtype", "float31"], "did you mean 'float32'"),
+    "a model without a tokenizer": (["--model", "tiny"], "use it from Python, with token ids"),
+    "budget of 0": (["--selector", "pillar(budget=0)"], "in (0, 1], got 0"),
+    "budget above 1": (["--selector", "window(budget=1.5)"], "in (0, 1], got 1.5"),
+    "min_budget of 0": (["--selector", "random(min_budget=0)"], "1 or more, got 0"),
+    "groups that do not divide": (["--selector", "pillar(groups=3)"], "groups must divide the 2 KV heads"),
+    "drafts without a draft level": (["--selector", "none"], "use selector='full'"),
+    "guesses without a proposer": (["--length", "fixed(draft=4,guess=2)"], "use proposer='ngram'"),
+    "negative draft": (["--length", "fixed(draft=-1)"], "numbers of tokens"),
+    "a greedy verifier that samples": (["--verifier", "greedy", "--temperature", "1"], "temperature"),
+    "a check of a law": (["--verifier", "rejection", "--temperature", "1", "--check"], "--temperature 0"),
+    "max_tokens 0": (["--max-tokens", "0"], "max_tokens must be a whole number of at least 1"),
+    "no samples": (["--n", "0"], "n must be"),
+    "negative temperature": (["--temperature", "-1"], "temperature must be"),
+    "temperature nan": (["--temperature", "nan"], "finite"),
+    "a temperature in words": (["--temperature", "warm"], "--temperature"),
+    "top_p 0": (["--top-p", "0"], "in (0, 1]"),
+    "top_k -2": (["--top-k", "-2"], "top_k must be"),
+    "min_p 2": (["--min-p", "2"], "in [0, 1]"),
+    "negative seed": (["--seed", "-1"], "seed must be"),
+    "seed of 65 bits": (["--seed", str(1 << 64)], "2**64"),
+    "empty stop string": (["--stop", ""], "not empty"),
+    "prompt too long": (["--no-chat", "--file", "LONG"], "shorten the prompt to at most"),
+    "output too long": (["--max-tokens", "100000"], "lower max_tokens to at most"),
+    "no such file": (["--file", "nothing.txt"], "give a text file"),
+    "unknown option": (["--topp", "1"], "--top-p"),
+    "unsupported option": (["--frequency-penalty", "1"], "No such option"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_mistake_is_one_sentence_and_exit_code_2(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments, fragment = BAD[name]
+    (tmp_path / "long.txt").write_text("x" * 2 * CONTEXT, "utf-8")
+    arguments = [str(tmp_path / "long.txt") if a == "LONG" else a for a in arguments]
+    prompt = [] if "--file" in arguments else ["the fox"]
+    code = cli.run(["generate", *prompt, "--model", str(folder), *arguments])
+    _one_sentence(code, capsys, fragment)
+
+
+def _one_sentence(code: int, capsys: Capture, fragment: str) -> None:
+    out, err = capsys.readouterr()
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert fragment in err
+    assert len(err) < 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "fragment"),
+    [
+        ([""], "", "the prompt is empty"),
+        (["  \n"], "", "the prompt is empty"),
+        ([], "", "the prompt is empty"),
+        (["a", "--file", "b"], "", "the prompt is given twice"),
+        (["a", "b"], "", "unexpected extra argument"),
+    ],
+)
+def test_a_prompt_that_is_none_is_refused(
+    arguments: list[str], stdin: str, fragment: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    _one_sentence(cli.run(["generate", *arguments]), capsys, fragment)
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path / "b", tmp_path):
+        _one_sentence(cli.run(["generate", "--file", str(path)]), capsys, "give a text file in UTF-8")
+
+
+def _truncate(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def _garble(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not weights at all")
+
+
+def _no_template(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    table = json.loads(path.read_text("utf-8"))
+    del table["chat_template"]
+    path.write_text(json.dumps(table), "utf-8")
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "half-downloaded weights": (_truncate, "model.safetensors"),
+    "garbled weights": (_garble, "model.safetensors"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "safetensors"),
+    "no config": (lambda f: (f / "config.json").unlink(), "config.json"),
+    "garbled config": (lambda f: (f / "config.json").write_text("{"), "config.json"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "tokenizer.json"),
+    "no chat template": (_no_template, "--no-chat"),
+    "unsupported family": (lambda f: rewrite(f, model_type="gpt_bigcode"), "gpt_bigcode"),
+    "sliding window": (lambda f: rewrite(f, model_type="qwen2", use_sliding_window=True, sliding_window=64), "sliding"),
+    "another shape": (lambda f: rewrite(f, hidden_size=64), "shape"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_model_folder_is_one_sentence(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    mar, fragment = BROKEN[name]
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    mar(copy)
+    _one_sentence(cli.run(["generate", "the fox", "--model", str(copy)]), capsys, fragment)
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("endless") / "tiny", context=20_000)
+
+
+def _start(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "sparsespec.cli", "generate", "the fox", "-m", str(folder)]
+    command += ["--max-tokens", "19000", "-p", "dense"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+    return process
+
+
+def test_ctrl_c_ends_with_130_and_one_word(endless: Path) -> None:
+    process = _start(endless)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert err.decode().strip() == "interrupted"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
+def test_a_closed_pipe_ends_quietly(endless: Path) -> None:
+    process = _start(endless)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.wait(timeout=120) == 141
+    assert process.stderr.read() == b""
+    process.stderr.close()

@@ -1,0 +1,168 @@
+"""Attention backends that break one promise each, and the sentence that says which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsespec.attention.reference import ReferenceAttention
+from sparsespec.core.batch import Batch, Chosen
+from sparsespec.core.plan import Phase
+from sparsespec.testing import check_attention
+from tests.testing.caught import caught
+
+
+class NoFuture(ReferenceAttention):
+    """Reads one position too few."""
+
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = super().run(layer, q, k, v)
+        rows = self._rows
+        self._rows = replace(rows, start=(rows.start - 1).clamp(min=0))
+        out = super().run(layer, q, k, v)
+        self._rows = rows
+        return out
+
+
+class Unnormed(ReferenceAttention):
+    def bind(self, geometry: Any, model: Any, k_pages: Tensor, v_pages: Tensor) -> None:
+        super().bind(geometry, _WithoutNorms(model), k_pages, v_pages)
+
+
+class _WithoutNorms:
+    def __init__(self, model: Any) -> None:
+        self.rope, self.rms_eps = model.rope, model.rms_eps
+
+    def q_norm(self, layer: int) -> None:
+        return None
+
+    k_norm = q_norm
+
+
+class OneList(ReferenceAttention):
+    """Lets all heads read the first list."""
+
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice and _FirstList(choice))
+
+
+class _FirstList:
+    def __init__(self, choice: Any) -> None:
+        self.choice, self.see = choice, choice.see
+
+    def at(self, layer: int, q: Tensor, keys: Any) -> Chosen:
+        chosen = self.choice.at(layer, q, keys)
+        return chosen._replace(positions=chosen.positions[:1].expand_as(chosen.positions))
+
+
+class DraftsDense(ReferenceAttention):
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice)
+        self._rows = replace(self._rows, sparse=self._rows.sparse & False)
+
+
+class BeyondCount(ReferenceAttention):
+    """Reads one entry behind the counts."""
+
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice and _OneMore(choice))
+
+
+class _OneMore(_FirstList):
+    def at(self, layer: int, q: Tensor, keys: Any) -> Chosen:
+        chosen = self.choice.at(layer, q, keys)
+        positions = chosen.positions.clamp(max=3)
+        return chosen._replace(positions=positions, counts=chosen.counts + 1)
+
+
+class SilentScores(ReferenceAttention):
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice)
+        self._rows = replace(self._rows, scored=self._rows.scored & False)
+
+
+class OneEnd(ReferenceAttention):
+    """Scores the last queries only."""
+
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice)
+        self._rows = replace(self._rows, ends=(0, max(1, self._rows.ends[1])))
+
+
+class LoudDead(ReferenceAttention):
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return super().run(layer, q, k, v) + (~self._batch.alive)[:, None, None]
+
+
+class WritesDead(ReferenceAttention):
+    """Writes dead tokens too, at page 1."""
+
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = super().run(layer, q, k, v)
+        self._k_pages[layer, 1] = 0.0
+        return out
+
+
+class Miscounting(ReferenceAttention):
+    def read(self) -> Tensor:
+        return super().read() + 1
+
+
+class Neighbourly(ReferenceAttention):
+    """Adds a little of the neighbours, which no tolerance hides."""
+
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = super().run(layer, q, k, v)
+        alone = bool((self._batch.row_of == 0).all())
+        return out if alone else out + 1e-14 * self._batch.alive[:, None, None]
+
+
+BROKEN: dict[type, str] = {
+    NoFuture: "is wrong in layer",
+    Unnormed: "is wrong in layer",
+    OneList: "is wrong in layer",
+    DraftsDense: "is wrong in layer",
+    BeyondCount: "is wrong in layer|read what nobody wrote|KV tokens",
+    SilentScores: "rows to score are there: True",
+    OneEnd: "are not the mean probabilities",
+    LoudDead: "did not give 0",
+    WritesDead: "wrote KV where no live token|is wrong in layer|read what nobody",
+    Miscounting: "KV tokens, it reads",
+}
+
+
+@pytest.mark.parametrize("part", BROKEN, ids=lambda part: part.__name__)
+def test_a_broken_promise_is_caught(part: type) -> None:
+    caught(check_attention, part(), BROKEN[part])
+
+
+def test_bits_that_depend_on_neighbours_are_caught_where_exactness_is_asked_for() -> None:
+    check_attention(Neighbourly(), examples=5)
+    with pytest.raises(AssertionError, match="something else alone"):
+        check_attention(Neighbourly(), examples=5, exact=True)
+
+
+def test_half_types_are_judged_by_their_own_tolerance() -> None:
+    with pytest.raises(AssertionError, match="is wrong"):
+        check_attention(Coarse(), dtype="float32", examples=3)
+
+
+class Coarse(ReferenceAttention):
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return super().run(layer, q, k, v).to(torch.bfloat16).to(torch.float32)
+
+
+def test_drafts_are_among_what_is_drawn() -> None:
+    class Counting(ReferenceAttention):
+        seen: ClassVar[set[int]] = set()
+
+        def plan(self, batch: Batch, choice: Any) -> None:
+            super().plan(batch, choice)
+            self.seen.update(batch.phase.tolist())
+
+    check_attention(Counting())
+    assert Counting.seen == {int(phase) for phase in Phase}

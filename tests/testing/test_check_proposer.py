@@ -1,0 +1,99 @@
+"""Proposers that break one promise each, and the sentence that says which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Outcome, State
+from sparsespec.policies.proposers.ngram import Ngram
+from sparsespec.policies.proposers.none import NoProposer
+from sparsespec.testing import check_proposer
+from tests.testing.caught import caught
+
+
+class Greedy(Ngram):
+    """Makes one guess more than there is room for."""
+
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        return super().propose(state, seat, known, room) + 1
+
+
+class Overwriting(Ngram):
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        count = super().propose(state, seat, known, room)
+        state.tokens[seat, known - 1] += 1
+        return count
+
+
+class Sprawling(Ngram):
+    """Writes its whole width, whatever the count."""
+
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        count = super().propose(state, seat, known, room)
+        for j in range(4):
+            state.tokens[seat, known + j] = 3
+        return count
+
+
+class Elsewhere(Ngram):
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        return super().propose(state, (seat + 1) % 4, known, room)
+
+
+class Dicing(Ngram):
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        return torch.minimum(super().propose(state, seat, known, room), torch.randint(0, 5, room.shape))
+
+
+class Outside(Ngram):
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        count = super().propose(state, seat, known, room)
+        has = count > 0
+        state.tokens[seat[has], known[has]] = 99
+        return count
+
+
+class Filling(Ngram):
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        state.filled[seat] += 1
+        return super().propose(state, seat, known, room)
+
+
+class Lying(Ngram):
+    guesses = False
+
+
+class Shapeless(NoProposer):
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        return torch.zeros(1, 1)
+
+
+class Learning(NoProposer):
+    def observe(self, outcome: Outcome) -> None:
+        outcome.batch.state.tokens[0, 0] += 1
+
+
+class NoWords(NoProposer):
+    needs = frozenset({"scores", "telepathy"})
+
+
+BROKEN: dict[type, str] = {
+    Greedy: "where there was room for",
+    Overwriting: "not among its guesses",
+    Sprawling: "not among its guesses",
+    Elsewhere: "not among its guesses",
+    Dicing: "when it is asked again",
+    Outside: "not in the vocabulary",
+    Filling: "changed state.filled",
+    Lying: "says that it never does",
+    Shapeless: "one whole number per row",
+    Learning: "observe changed state.tokens",
+    NoWords: "must be a frozenset",
+}
+
+
+@pytest.mark.parametrize("part", BROKEN, ids=lambda part: part.__name__)
+def test_a_broken_promise_is_caught(part: type) -> None:
+    caught(check_proposer, part(), BROKEN[part])

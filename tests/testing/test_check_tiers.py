@@ -1,0 +1,122 @@
+"""Tier managers that break one promise each, and the sentence that says which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sparsespec.core.plan import Phase, Placed, Row, StepPlan
+from sparsespec.core.view import View
+from sparsespec.kv.gpu import GpuTier
+from sparsespec.testing import check_tiers
+from tests.testing.caught import caught
+
+
+class YoungestFirst(GpuTier):
+    def place(self, plan: StepPlan, view: View) -> Placed:
+        placed = super().place(plan, view)
+        return replace(placed, rows=placed.rows[::-1])
+
+
+class NeverPreempts(GpuTier):
+    def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
+        return False
+
+
+class PreemptsAnybody(GpuTier):
+    def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
+        for victim in [s for s in self._tables if s != seat]:
+            self._book.release(self._tables.pop(victim))
+            preempted.append(victim)
+        return self._book.n_free >= need
+
+
+class KeepsTheTail(GpuTier):
+    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
+        pass
+
+
+class CutsTheTail(GpuTier):
+    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
+        super().commit(seat, n_hi, 0)
+
+
+class LeaksOnForget(GpuTier):
+    def forget(self, seat: int) -> None:
+        self._tables.pop(seat, None)
+        self._shared.pop(seat, None)
+
+
+class RemembersSharing(GpuTier):
+    def forget(self, seat: int) -> None:
+        shared = self._shared.get(seat, 0)
+        super().forget(seat)
+        self._shared[seat] = shared
+
+
+class SharesWithoutCounting(GpuTier):
+    def share(self, seat: int, owner: int, n_pages: int) -> tuple[tuple[int, int, int], ...]:
+        entries = super().share(seat, owner, n_pages)
+        for _, _, page in entries:
+            self._book._owners[page] -= 1
+        return entries
+
+
+class CopiesInsteadOfSharing(GpuTier):
+    def share(self, seat: int, owner: int, n_pages: int) -> tuple[tuple[int, int, int], ...]:
+        self._tables[seat] = self._book.take(n_pages)
+        self._shared[seat] = n_pages
+        return tuple((seat, block, page) for block, page in enumerate(self._tables[seat]))
+
+
+class TooFewPages(GpuTier):
+    def _blocks(self, positions: int) -> int:
+        return max(1, super()._blocks(positions) - 1)
+
+
+class SilentAboutEntries(GpuTier):
+    def place(self, plan: StepPlan, view: View) -> Placed:
+        placed = super().place(plan, view)
+        return replace(placed, table=placed.table[1:], fresh=placed.fresh[1:])
+
+
+class OldPagesFresh(GpuTier):
+    def place(self, plan: StepPlan, view: View) -> Placed:
+        placed = super().place(plan, view)
+        return replace(placed, fresh=placed.fresh[1:])
+
+
+class DraftsPastTheRound(GpuTier):
+    """Finds pages for queries that the device will not run, because the round ends before."""
+
+    def _end(self, row: Row, view: View, i: int) -> int:
+        if row.phase is Phase.DRAFT:
+            return int(view.n_hi[i]) - 1 + int(view.d_hi[i]) + row.n_query
+        return super()._end(row, view, i)
+
+
+BROKEN: dict[type, str] = {
+    YoungestFirst: "not oldest first",
+    NeverPreempts: "did not place the oldest|did not finish",
+    PreemptsAnybody: "for nobody who is older|took its pages|did not place the oldest",
+    KeepsTheTail: "kept",
+    CutsTheTail: "kept",
+    LeaksOnForget: "free pages|add up",
+    RemembersSharing: "which was forgotten",
+    SharesWithoutCounting: "other owners",
+    CopiesInsteadOfSharing: "instead of the owner's",
+    TooFewPages: "with pages for|kept|counts",
+    SilentAboutEntries: "entered block|counts|with pages for",
+    DraftsPastTheRound: "can ever be used",
+    OldPagesFresh: "are fresh",
+}
+
+
+@pytest.mark.parametrize("part", BROKEN, ids=lambda part: part.__name__)
+def test_a_broken_promise_is_caught(part: type) -> None:
+    if part in (LeaksOnForget, SharesWithoutCounting):
+        with pytest.raises(AssertionError, match=BROKEN[part]):
+            check_tiers(part())
+        return
+    caught(check_tiers, part(), BROKEN[part])

@@ -1,0 +1,135 @@
+"""Verifiers that break one promise each, and the sentence that says which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.sampling.greedy import Greedy
+from sparsespec.sampling.rejection import Rejection
+from sparsespec.sampling.shared_noise import SharedNoise
+from sparsespec.testing import check_verifier
+from tests.testing.caught import caught
+
+
+class Stingy(SharedNoise):
+    """Emits no token behind the candidates that stand."""
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        chained = super().chain(logits, rows, q)
+        return chained._replace(emitted=chained.accepted)
+
+
+class Undead(SharedNoise):
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        chained = super().chain(logits, rows, q)
+        return chained._replace(emitted=chained.emitted.clamp(min=1))
+
+
+class Trusting(SharedNoise):
+    """Lets every candidate stand."""
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        chained = super().chain(logits, rows, q)
+        m = rows.count.clamp(min=0)
+        tokens = torch.cat((rows.candidates, chained.tokens[:, -1:]), 1)
+        return chained._replace(tokens=tokens, accepted=m, emitted=torch.where(rows.count < 0, 0, m + 1))
+
+
+class Dicing(SharedNoise):
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        noisy = logits + torch.rand(logits.shape) * (rows.temperature.max() > 0)
+        return super().chain(noisy, rows, q)
+
+
+class ByPlace(SharedNoise):
+    """Takes noise by the row's place in the batch."""
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        import dataclasses
+
+        placed = dataclasses.replace(rows, seed=torch.arange(len(rows.seed)))
+        return super().chain(logits, placed, q)
+
+
+class Biased(SharedNoise):
+    """Prefers token 2 a little."""
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        return super().chain(logits + 0.7 * (torch.arange(logits.shape[1]) == 2), rows, q)
+
+
+class AcceptsTheLikely(Rejection):
+    """Accepts iff p >= q."""
+
+    def accept_weights(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        stands = (p.gather(1, x[:, None]) >= q.gather(1, x[:, None])).to(p.dtype)
+        return torch.cat((stands, 1 - stands), 1)
+
+
+class ResamplesFromP(Rejection):
+    def residual(self, p: Tensor, q: Tensor) -> Tensor:
+        return p
+
+
+class Unnormalised(Rejection):
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        chained = super().chain(logits, rows, q)
+        assert chained.laws is not None
+        return chained._replace(laws=chained.laws * 2)
+
+
+class Lawless(Rejection):
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        return super().chain(logits, rows, q)._replace(laws=None)
+
+
+class Meddling(SharedNoise):
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        chained = super().chain(logits, rows, q)
+        rows.candidates.zero_()
+        return chained
+
+
+class Second(Greedy):
+    """Emits the second best."""
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        return super().chain(logits.scatter(1, logits.argmax(1, keepdim=True), -9.0), rows, q)
+
+
+class Choosy(Greedy):
+    def accepts(self, temperature: float) -> Any:
+        return "no" if temperature else None
+
+
+class HotOnly(SharedNoise):
+    def accepts(self, temperature: float) -> str | None:
+        return None if temperature else "use another temperature"
+
+
+BROKEN: dict[type, str] = {
+    Stingy: "not one more|not 1 … m",
+    Undead: "for a dead row",
+    Trusting: "the best token is|another law|masks",
+    Dicing: "when asked again",
+    ByPlace: "among other neighbours",
+    Biased: "another law|masks|the best token",
+    AcceptsTheLikely: "another law",
+    ResamplesFromP: "another law",
+    Unnormalised: "not normalised",
+    Lawless: "returned no laws",
+    Meddling: "changed its rows",
+    Second: "the best token is",
+    Choosy: "a sentence about the temperature",
+    HotOnly: "does not serve temperature 0",
+}
+
+
+@pytest.mark.parametrize("part", BROKEN, ids=lambda part: part.__name__)
+def test_a_broken_promise_is_caught(part: type) -> None:
+    caught(check_verifier, part(), BROKEN[part])
