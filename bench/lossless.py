@@ -23,7 +23,7 @@ import torch
 from bench.common import Report, machine, problems, prose
 from sparsespec.cli_check import Comparison, compare
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.registry import lookup, make
+from sparsespec.core.registry import make
 from sparsespec.core.spec import LOOPS, PRESETS, EngineSpec, PartSpec
 from sparsespec.engine.outputs import Completion
 from sparsespec.llm import LLM, load_model
@@ -33,7 +33,8 @@ from sparsespec.models.tokenizer import Tokenizer
 from sparsespec.models.transformer import Transformer
 
 MODEL = "smollm2"
-DEEPLY_CHECKED = ("sparsespec", "triforce")
+DEEP = ("sparsespec", "triforce")
+"""Presets that are also checked alone, in reverse order and in every loop."""
 SEEDS = (1, 2, 3)
 
 
@@ -139,7 +140,7 @@ def against_transformers(bench: Bench, folder: Path, questions: Sequence[str], t
     bench.judge("dense = transformers, greedy", ours, expected, start)
 
 
-def against_dense(bench: Bench, work: Work, presets: Sequence[str]) -> None:
+def against_dense(bench: Bench, work: Work, presets: Sequence[str], deep: Sequence[str]) -> None:
     """Part b; `work` is (greedy, seeds …) for each prompt in turn."""
     start = time.perf_counter()
     dense = bench.decode(bench.spec("dense", "sync"), work)
@@ -149,7 +150,7 @@ def against_dense(bench: Bench, work: Work, presets: Sequence[str]) -> None:
         bench.judge(f"{preset}, one batch, sync", bench.decode(bench.spec(preset, "sync"), work), dense, start)
     few = [i for i in range(len(work.prompts)) if i % (1 + len(SEEDS)) < 2]  # greedy and one seed
     some, expected = work.pick(few), [dense[i] for i in few]
-    for preset in (p for p in presets if p in DEEPLY_CHECKED):
+    for preset in deep:
         for what, spec, order in _deep_runs(bench, preset, len(few)):
             start = time.perf_counter()
             outputs: dict[int, Completion] = {}
@@ -195,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prompts = long_prompts(tokenizer, args.data, args.prompts, args.context)
             pairs = [(prompt, params) for prompt in prompts for params in (greedy, *sampled)]
             work = Work(tuple(p for p, _ in pairs), tuple(q for _, q in pairs))
-            against_dense(bench, work, args.presets)
+            against_dense(bench, work, args.presets, args.deep)
         print("FAILED" if bench.failed else "all identical")
     return int(bench.failed)
 
@@ -206,6 +207,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="append rows to this JSONL file")
     parser.add_argument("--parts", default="ab", help="a, b or ab")
     parser.add_argument("--presets", nargs="+", default=[p for p in PRESETS if p != "dense"], choices=list(PRESETS))
+    parser.add_argument("--deep", nargs="*", default=DEEP, choices=list(PRESETS), help="checked alone and in every loop")
     parser.add_argument("--questions", type=int, default=10, help="prompts of part a")
     parser.add_argument("--greedy-tokens", type=int, default=128, help="new tokens of part a")
     parser.add_argument("--prompts", type=int, default=4)

@@ -206,4 +206,5 @@ def _progress_bar() -> Iterator[Report]:
     try:
         yield report
     finally:
-        progress.stop()
+        if tasks:
+            progress.stop()

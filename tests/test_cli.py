@@ -129,7 +129,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown preset": (["--preset", "sparspec"], "did you mean 'sparsespec'"),
     "unknown selector": (["--selector", "pilar"], "did you mean 'pillar'"),
     "unknown option of a part": (["--selector", "pillar(budgt=0.1)"], "did you mean 'budget'"),
-    "unreadable part": (["--selector", "pillar(budget="], "cannot read the options"),
+    "unreadable part": (["--selector", "pillar(budget="], "write it like 'pillar(budget"),
     "part of another shelf": (["--selector", "length/fixed"], "a part of shelf 'selector' is wanted"),
     "unknown proposer": (["--proposer", "ngrams"], "did you mean 'ngram'"),
     "unknown loop": (["--loop", "async"], "have: delayed, resident, sync"),

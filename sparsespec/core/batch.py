@@ -115,7 +115,8 @@ class AttentionRows:
 class ChainRows:
     """Rows for `Verifier.chain`: row r judges `count[r]` candidates with logit rows first[r] … first[r] + count[r].
 
-    Candidate j of row r would stand at position `position[r] + j`; logit row `first[r] + j` is the law of that position.
+    Candidate j of row r would stand at position `position[r] + j`; logit row `first[r] + j` is the law of that
+    position.
     """
 
     first: Tensor  # [R] int64, into the T logit rows

@@ -8,6 +8,7 @@ token and no logit: what was drafted cannot steer who runs, which keeps sampled 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,7 @@ class View:
 
 
 _ROW_FIELDS = tuple(f.name for f in fields(RowView))
+_DTYPES: dict[str, type] = {"Ints": np.int64, "Bools": np.bool_, "Floats": np.float64}
 
 
 def build_view(
@@ -90,14 +92,13 @@ def build_view(
     lag: int,
 ) -> View:
     """Stack `rows` (oldest first) into a `View`."""
-    dtypes = {"Ints": np.int64, "Bools": np.bool_, "Floats": np.float64}
-    arrays = {
-        f.name: np.array([getattr(r, f.name) for r in rows], dtype=dtypes[str(f.type)])
+    columns: dict[str, Any] = {
+        f.name: np.array([getattr(row, f.name) for row in rows], dtype=_DTYPES[str(f.type)])
         for f in fields(View)
-        if str(f.type) in dtypes
+        if str(f.type) in _DTYPES
     }
     return View(
-        **arrays,
+        **columns,
         step=step,
         free_pages=free_pages,
         host_free_pages=host_free_pages,

@@ -1,6 +1,7 @@
 """Checked mode: the promises that a selection and a batch make to the engine, verified as they are used.
 
-Slow, and for tests and new plug-ins; an engine composed with `checked=True` raises `ContractBroken` where they are broken.
+Slow, and for tests and new plug-ins; an engine composed with `checked=True` raises `ContractBroken` where they are
+broken.
 """
 
 from __future__ import annotations

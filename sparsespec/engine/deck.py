@@ -1,7 +1,7 @@
 """The flight deck: launches rounds, keeps the flights that are out, and hears them in order.
 
-It owns the device's side of an engine: the state per seat, the ring of host buffers, and every launch that changes a seat
-outside a round.
+It owns the device's side of an engine: the state per seat, the ring of host buffers, and every launch that changes
+a seat outside a round.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from functools import partial
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.device import Device
-from sparsespec.core.plan import Phase
-from sparsespec.core.plan import Placed
+from sparsespec.core.plan import Phase, Placed
 from sparsespec.core.result import RowResult
 from sparsespec.engine.flight import Flight
 from sparsespec.engine.pack import Ring

@@ -1,7 +1,7 @@
 """The engine: one round is nine lines, whatever is plugged in and whichever loop runs.
 
-The host says who and what, the device knows where. Whatever touches a device tensor is a launch; results are heard when their
-flight has landed, and find their request by identity.
+The host says who and what, the device knows where. Whatever touches a device tensor is a launch; results are heard
+when their flight has landed, and find their request by identity.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any, Self
 from sparsespec.core.device import Device
 from sparsespec.core.errors import EngineClosed, SparseSpecError
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.plan import Phase, StepPlan, check_plan
-from sparsespec.core.plan import Placed
+from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import EngineSpec
@@ -217,7 +216,7 @@ class Engine:
             if result.tokens:
                 request.confidence = result.confidence
             if ended and request.round is sent.round:
-                request.round.k = result.k
+                sent.round.k = result.k
         else:
             request.n, request.d = request.n + len(result.tokens), 0
             if self._speaker.commit(request, result):

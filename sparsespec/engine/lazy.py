@@ -1,7 +1,8 @@
 """The CPU's device: a launched function is queued, and runs when somebody waits for its event.
 
-Nothing runs on its own, so host code that peeks at device state, or a copy without an event, fails in a test instead of on a
-GPU. With `early`, launches sometimes run at once, as they may on a real device: both orders must work.
+Nothing runs on its own, so host code that peeks at device state, or a copy without an event, fails in a test
+instead of on a GPU. With `early`, launches sometimes run at once, as they may on a real device: both orders must
+work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A loop is two numbers: how many steps late the host hears, and whether rows sit out while their outcome is unknown."""
+"""A loop is two numbers: how many steps late the host hears, and whether rows of unknown outcome sit out."""
 
 from __future__ import annotations
 

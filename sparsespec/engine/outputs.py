@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sparsespec.core.result import RowResult
 from sparsespec.core.plan import Placed
+from sparsespec.core.result import RowResult
 from sparsespec.metrics.speculation import SpecMetrics
 
 FinishReason = Literal["stop", "length", "abort", "error"]

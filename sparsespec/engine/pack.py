@@ -13,8 +13,7 @@ import torch
 
 from sparsespec.core.batch import Batch, State
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import Phase
-from sparsespec.core.plan import Placed
+from sparsespec.core.plan import Phase, Placed
 from sparsespec.engine.request import Request
 
 N_COLUMNS = 7  # seat, phase, n_query, k, offset, scored, stop_below (its bits)

@@ -5,6 +5,7 @@ The model meets its KV only through the attention backend, so this file knows ne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -18,7 +19,7 @@ from sparsespec.core.protocols import Attention, AttentionSide, Selection
 class Model(AttentionSide, Protocol):
     """What the engine needs of a model: tokens to hidden states, hidden states to logits."""
 
-    def forward(self, tokens: Tensor, attend: object) -> Tensor:
+    def forward(self, tokens: Tensor, attend: Callable[[int, Tensor, Tensor, Tensor], Tensor]) -> Tensor:
         """Return the final hidden states [N, hidden] of tokens [N]."""
         ...
 

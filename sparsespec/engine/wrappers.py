@@ -1,7 +1,7 @@
 """Engines around an engine: the same verbs, and something more on the way.
 
-`CheckLossless` decodes every finished request again densely and raises where they part; `RecordTrace` writes down what each
-step did. They compose: `CheckLossless(RecordTrace(engine))`.
+`CheckLossless` decodes every finished request again densely and raises where they part; `RecordTrace` writes down
+what each step did. They compose: `CheckLossless(RecordTrace(engine))`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,7 @@ finishes. Nothing here looks at tokens, so preemption cannot depend on what was 
 from __future__ import annotations
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import Phase, Row, StepPlan
-from sparsespec.core.plan import Move, Placed
+from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
 from sparsespec.core.view import View
 from sparsespec.kv.pages import PageBook
 

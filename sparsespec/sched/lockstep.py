@@ -1,6 +1,7 @@
 """Scheduler `lockstep`: everybody drafts together and verifies together.
 
-The published baselines (MagicDec, Vegas) run like this. A row whose round is full waits until all the others are full too.
+The published baselines (MagicDec, Vegas) run like this. A row whose round is full waits until all the others are
+full too.
 """
 
 from __future__ import annotations

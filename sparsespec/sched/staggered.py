@@ -1,8 +1,8 @@
 """Scheduler `staggered`: requests stand at different points of their rounds, so every step costs about the same.
 
-Source: the unified batch of SparseSpec (arXiv 2512.01278, section 5). A step then carries some verifications and many
-drafts instead of all of one kind. A request is placed in the rota by cutting its first round short; unlike the original,
-what is balanced is KV tokens, because that is what a verification costs.
+Source: the unified batch of SparseSpec (arXiv 2512.01278, section 5). A step then carries some verifications and
+many drafts instead of all of one kind. A request is placed in the rota by cutting its first round short; unlike the
+original, what is balanced is KV tokens, because that is what a verification costs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import StepPlan, can_draft, draft_row, verify_row
+from sparsespec.core.plan import Row, StepPlan, can_draft, draft_row, verify_row
 from sparsespec.core.result import RowResult
 from sparsespec.core.view import View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
@@ -47,7 +47,7 @@ class Staggered:
             if not self._is_new(view, i):
                 wait = self._target(view, i) - int(view.d_lo[i])
                 load[wait] = load.get(wait, 0) + int(view.n_hi[i])
-        rows = []
+        rows: list[Row] = []
         for i in decoding:
             if self._is_new(view, i):
                 self._enter(view, i, load)

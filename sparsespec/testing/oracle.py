@@ -1,7 +1,7 @@
 """The oracle: dense decoding in one function, without cache, pages, batches or rounds.
 
-Every token is computed from scratch from the whole text before it. It imports the model and the noise and nothing else of the
-engine, so it can accuse all the rest.
+Every token is computed from scratch from the whole text before it. It imports the model and the noise and nothing
+else of the engine, so it can accuse all the rest.
 """
 
 from __future__ import annotations

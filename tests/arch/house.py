@@ -28,7 +28,7 @@ FLOOR = {
     "testing": 5,
 }
 ROOF = 4
-ORACLE_MAY = ("torch", "math", "__future__", "dataclasses", "typing", f"{PACKAGE}.core")
+ORACLE_MAY = ("torch", "math", "__future__", "dataclasses", "itertools", "typing", f"{PACKAGE}.core")
 IMPLEMENTATIONS = ("reference", "cpu", "triton", "flashinfer")
 
 

@@ -1,11 +1,12 @@
 """Runs a drawn case through the engine and holds it to the laws while it runs.
 
-Each law has a name, and breaking it raises `LawBroken` with that name: so a test of the tests can ask not only whether a mutant was
-caught, but by which law.
+Each law has a name, and breaking it raises `LawBroken` with that name: so a test of the tests can ask not only
+whether a mutant was caught, but by which law.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
@@ -48,13 +49,21 @@ class Seen:
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
 
-def run(case: Case, *, kv_every: int = 0, seen: Seen | None = None, **changes: Any) -> Seen:
+def run(
+    case: Case,
+    *,
+    kv_every: int = 0,
+    seen: Seen | None = None,
+    on_done: Callable[[Completion], None] | None = None,
+    **changes: Any,
+) -> Seen:
     """Decode a case with a fresh engine; raises `LawBroken` where a law does not hold.
 
     Args:
         case: What to run.
         kv_every: Compare the cache with a clean prefill every so many steps; 0 is never.
         seen: Counts to add to.
+        on_done: Called with every completion.
         changes: Parts of the engine to replace.
     """
     seen = seen or Seen()
@@ -71,6 +80,8 @@ def run(case: Case, *, kv_every: int = 0, seen: Seen | None = None, **changes: A
         for event in _step(engine):
             if event.completion is not None:
                 _judge(case, ids[event.request_id], event.completion, seen)
+                if on_done:
+                    on_done(event.completion)
         step += 1
         seen.steps += 1
         if kv_every and step % kv_every == 0:

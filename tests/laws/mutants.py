@@ -1,6 +1,7 @@
 """Ways in which an engine can be wrong, each of which was made by somebody once: the tests of the tests.
 
-A mutant patches one thing, and finishes requests all the same. `tests/laws/test_mutants.py` asks that a law catches it, and which.
+A mutant patches one thing, and finishes requests all the same. `tests/laws/test_mutants.py` asks that a law catches
+it, and which.
 """
 
 from __future__ import annotations

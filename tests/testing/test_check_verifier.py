@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -42,16 +43,14 @@ class Trusting(SharedNoise):
 
 class Dicing(SharedNoise):
     def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        noisy = logits + torch.rand(logits.shape) * (rows.temperature.max() > 0)
-        return super().chain(noisy, rows, q)
+        diced = dataclasses.replace(rows, seed=torch.randint(0, 1 << 40, rows.seed.shape))
+        return super().chain(logits, diced, q)
 
 
 class ByPlace(SharedNoise):
     """Takes noise by the row's place in the batch."""
 
     def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        import dataclasses
-
         placed = dataclasses.replace(rows, seed=torch.arange(len(rows.seed)))
         return super().chain(logits, placed, q)
 

@@ -36,9 +36,9 @@ def attention(
 ) -> Attended:
     """Attend q [N, Hq, D] to the pages [pages, P, Hkv, D] of one layer; causal within a row.
 
-    A query at position t of a dense row reads positions 0 … t. A query of a sparse row reads the chosen positions of its
-    list (one list for Hkv / groups heads) and tail_from … t. Scores are softmax probabilities, averaged over a scored
-    row's scored queries and over the heads of each group; positions that no scored query can see are 0.
+    A query at position t of a dense row reads positions 0 … t. A query of a sparse row reads the chosen positions
+    of its list (one list for Hkv / groups heads) and tail_from … t. Scores are softmax probabilities, averaged over
+    a scored row's scored queries and over the heads of each group; positions that no scored query can see are 0.
     """
     if impl not in IMPLS:
         raise unknown("attention implementation", impl, IMPLS)

@@ -1,7 +1,7 @@
 """Proposer `ngram`: what followed the last time the newest few tokens stood in this request.
 
-Source: prompt lookup decoding (Saxena, 2023), as vLLM's `ngram` method has it. It reads tokens on the device and needs no
-forward pass, so its guesses cost next to nothing where text repeats itself.
+Source: prompt lookup decoding (Saxena, 2023), as vLLM's `ngram` method has it. It reads tokens on the device and
+needs no forward pass, so its guesses cost next to nothing where text repeats itself.
 """
 
 from __future__ import annotations

@@ -63,9 +63,10 @@ class Oracle:
         positions = torch.zeros(shape, dtype=torch.int64, device=q.device)
         for b in range(batch.n_rows):
             live, seat = int(batch.live[b]), int(batch.seat[b])
-            if not live or int(batch.phase[b]) != Phase.DRAFT:
-                continue
             below = c[seat] - 1
+            # behind a prompt of one token there is nothing to choose from
+            if not live or not below or int(batch.phase[b]) != Phase.DRAFT:
+                continue
             offset = int(batch.offset[b])
             scores = self._scores(q[offset : offset + live], keys.of(b, int(below)))
             best = top_positions(scores[None, :, None], below[None], count[seat][None], self._k_max, impl="reference")
@@ -75,9 +76,9 @@ class Oracle:
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Return mean probabilities [groups, S] of queries [n, Hq, D] over keys [S, Hkv, D]."""
         n_kv_heads, head_dim = k.shape[1:]
-        q = q.unflatten(1, (n_kv_heads, -1)).permute(1, 2, 0, 3).flatten(1, 2)
+        q = q.reshape(len(q), n_kv_heads, -1, head_dim).permute(1, 2, 0, 3).flatten(1, 2)
         p = (q @ k.permute(1, 2, 0) * head_dim**-0.5).softmax(-1).mean(1)
-        return p.unflatten(0, (self._groups, -1)).mean(1)
+        return p.view(self._groups, -1, len(k)).mean(1)
 
 
 class _Looking:

@@ -1,8 +1,8 @@
 """Selector `pillar`: what the last verification read most, refreshed once per round.
 
-Source: PillarAttn, SparseSpec (arXiv 2512.01278, section 4), and its twin Vegas (arXiv 2602.07223), which shares one list
-between a layer's heads and scores the first and last query only; both are settings of this one class. A verification
-computes the probabilities anyway, so choosing costs no extra pass over the keys.
+Source: PillarAttn, SparseSpec (arXiv 2512.01278, section 4), and its twin Vegas (arXiv 2602.07223), which shares
+one list between a layer's heads and scores the first and last query only; both are settings of this one class. A
+verification computes the probabilities anyway, so choosing costs no extra pass over the keys.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Selector `random`: as many positions as the budget allows, drawn anew in every round.
 
-The control that shows what a choice is worth. Its draws are Philox noise of the committed count, so they depend neither on
-the seat nor on a global generator.
+The control that shows what a choice is worth. Its draws are Philox noise of the committed count, so they depend
+neither on the seat nor on a global generator.
 """
 
 from __future__ import annotations

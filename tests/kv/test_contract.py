@@ -1,0 +1,13 @@
+"""Every tier manager on the shelf, tested by being there."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsespec.core import registry
+from sparsespec.testing import check_tiers
+
+
+@pytest.mark.parametrize("name", registry.names("tiers"))
+def test_is_a_tier_manager(name: str) -> None:
+    check_tiers(name, examples=40)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sparsespec.core.plan import Phase, Placed, Row, StepPlan, draft_row, prefill_row, verify_row
+from sparsespec.core.view import RowView
+from sparsespec.kv.gpu import GpuTier
+from sparsespec.testing.checks.drawn_views import BLANK, view_of
+from sparsespec.testing.checks.stage import small_geometry
+
+
+def tier(n_pages: int = 9, **sizes: Any) -> GpuTier:
+    part = GpuTier()
+    part.bind(small_geometry(n_pages=n_pages, page_size=4, **sizes))
+    return part
+
+
+def fill(part: GpuTier, *lengths: int) -> Placed:
+    """Place the whole prompts of seats 0, 1, … in that order of arrival; a length is its positions."""
+    rows = [
+        replace(BLANK, seat=i, arrival=i, to_prefill=n, n_lo=n + 1, n_hi=n + 1) for i, n in enumerate(lengths)
+    ]
+    view = view_of(*rows)
+    return part.place(StepPlan(tuple(prefill_row(view, i, n) for i, n in enumerate(lengths) if n)), view)
+
+
+def at(seat: int, n: int, **more: Any) -> RowView:
+    return replace(BLANK, seat=seat, arrival=seat, n_lo=n, n_hi=n, **more)
+
+
+@pytest.mark.parametrize(("positions", "pages"), [(1, 1), (4, 1), (5, 2), (8, 2), (32, 8)])
+def test_a_prompt_gets_the_pages_of_its_positions(positions: int, pages: int) -> None:
+    part = tier()
+    placed = fill(part, positions)
+    assert part.pages(0) == pages == len(placed.fresh)
+    assert [(seat, block) for seat, block, _ in placed.table] == [(0, block) for block in range(pages)]
+    assert part.free_pages() == 8 - pages
+
+
+def test_a_draft_gets_pages_for_all_that_may_be_drafted_and_no_more() -> None:
+    part = tier()
+    fill(part, 8)
+    view = view_of(at(0, 9, k=4, d_lo=0, d_hi=3, guess=2))
+    # tokens 9 … 12 at most, of which the last is the round's end: positions up to 11
+    part.place(StepPlan((draft_row(view, 0),)), view)
+    assert part.pages(0) == 3
+
+
+def test_a_verification_is_placed_by_the_upper_bound() -> None:
+    part = tier()
+    fill(part, 8)
+    view = view_of(replace(at(0, 9, k=4, d_lo=4, d_hi=4), n_hi=13))
+    part.place(StepPlan((verify_row(view, 0),)), view)
+    # positions up to n_hi - 1 + 4 = 16
+    assert part.pages(0) == 5
+
+
+def test_rows_are_placed_oldest_first_whatever_the_order_of_the_plan() -> None:
+    part = tier()
+    view = view_of(at(2, 2), replace(at(0, 2), arrival=5))
+    placed = part.place(StepPlan((verify_row(view, 1), verify_row(view, 0))), view)
+    assert [row.seat for row in placed.rows] == [2, 0]
+
+
+def test_the_youngest_are_preempted_until_the_older_fits() -> None:
+    part = tier()
+    fill(part, 12, 8, 8)
+    view = view_of(at(0, 13), at(1, 9), at(2, 9))
+    placed = part.place(StepPlan((Row(0, Phase.VERIFY, 8, 7),)), view)
+    assert placed.preempted == (2,)
+    assert (part.pages(0), part.pages(1), part.pages(2)) == (5, 2, 0)
+
+
+def test_who_is_preempted_in_a_step_does_not_run_in_it() -> None:
+    part = tier()
+    fill(part, 16, 16)
+    view = view_of(at(0, 17), at(1, 17))
+    placed = part.place(StepPlan((verify_row(view, 0), verify_row(view, 1))), view)
+    assert [row.seat for row in placed.rows] == [0]
+    assert placed.preempted == (1,)
+
+
+def test_the_younger_starves_rather_than_take_from_the_older() -> None:
+    part = tier()
+    fill(part, 16, 16)
+    view = view_of(at(0, 16), at(1, 17))
+    placed = part.place(StepPlan((verify_row(view, 0), verify_row(view, 1))), view)
+    assert [row.seat for row in placed.rows] == [0]
+    assert placed.preempted == ()
+    assert part.pages(1) == 4
+
+
+def test_nobody_is_preempted_in_vain() -> None:
+    part = tier(n_pages=7)
+    fill(part, 16, 4, 4)
+    # seat 1 needs 4 pages more, and all that is younger holds one
+    view = view_of(at(0, 17), at(1, 5), at(2, 5))
+    placed = part.place(StepPlan((Row(1, Phase.VERIFY, 16, 15),)), view)
+    assert placed == Placed()
+    assert part.pages(2) == 1
+
+
+def test_pages_that_an_older_sample_shares_are_no_gain() -> None:
+    part = tier(n_pages=7)
+    fill(part, 16)
+    view = view_of(at(0, 17), at(1, 17, to_prefill=8))
+    part.share(1, 0, 2)
+    part.place(StepPlan((prefill_row(view, 1, 8),)), view)
+    assert (part.pages(1), part.free_pages()) == (4, 0)
+    placed = part.place(StepPlan((Row(0, Phase.VERIFY, 8, 7),)), view)
+    # preempting seat 1 frees its own two pages, not the shared ones
+    assert placed.preempted == (1,)
+    assert (part.pages(0), part.free_pages(), part.shared_pages(1)) == (6, 0, 0)
+    part.check()
+
+
+def test_the_tail_behind_what_may_be_known_is_released() -> None:
+    part = tier()
+    fill(part, 24)
+    part.commit(0, n_hi=10, d_hi=4)
+    assert part.pages(0) == 4
+    part.commit(0, n_hi=9, d_hi=0)
+    assert (part.pages(0), part.free_pages()) == (2, 6)
+    part.commit(3, n_hi=9, d_hi=0)
+    part.check()
+
+
+def test_a_prompt_is_admitted_if_it_fits_now_and_anybody_on_an_empty_pool() -> None:
+    part = tier()
+    assert part.admit(33, 40)
+    fill(part, 16)
+    assert part.admit(16, 40)
+    assert not part.admit(17, 40)
+
+
+def test_forgetting_and_resetting_leave_nothing() -> None:
+    part = tier()
+    fill(part, 8, 8)
+    part.share(2, 0, 1)
+    part.forget(0)
+    assert (part.pages(0), part.free_pages()) == (0, 5)
+    part.forget(2)
+    part.forget(3)
+    assert part.free_pages() == 6
+    part.reset()
+    assert (part.pages(1), part.free_pages()) == (0, 8)
+    part.check()
+
+
+def test_there_is_no_host_tier() -> None:
+    part = tier()
+    assert part.restore(view_of()) == ()
+    assert part.host_free_pages() == 0

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsespec.core.errors import ContractBroken
+from sparsespec.core.plan import Move
+from sparsespec.engine.lazy import LazyDevice
+from sparsespec.kv.mover import Mover
+from sparsespec.kv.pool import KVPool
+from sparsespec.testing.checks.stage import small_geometry
+
+
+def test_a_pool_starts_finite_and_knows_its_size() -> None:
+    pool = KVPool(small_geometry(n_pages=5, dtype="float32"))
+    assert pool.k.shape == pool.v.shape == (2, 5, 4, 2, 4)
+    assert pool.n_bytes == 2 * 2 * 5 * 4 * 2 * 4 * 4
+    assert not pool.k.any()
+
+
+def test_fresh_pages_are_poisoned_in_stream_order_and_only_in_checked_mode() -> None:
+    device, pool = LazyDevice(), KVPool(small_geometry(n_pages=5))
+    Mover(device, pool, checked=False).fresh([2])
+    mover = Mover(device, pool, checked=True)
+    mover.fresh([])
+    mover.fresh([3, 1])
+    assert not pool.k.isnan().any()
+    device.wait(device.launch(lambda: None))
+    for part in (pool.k, pool.v):
+        assert part[:, [1, 3]].isnan().all()
+        assert not part[:, [0, 2, 4]].isnan().any()
+
+
+def test_a_move_to_a_tier_that_is_not_there_is_a_bug() -> None:
+    mover = Mover(LazyDevice(), KVPool(small_geometry()), checked=False)
+    mover.move(())
+    with pytest.raises(ContractBroken, match="no tier holds"):
+        mover.move([Move(1, "gpu", "host")])
+    assert torch.is_tensor(mover._pool.k)

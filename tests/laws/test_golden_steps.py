@@ -1,0 +1,60 @@
+"""How many steps, drafts and acceptances each loop and composition takes: losslessness tests are blind to lost speed.
+
+The table is what the engine does today. A change that alters it on purpose pastes the new one, which the failure prints, and says
+why in its commit.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import add
+
+import pytest
+
+from sparsespec.core.params import SamplingParams
+from sparsespec.engine.engine import Engine
+from sparsespec.metrics.speculation import SpecMetrics
+from sparsespec.testing.cases import model_of
+
+PILLAR = "pillar(budget=0.3,min_budget=16)"
+COMPOSITIONS = {
+    "dense": {},
+    "ngram": {"proposer": "ngram", "length": "fixed(draft=0,guess=4)"},
+    "full": {"selector": "full", "length": "fixed(draft=4)"},
+    "pillar lockstep": {"selector": PILLAR, "length": "fixed(draft=4)"},
+    "pillar staggered": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered"},
+    "triforce": {"selector": PILLAR, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"},
+    "tight memory": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered", "n_pages": 40},
+}
+LOOPS = ("sync", "delayed", "resident")
+# composition: (steps, drafted, accepted) in each loop
+GOLDEN: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "dense": ((41, 0, 0), (42, 0, 0), (42, 0, 0)),
+    "ngram": ((32, 91, 52), (63, 91, 52), (34, 88, 50)),
+    "full": ((41, 128, 128), (49, 128, 128), (42, 128, 128)),
+    "pillar lockstep": ((98, 250, 95), (118, 250, 95), (92, 240, 95)),
+    "pillar staggered": ((109, 253, 92), (132, 253, 92), (109, 243, 90)),
+    "triforce": ((95, 250, 95), (116, 250, 95), (91, 240, 95)),
+    "tight memory": ((200, 250, 92), (240, 250, 93), (194, 241, 91)),
+}
+
+
+def _measure(composition: str, loop: str) -> tuple[int, int, int]:
+    engine = Engine.compose(
+        model_of(("qwen3", 1)), "dense", loop=loop, max_batch=4, page_size=4, checked=True, **COMPOSITIONS[composition]
+    )
+    for i in range(4):
+        prompt = [(j * j + 5 * i) % 13 for j in range(30 + 7 * i)]
+        engine.add(prompt, SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True))
+    steps, done = 0, list[SpecMetrics]()
+    while engine.has_work:
+        done += [event.completion.metrics for event in engine.step().events if event.completion]
+        steps += 1
+    total = reduce(add, done)
+    assert total.num_output_tokens == 160
+    return steps, total.num_draft_tokens, total.num_accepted_tokens
+
+
+@pytest.mark.parametrize("composition", COMPOSITIONS)
+def test_steps_and_acceptances_are_what_they_were(composition: str) -> None:
+    assert tuple(_measure(composition, loop) for loop in LOOPS) == GOLDEN[composition]

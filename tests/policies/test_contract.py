@@ -1,0 +1,34 @@
+"""Every selector, proposer and length policy on the shelves, tested by being there."""
+
+from __future__ import annotations
+
+import pytest
+
+from sparsespec.core import registry
+from sparsespec.testing import check_length, check_proposer, check_selector
+
+SELECTORS = [
+    "window(budget=0.1,min_budget=1,sinks=0)",
+    "window(budget=0.2,min_budget=8,sinks=8)",
+    "random(budget=0.2,min_budget=3,groups=heads,seed=5)",
+    "oracle(budget=0.1,min_budget=2,groups=1)",
+    "pillar(groups=heads,recent=0.0,scored=[0,16],warm_start=false,min_budget=192)",
+    "pillar(budget=0.1,min_budget=1,recent=0.0)",
+    "pillar(budget=0.3,min_budget=4,smooth=0.9,pool=3,recent=1.0,scored=[1,0])",
+    "pillar(budget=1.0,min_budget=1,groups=2,recent=0.3,pool=5)",
+]
+
+
+@pytest.mark.parametrize("spec", [*registry.names("selector"), *SELECTORS])
+def test_is_a_selector(spec: str) -> None:
+    check_selector(spec, examples=2)
+
+
+@pytest.mark.parametrize("spec", [*registry.names("proposer"), "ngram(max_ngram=1,min_ngram=1)", "ngram(max_ngram=9)"])
+def test_is_a_proposer(spec: str) -> None:
+    check_proposer(spec)
+
+
+@pytest.mark.parametrize("spec", [*registry.names("length"), "fixed(draft=0,guess=4)", "fixed(draft=3,guess=2)"])
+def test_is_a_length_policy(spec: str) -> None:
+    check_length(spec)

@@ -1,0 +1,164 @@
+"""Exact positions for scores made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparsespec.core.errors import BadOption
+from sparsespec.core.plan import Phase
+from sparsespec.policies.selectors.pillar import Pillar
+from tests.policies.staged import Staged
+
+
+def scores(length: int, **high: float) -> list[float]:
+    """Return scores of 0.01, with the given ones at `p<position>`."""
+    values = [0.01] * length
+    for name, value in high.items():
+        values[int(name[1:])] = value
+    return values
+
+
+def pillar(**options: Any) -> Staged:
+    return Staged(Pillar(**{"budget": 0.2, "min_budget": 4, "recent": 0.5} | options))
+
+
+def test_a_seat_without_scores_reads_everything() -> None:
+    assert pillar().lists(c=30) == ([[]], 0)
+
+
+def test_half_of_the_budget_goes_to_the_newest_and_the_rest_to_the_best() -> None:
+    staged = pillar()
+    staged.settle(21, 1, scores(20, p3=0.5, p9=0.4, p10=0.3))
+    # 4 of 20 positions: two recent (18, 19), two chosen
+    assert staged.lists() == ([[3, 9]], 18)
+
+
+def test_what_was_just_verified_is_always_recent() -> None:
+    staged = pillar(recent=0.0)
+    # tokens 18, 19, 20 were committed by this round
+    staged.settle(21, 3, scores(20, p3=0.5, p19=0.9))
+    assert staged.lists() == ([[3]], 17)
+
+
+def test_recent_0_leaves_the_tail_to_the_round_and_recent_1_chooses_nothing() -> None:
+    staged = pillar(recent=0.0)
+    staged.settle(21, 1, scores(20, p3=0.5, p9=0.4, p10=0.3))
+    assert staged.lists() == ([[3, 9, 10]], 19)
+    staged = pillar(recent=1.0)
+    staged.settle(21, 1, scores(20, p3=0.5))
+    assert staged.lists() == ([[]], 16)
+
+
+def test_rejected_positions_are_not_chosen() -> None:
+    staged = pillar(recent=0.0)
+    # five queries ran from position 15, two tokens were committed: 18 and 19 hold rejected drafts
+    staged.settle(18, 2, scores(20, p18=0.9, p19=0.8, p17=0.7, p2=0.1, p5=0.05), live=5)
+    assert staged.lists() == ([[2, 5]], 15)
+
+
+def test_a_budget_larger_than_the_context_reads_all_of_it() -> None:
+    staged = pillar(min_budget=64)
+    staged.settle(11, 1, scores(10))
+    positions, tail = staged.lists()
+    assert sorted([*positions[0], *range(tail, 10)]) == list(range(10))
+
+
+def test_ties_go_to_the_lower_position() -> None:
+    staged = pillar(recent=0.0)
+    staged.settle(21, 1, scores(20))
+    assert staged.lists() == ([[0, 1, 2]], 19)
+
+
+def test_each_group_and_layer_has_its_own_list() -> None:
+    staged = pillar(groups="heads", recent=0.25)
+    staged.settle(21, 1, [scores(20, p3=0.5, p4=0.4, p5=0.3), scores(20, p7=0.5, p8=0.4, p9=0.3)])
+    assert staged.lists(0) == ([[3, 4, 5], [7, 8, 9]], 19)
+    assert staged.lists(1) == ([[3, 4, 5], [7, 8, 9]], 19)
+
+
+def test_pooling_takes_the_neighbours_of_a_high_score_along() -> None:
+    staged = pillar(recent=0.0, pool=3)
+    staged.settle(21, 1, scores(20, p9=0.5))
+    assert staged.lists() == ([[8, 9, 10]], 19)
+
+
+def test_pooling_does_not_carry_rejected_scores_into_reach() -> None:
+    staged = pillar(recent=0.0, pool=5)
+    # 18 and 19 are rejected; the best legal position is 9
+    staged.settle(18, 1, scores(20, p18=0.9, p9=0.5), live=4)
+    assert staged.lists()[0] == [[7, 8, 9]]
+
+
+def test_smoothing_remembers_earlier_rounds() -> None:
+    staged, plain = pillar(recent=0.0, smooth=0.9), pillar(recent=0.0)
+    for each in (staged, plain):
+        each.settle(21, 1, scores(20, p3=0.5, p4=0.45, p5=0.4))
+        # 0.9 * 0.5 + 0.1 * 0.01 is still more than 0.9 * 0.01 + 0.1 * 0.6
+        each.settle(22, 1, scores(21, p11=0.6, p12=0.6, p13=0.6))
+    assert staged.lists() == ([[3, 4, 5, 11]], 20)
+    assert plain.lists() == ([[0, 11, 12, 13]], 20)
+
+
+def test_a_reset_seat_forgets_what_was_smoothed() -> None:
+    staged, fresh = pillar(recent=0.0, smooth=0.9), pillar(recent=0.0, smooth=0.9)
+    staged.settle(21, 1, scores(20, p3=0.5, p4=0.45, p5=0.4))
+    staged.part.reset([0])
+    assert staged.lists() == ([[]], 0)
+    for each in (staged, fresh):
+        each.settle(22, 1, scores(21, p11=0.6, p12=0.6, p13=0.6))
+    assert staged.lists() == fresh.lists() == ([[0, 11, 12, 13]], 20)
+
+
+def test_the_first_fill_warms_the_selection_up_unless_told_not_to() -> None:
+    warm, cold = pillar(), pillar(warm_start=False)
+    for each in (warm, cold):
+        each.settle(21, 0, scores(20, p3=0.5, p9=0.4), phase=Phase.PREFILL)
+    assert warm.lists() == ([[3, 9]], 18)
+    assert cold.lists() == ([[]], 0)
+
+
+def test_an_unscored_step_changes_nothing() -> None:
+    staged = pillar()
+    staged.settle(21, 1, scores(20, p3=0.5, p9=0.4))
+    before = staged.lists()
+    from sparsespec.core.batch import Outcome
+    from sparsespec.testing.checks.stage import RowAt, batch_of
+
+    batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.DRAFT, 1, 20, 1, k=4)])
+    staged.part.select(batch)
+    import torch
+
+    staged.part.observe(Outcome(batch, torch.tensor([1]), torch.tensor([0])))
+    assert staged.lists() == before
+
+
+def test_pillarattn_as_published_is_one_setting() -> None:
+    published = Pillar(groups="heads", recent=0.0, scored=(0, 16), warm_start=False, min_budget=192)
+    assert published.lists(8) == 8
+    assert published.scored == (0, 16)
+    staged = Staged(published, max_context=400, n_pages=500, page_size=4)
+    staged.settle(301, 1, scores(300, p0=0.9))
+    positions, tail = staged.lists()
+    assert len(positions) == 2
+    assert all(len(one) + 300 - tail == 192 for one in positions)
+
+
+@pytest.mark.parametrize(
+    ("options", "works"),
+    [
+        ({"recent": -0.1}, "share of the budget"),
+        ({"recent": 1.5}, "share of the budget"),
+        ({"scored": (0, 0)}, "not both 0"),
+        ({"scored": (1,)}, "two numbers"),
+        ({"scored": (1, -1)}, "two numbers"),
+        ({"pool": 0}, "odd number"),
+        ({"pool": 4}, "odd number"),
+        ({"smooth": 1.0}, "in \\[0, 1\\)"),
+        ({"smooth": -0.5}, "in \\[0, 1\\)"),
+    ],
+)
+def test_an_option_that_cannot_work_raises(options: dict[str, Any], works: str) -> None:
+    with pytest.raises(BadOption, match=works):
+        Pillar(**options)

