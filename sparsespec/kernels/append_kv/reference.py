@@ -25,13 +25,10 @@ def append_kv(
     if q_norm is not None and k_norm is not None:
         q = torch.nn.functional.rms_norm(q, q_norm.shape, q_norm, eps)
         k = torch.nn.functional.rms_norm(k, k_norm.shape, k_norm, eps)
-    c, s = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)
+    a, b = torch.cat((q, k), dim=1).chunk(2, dim=-1)
+    c, s = (table.index_select(0, positions).unsqueeze(1) for table in (cos, sin))
+    rotated = torch.cat((a * c - b * s, b * c + a * s), dim=-1)
     slot_shape = (-1, *k_pages.shape[2:])
-    k_pages.view(slot_shape).index_copy_(0, slots, _rotate(k, c, s))
+    k_pages.view(slot_shape).index_copy_(0, slots, rotated[:, q.shape[1] :])
     v_pages.view(slot_shape).index_copy_(0, slots, v)
-    return _rotate(q, c, s)
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return rotated[:, : q.shape[1]]

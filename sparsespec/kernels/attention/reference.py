@@ -39,7 +39,7 @@ def attention(
             k, v = (_gather(pages, table, positions).to(wide) for pages in (k_pages, v_pages))
         else:
             positions = torch.arange(end, device=q.device)[None]
-            k, v = (_all(pages, table, end).to(wide) for pages in (k_pages, v_pages))
+            k, v = (x.to(wide) for x in _all(k_pages, v_pages, table, end))
         # only keys of the row itself can lie in a query's future
         visible = positions[:, None] <= positions[:, -live:, None] if live > 1 else None
         o, z, p = _attend(q[offset : offset + live].to(wide), k, v, visible, scale)
@@ -61,8 +61,11 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: floa
     s = (x @ k.permute(0, 2, 3, 1)).unflatten(2, (n, group)) * scale
     if visible is not None:
         s = s.masked_fill(~visible[:, None, :, None], -torch.inf)
-    z = s.logsumexp(-1, keepdim=True)
-    p = (s - z).exp()
+    # every query sees at least itself, so the maximum is finite
+    highest = s.amax(-1, keepdim=True)
+    p = (s - highest).exp_()
+    total = p.sum(-1, keepdim=True)
+    p, z = p / total, total.log() + highest
     o = p.flatten(2, 3) @ v.transpose(1, 2)
     o = o.unflatten(2, (n, group)).permute(2, 0, 1, 3, 4).reshape(n, n_heads, head_dim)
     p = p.permute(2, 0, 1, 3, 4).reshape(n, n_heads, m)
@@ -76,10 +79,15 @@ def _selected(chosen: Chosen, seat: int, end: int) -> Tensor:
     return torch.cat((positions, tail.expand(len(positions), -1)), dim=1)
 
 
-def _all(pages: Tensor, table: Tensor, end: int) -> Tensor:
-    """Return the keys or values at positions 0 … end - 1, [1, end, Hkv, D]."""
-    blocks = -(-end // pages.shape[1])
-    return pages[table[:blocks]].flatten(0, 1)[None, :end]
+def _all(k_pages: Tensor, v_pages: Tensor, table: Tensor, end: int) -> list[Tensor]:
+    """Return keys and values at positions 0 … end - 1, [1, end, Hkv, D] each; views where pages lie in a row."""
+    blocks = table[: -(-end // k_pages.shape[1])]
+    first, n = int(blocks[0]), len(blocks)
+    if torch.equal(blocks, torch.arange(first, first + n, device=blocks.device)):
+        held = [pages[first : first + n] for pages in (k_pages, v_pages)]
+    else:
+        held = [pages.index_select(0, blocks) for pages in (k_pages, v_pages)]
+    return [pages.flatten(0, 1)[None, :end] for pages in held]
 
 
 def _gather(pages: Tensor, table: Tensor, positions: Tensor) -> Tensor:
@@ -87,8 +95,9 @@ def _gather(pages: Tensor, table: Tensor, positions: Tensor) -> Tensor:
     page_size, n_kv_heads, head_dim = pages.shape[1:]
     lists = len(positions)
     slots = table[positions // page_size] * page_size + positions % page_size
-    tokens = pages.view(-1, lists, n_kv_heads // lists, head_dim)
-    return tokens[slots, torch.arange(lists, device=pages.device)[:, None]]
+    index = slots * lists + torch.arange(lists, device=pages.device)[:, None]
+    tokens = pages.view(-1, n_kv_heads // lists, head_dim)
+    return tokens.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def _ends(live: int, ends: tuple[int, int]) -> list[int]:

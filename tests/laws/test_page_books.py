@@ -1,0 +1,231 @@
+"""The page books as a state machine: whatever happens in whatever order, every page has the owners it should have.
+
+A dictionary says who holds how many blocks and which pages are shared; the tier manager must agree after every step.
+Mutants of the book ship beside it, and the machine must catch each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import Phase as Generation
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from sparsespec.core.plan import Phase, Row, StepPlan
+from sparsespec.core.view import View
+from sparsespec.kv.gpu import GpuTier
+from sparsespec.kv.pages import PageBook
+from sparsespec.testing.checks.drawn_views import BLANK, view_of
+from sparsespec.testing.checks.stage import small_geometry
+from sparsespec.testing.checks.watched_tiers import WatchedTiers
+
+PAGE, N_PAGES, SEATS = 4, 14, 4
+LIMIT = PAGE * (N_PAGES - 1)
+
+
+class Books(RuleBasedStateMachine):
+    """Requests come, grow, share, shrink and go."""
+
+    Tier: type[GpuTier] = GpuTier
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = self.Tier()
+        inner.bind(small_geometry(n_seats=SEATS, page_size=PAGE, n_pages=N_PAGES))
+        self.tiers: Any = WatchedTiers(inner, N_PAGES, PAGE)
+        self.held: dict[int, int] = {}  # committed tokens per seat
+        self.arrival: dict[int, int] = {}
+        self.next = 0
+
+    @precondition(lambda self: len(self.held) < SEATS)
+    @rule(n=st.integers(1, LIMIT - 8))
+    def come(self, n: int) -> None:
+        seat = min(set(range(SEATS)) - self.held.keys())
+        self.held[seat], self.arrival[seat] = n, self.next
+        self.next += 1
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def place(self, data: st.DataObject) -> None:
+        order = data.draw(st.permutations(sorted(self.held)))
+        rows = [self._row(seat, data) for seat in order[: data.draw(st.integers(1, SEATS))]]
+        placed = self.tiers.place(StepPlan(tuple(rows)), self._view())
+        for seat in placed.preempted:
+            assert self.tiers.pages(seat) == 0
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), drafted=st.integers(0, 4))
+    def commit(self, data: st.DataObject, drafted: int) -> None:
+        seat = data.draw(st.sampled_from(sorted(self.held)))
+        self.held[seat] = min(self.held[seat] + data.draw(st.integers(0, 4)), LIMIT - 8)
+        self.tiers.commit(seat, self.held[seat], drafted)
+
+    @precondition(lambda self: self._sharers())
+    @rule(data=st.data())
+    def share(self, data: st.DataObject) -> None:
+        owner, seat = data.draw(st.sampled_from(self._sharers()))
+        n = data.draw(st.integers(1, self.tiers.pages(owner)))
+        # a page both hold is one that neither writes, so the sharer is at least as long
+        self.held[seat] = max(self.held[seat], n * PAGE + 1)
+        self.tiers.share(seat, owner, n)
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        seat = data.draw(st.sampled_from(sorted(self.held)))
+        self.tiers.forget(seat)
+        del self.held[seat], self.arrival[seat]
+
+    @rule()
+    def reset(self) -> None:
+        self.tiers.inner.reset()
+        self.tiers.tables.clear()
+        self.tiers.arrival.clear()
+        self.held.clear()
+        self.arrival.clear()
+
+    @invariant()
+    def books_balance(self) -> None:
+        self.tiers.check()
+        self.tiers._agree()
+        if not self.held:
+            assert self.tiers.free_pages() == N_PAGES - 1
+
+    def _row(self, seat: int, data: st.DataObject) -> Row:
+        n_query = data.draw(st.integers(1, 5))
+        return Row(seat, Phase.VERIFY, n_query, n_query - 1)
+
+    def _sharers(self) -> list[tuple[int, int]]:
+        """Return (owner, seat) where `seat` holds nothing yet and both have been in a view."""
+        known = self.tiers.arrival.keys() & self.held.keys()
+        owners = [seat for seat in sorted(known) if self.tiers.pages(seat)]
+        return [(o, s) for o in owners for s in sorted(known) if s != o and not self.tiers.pages(s)]
+
+    def _view(self) -> View:
+        seats = sorted(self.held, key=lambda seat: self.arrival[seat])
+        rows = [
+            replace(
+                BLANK,
+                seat=s,
+                arrival=self.arrival[s],
+                n_lo=self.held[s],
+                n_hi=self.held[s],
+                k=4,
+                pages=self.tiers.pages(s),
+            )
+            for s in seats
+        ]
+        return view_of(*rows, n_seats=SEATS)
+
+
+def _settings(n: int) -> settings:
+    """Return settings for machines that are expected to fail, or only to be counted: there is nothing to shrink."""
+    return settings(max_examples=n, stateful_step_count=30, deadline=None, database=None, phases=[Generation.generate])
+
+
+TestPageBooks = Books.TestCase
+TestPageBooks.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+
+
+class LeakyBook(PageBook):
+    """Forgets to put a page back when several leave together."""
+
+    def release(self, pages: Sequence[int]) -> None:
+        super().release(pages)
+        if len(pages) > 2:
+            self._free.pop()
+
+
+class GenerousBook(PageBook):
+    """Frees a shared page when the first owner leaves."""
+
+    def release(self, pages: Sequence[int]) -> None:
+        for page in pages:
+            self._owners[page] = 1
+        super().release(pages)
+
+
+class GreedyBook(PageBook):
+    """Hands out page 0."""
+
+    def __init__(self, n_pages: int) -> None:
+        super().__init__(n_pages)
+        self._free[0] = 0
+
+
+class UncountedBook(PageBook):
+    """Does not count a second owner."""
+
+    def retain(self, pages: Any) -> None:
+        pass
+
+
+def tier_with(book: type[PageBook]) -> type[GpuTier]:
+    class Mutant(GpuTier):
+        def reset(self) -> None:
+            super().reset()
+            self._book = book(self._n_pages)
+
+    return Mutant
+
+
+class PreemptsTheOldest(GpuTier):
+    """Takes pages from whoever holds most."""
+
+    def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
+        victim = max((s for s in self._tables if s != seat), key=lambda s: len(self._tables[s]), default=None)
+        if victim is None:
+            return False
+        self._book.release(self._tables.pop(victim))
+        self._shared.pop(victim, None)
+        preempted.append(victim)
+        return self._book.n_free >= need
+
+
+class ForgetsTheTable(GpuTier):
+    """Releases the tail and goes on naming it."""
+
+    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
+        before = list(self._tables.get(seat, []))
+        super().commit(seat, n_hi, d_hi)
+        if before:
+            self._tables[seat] = before
+
+
+MUTANTS = [
+    *(tier_with(book) for book in (LeakyBook, GenerousBook, GreedyBook, UncountedBook)),
+    PreemptsTheOldest,
+    ForgetsTheTable,
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_caught(mutant: type[GpuTier]) -> None:
+    class Broken(Books):
+        Tier = mutant
+
+    with pytest.raises((AssertionError, ExceptionGroup)):
+        run_state_machine_as_test(Broken, settings=_settings(200))
+
+
+def test_the_machine_reaches_what_matters() -> None:
+    class Counting(Books):
+        seen: ClassVar[Counter[str]] = Counter()
+
+        def teardown(self) -> None:
+            self.seen["preempted"] += self.tiers.n_preempted
+
+        @invariant()
+        def count(self) -> None:
+            owners = Counter(page for table in self.tiers.tables.values() for page in table)
+            self.seen["shared"] += max(owners.values(), default=0) > 1
+            self.seen["full"] += self.tiers.free_pages() == 0
+
+    run_state_machine_as_test(Counting, settings=_settings(100))
+    assert min(Counting.seen[what] for what in ("preempted", "shared", "full")) >= 10
