@@ -1,8 +1,8 @@
 """The command line: reads arguments, and turns every outcome into an exit code.
 
 0: done. 1: outputs part from dense decoding, or a request broke off. 2: the caller's mistake, one sentence on stderr.
-130: interrupted. 141: whoever read our output has gone. What a command does is in `cli_generate.py`, imported when it runs,
-so that `--help` does not wait for torch.
+130: interrupted. 141: whoever read our output has gone. What a command does is in `cli_generate.py`, imported when it
+runs, so that `--help` does not wait for torch.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def generate(
     prompt: Annotated[str | None, typer.Argument(help="Text to go on from; '-', or none at all, reads stdin.")] = None,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="Alias, local folder or hub id.")] = "smollm2",
-    dtype: Annotated[str, typer.Option(help="Type of weights and KV; float32 parts from dense nowhere.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="Type of weights and KV; half types may part from dense at near-ties.")
+    ] = "float32",
     preset: Annotated[str, typer.Option("--preset", "-p", help=f"One of {', '.join(PRESETS)}.")] = "sparsespec",
     selector: Annotated[str | None, _part("What drafts read, like 'pillar(budget=0.05,min_budget=64)'.")] = None,
     proposer: Annotated[str | None, _part("Cheap guesses, like 'ngram'.")] = None,

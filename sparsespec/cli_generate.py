@@ -68,7 +68,7 @@ class Outcome:
 def run(job: Job) -> int:
     """Do the job and return the exit code; raises `SparseSpecError` for what the caller can mend."""
     params = SamplingParams.of(**job.sampling)
-    parts, loop, _ = compose(job.preset, job.changes)  # before minutes of fetching
+    parts = compose(job.preset, job.changes)[0]  # before minutes of fetching
     if job.check and not params.is_greedy and "draft_probs" in parts.verifier.needs:
         raise BadOption(
             "--check compares tokens, and this verifier keeps only their law when it samples; "

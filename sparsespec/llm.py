@@ -112,8 +112,8 @@ class LLM:
     def stream(self, prompt: Prompt | Sequence[Message], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
         """Decode one prompt or conversation and yield its events as they come; abandoning the iterator aborts."""
         chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
-        encode = self._encode_chat if chat else self._encode
-        request = self.engine.add(encode(prompt), params)
+        asked: Any = prompt
+        request = self.engine.add(self._encode_chat(asked) if chat else self._encode(asked), params)
         left = (params or SamplingParams()).n
         try:
             for event in self._events():
@@ -177,6 +177,8 @@ class LLM:
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:
         if not isinstance(prompt, str):
+            if not isinstance(prompt, Sequence):
+                raise BadRequest(f"a prompt is text or a list of token ids, got {type(prompt).__name__}")
             return prompt
         if self.tokenizer is None:
             raise BadRequest("this model came without a tokenizer; give the prompt as token ids")

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from sparsespec.core.errors import unknown
+from sparsespec.core.errors import BadOption, unknown
+from sparsespec.core.protocols import Attention, Length, Proposer, Scheduler, Selector, Tiers, Verifier
 from sparsespec.core.spec import SHELVES, EngineSpec, PartLike, PartSpec, preset
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.sizes import Options
 
+PROMISES = dict(zip(SHELVES, (Selector, Proposer, Length, Scheduler, Tiers, Attention, Verifier), strict=True))
 OPTIONS = tuple(f.name for f in fields(Options))
 
 
@@ -25,10 +27,12 @@ def compose(base: str | EngineSpec, changes: Mapping[str, Any]) -> tuple[Parts, 
             options[name] = value
         elif name not in (*SHELVES, "loop"):
             raise unknown("engine option", name, (*SHELVES, "loop", *OPTIONS))
-        elif isinstance(value, (str, PartSpec, Mapping)):
+        elif name == "loop" or isinstance(value, (str, PartSpec, Mapping)):
             parts[name] = value
-        else:
+        elif isinstance(value, (type, PROMISES[name])):  # a class is refused where parts are made
             instances[name] = value
+        else:
+            raise BadOption(f"{name} must be a name, a spec, or a finished part with a {name}'s verbs, got {value!r}")
     spec = spec.replace(**parts)
     for name in options:
         if name not in OPTIONS:

@@ -19,7 +19,7 @@ from sparsespec.core.spec import EngineSpec
 from sparsespec.engine.compose import compose, spec_of
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
-from sparsespec.engine.intake import check_request
+from sparsespec.engine.intake import check_request, tokens_of
 from sparsespec.engine.lazy import LazyDevice
 from sparsespec.engine.loops import LOOPS
 from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
@@ -92,7 +92,7 @@ class Engine:
     def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
         """Queue a prompt and return its request id; raises `BadRequest` if it can never be served."""
         self._alive()
-        params, prompt = params or SamplingParams(), tuple(prompt)
+        params, prompt = params or SamplingParams(), tokens_of(prompt, self.geometry.vocab)
         has_text = self._decoder is not None
         limit = check_request(prompt, params, self.geometry, self._parts.verifier, has_text=has_text)
         group = self._n_groups
@@ -149,6 +149,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether anybody waits or runs, or a result is unheard or untold."""
+        self._alive()
         desk = self._desk
         return bool(desk.waiting or desk.seated or self._deck.n_out or self._speaker.events)
 

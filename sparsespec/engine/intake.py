@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadRequest
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.protocols import Verifier
+
+
+def tokens_of(prompt: Iterable[object], vocab: int) -> tuple[int, ...]:
+    """Return the tokens of a prompt as plain integers; raises `BadRequest` for what is no token of the model."""
+    tokens: list[int] = []
+    for item in prompt:
+        try:
+            token = -1 if isinstance(item, bool) else index(item)  # type: ignore[arg-type]
+        except TypeError:
+            token = -1
+        if not 0 <= token < vocab:
+            raise BadRequest(f"prompt tokens must be whole numbers in 0 … {vocab - 1}, got {item!r}")
+        tokens.append(token)
+    if not tokens:
+        raise BadRequest("the prompt is empty; give at least one token")
+    return tuple(tokens)
 
 
 def check_request(
@@ -19,11 +36,6 @@ def check_request(
     has_text: bool,
 ) -> int:
     """Return the tokens the request may hold, prompt and output; raises `BadRequest` if it can never be served."""
-    if not prompt:
-        raise BadRequest("the prompt is empty; give at least one token")
-    wrong = [t for t in prompt if not isinstance(t, int) or not 0 <= t < geometry.vocab]
-    if wrong:
-        raise BadRequest(f"prompt token {wrong[0]!r} is not one of the model's 0 … {geometry.vocab - 1}")
     context = geometry.max_context
     if len(prompt) >= context:
         raise BadRequest(
@@ -38,10 +50,14 @@ def check_request(
         )
     # the last token is drawn and never fed back, so its KV is never written
     pages = -(-(limit - 1) // geometry.page_size)
-    if pages > geometry.n_pages - 1:
+    have = geometry.n_pages - 1
+    if pages > have:
+        longest = have * geometry.page_size
+        room = longest + 1 - len(prompt)
+        less = f"lower max_tokens to at most {room}" if room > 0 else f"shorten the prompt to at most {longest} tokens"
         raise BadRequest(
             f"{len(prompt)} prompt tokens and max_tokens={params.max_tokens} need {pages} KV pages and the pool has "
-            f"{geometry.n_pages - 1}; lower max_tokens or raise n_pages"
+            f"{have}; {less}, or raise n_pages"
         )
     refusal = verifier.accepts(params.temperature)
     if refusal:

@@ -27,8 +27,9 @@ class HostBatch:
     n_rows: int
     n_tokens: int
     n_table: int
-    logit_rows: tuple[int, ...]  # query tokens whose logits are wanted: all of DRAFT and VERIFY rows
-    n_logprobs: int  # how many logprobs the greediest row wants; -1 is none
+    decoding: tuple[int, ...]  # indices of DRAFT and VERIFY rows
+    width: int  # query tokens of the widest of them; 0 without any
+    logit_rows: tuple[int, ...]  # query tokens whose logits are wanted: all of those rows
     step: int
 
 
@@ -46,13 +47,15 @@ class Ring:
         self._next = (self._next + 1) % len(self._buffers)
         rows, n = placed.rows, len(placed.rows)
         columns = buffer[: N_COLUMNS * n].reshape(N_COLUMNS, n)
-        offset, logit_rows, n_logprobs = 0, [], -1
+        offset = 0
+        decoding: list[int] = []
+        logit_rows: list[int] = []
         for j, (row, request) in enumerate(zip(rows, requests, strict=True)):
             stop_below = request.round.stop_below if request.round else 0.0
-            decoding = row.phase is not Phase.PREFILL
+            filling = row.phase is Phase.PREFILL
             # the end of a request's first fill warms its selection up; recomputation scores nothing
             scored = row.phase is Phase.VERIFY or (
-                not decoding and request.first_fill and row.n_query == request.to_prefill
+                filling and request.first_fill and row.n_query == request.to_prefill
             )
             columns[:6, j] = (
                 row.seat,
@@ -63,14 +66,22 @@ class Ring:
                 want_scores and scored,
             )
             columns[6, j] = np.float64(stop_below).view(np.int64)
-            if decoding:
+            if not filling:
+                decoding.append(j)
                 logit_rows += range(offset, offset + row.n_query)
-                if request.params.logprobs is not None:
-                    n_logprobs = max(n_logprobs, request.params.logprobs)
             offset += row.n_query
         entries = buffer[N_COLUMNS * n : N_COLUMNS * n + 3 * len(placed.table)]
         entries[:] = np.array(placed.table, dtype=np.int64).reshape(-1)
-        return HostBatch(buffer, n, offset, len(placed.table), tuple(logit_rows), n_logprobs, step)
+        return HostBatch(
+            buffer=buffer,
+            n_rows=n,
+            n_tokens=offset,
+            n_table=len(placed.table),
+            decoding=tuple(decoding),
+            width=max((rows[j].n_query for j in decoding), default=0),
+            logit_rows=tuple(logit_rows),
+            step=step,
+        )
 
 
 def unpack(host: HostBatch, state: State) -> Batch:

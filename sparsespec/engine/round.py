@@ -14,7 +14,7 @@ from sparsespec.engine.checked import CheckedSelection, check_live
 from sparsespec.engine.flight import Flight
 from sparsespec.engine.pack import HostBatch, guess_room, lay_out, unpack
 from sparsespec.engine.parts import Parts
-from sparsespec.engine.runner import Model, chain_rows, decoding_rows, forward
+from sparsespec.engine.runner import Model, chain_rows, forward
 from sparsespec.engine.settle import report, settle
 
 
@@ -34,12 +34,12 @@ def run_round(host: HostBatch, flight: Flight, *, model: Model, parts: Parts, st
     if choice is not None and geometry.checked:
         choice = CheckedSelection(choice, batch)
     logits = forward(model, parts.attention, batch, choice, host.logit_rows)
-    rows = decoding_rows(batch)
+    rows = torch.tensor(host.decoding, dtype=torch.int64, device=batch.seat.device)
     if logits is None:
         outcome, _ = settle(batch, rows, None, None, None)
     else:
         logits, finite = _finite(logits)
-        judged = chain_rows(batch, rows)
+        judged = chain_rows(batch, rows, host.width)
         q = state.laws[batch.seat[rows]] if state.laws is not None else None
         chained = parts.verifier.chain(logits, judged, q)
         outcome, confidence = settle(batch, rows, judged, chained, logits)

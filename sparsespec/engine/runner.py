@@ -45,17 +45,17 @@ def forward(
     return model.logits(hidden)
 
 
-def decoding_rows(batch: Batch) -> Tensor:
-    """Return the indices of DRAFT and VERIFY rows, [R]."""
-    return (batch.phase != Phase.PREFILL).nonzero().squeeze(1)
+def chain_rows(batch: Batch, rows: Tensor, width: int) -> ChainRows:
+    """Return what the verifier judges: each decoding row's candidates are its own inputs behind the first.
 
-
-def chain_rows(batch: Batch, rows: Tensor) -> ChainRows:
-    """Return what the verifier judges: each decoding row's candidates are its own inputs behind the first."""
+    Args:
+        batch: The step.
+        rows: Indices of its DRAFT and VERIFY rows, [R].
+        width: Query tokens of the widest of them.
+    """
     state, seat = batch.state, batch.seat[rows]
     n_query, start = batch.n_query[rows], batch.start[rows]
-    width = int(n_query.max()) - 1
-    columns = start[:, None] + 1 + torch.arange(width, device=seat.device)
+    columns = start[:, None] + 1 + torch.arange(width - 1, device=seat.device)
     columns = columns.clamp(max=state.tokens.shape[1] - 1)
     verifying = batch.phase[rows] == Phase.VERIFY
     return ChainRows(

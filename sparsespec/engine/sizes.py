@@ -34,12 +34,22 @@ class Options:
     checked: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_context", "page_size"):
+        # a context holds a prompt and an output, and page 0 belongs to nobody
+        least = {"max_batch": 1, "page_size": 1, "max_context": 2, "n_pages": 2}
+        for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise BadOption(f"{name} is a whole number of 1 or more, got {value!r}")
-        if self.n_pages is not None and (not isinstance(self.n_pages, int) or self.n_pages < 2):
-            raise BadOption(f"n_pages is 2 or more, because page 0 belongs to nobody, got {self.n_pages!r}")
+            if value is None and name in ("max_context", "n_pages"):
+                continue
+            if not _is_whole(value) or value < low:
+                raise BadOption(f"{name} is a whole number of {low} or more, got {value!r}")
+        if not _is_whole(self.seed):
+            raise BadOption(f"seed is a whole number, got {self.seed!r}")
+        if not isinstance(self.checked, bool):
+            raise BadOption(f"checked is True or False, got {self.checked!r}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def geometry_of(model: Transformer, parts: Parts, options: Options) -> Geometry:

@@ -31,18 +31,20 @@ class Speaker:
         fresh: list[int] = []
         reason: FinishReason | None = None
         stop: int | str | None = None
-        for token in result.tokens:
-            fresh.append(token)
-            request.output.append(token)
-            stop = self._stop(request, token)
-            if stop is not None:
-                reason = "stop"
-            elif len(request.prompt) + len(request.output) >= request.limit:
-                reason = "length"
-            if reason:
-                break
-        request.logprobs += result.logprobs[: len(fresh)]
-        self._say(request, tuple(fresh), reason, stop, None)
+        try:
+            for token in result.tokens:
+                stop = self._stop(request, token)
+                fresh.append(token)
+                request.output.append(token)
+                if stop is not None:
+                    reason = "stop"
+                elif len(request.prompt) + len(request.output) >= request.limit:
+                    reason = "length"
+                if reason:
+                    break
+        finally:  # what came before a token that the decoder cannot say is output all the same
+            request.logprobs += result.logprobs[: len(fresh)]
+            self._say(request, tuple(fresh), reason, stop, None)
         return reason is not None
 
     def end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
@@ -76,10 +78,12 @@ class Speaker:
         stop: int | str | None,
         error: str | None,
     ) -> None:
-        stream, done, text = self._stream(request), None, ""
+        # the decoder itself may be what broke: after an error it is neither made nor asked
+        stream = self._streams.get(request) if error else self._stream(request)
+        done, text = None, ""
         if stream is not None:
             if reason and not isinstance(stop, str):
-                stream.finish()
+                stream.finish(flush=error is None)
             text = stream.take()
         if reason:
             done = _completion(request, reason, stop, error, stream.text if stream else "")

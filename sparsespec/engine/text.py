@@ -39,9 +39,10 @@ class TextStream:
         """Append a token's text; return the stop string it completed, before which the text is then cut."""
         return self._append(self._decoder.push(token))
 
-    def finish(self) -> None:
-        """Append what the decoder still holds; a stop string completed by that cuts too."""
-        self._append(self._decoder.flush())
+    def finish(self, *, flush: bool = True) -> None:
+        """Hold nothing back any more; with `flush`, append what the decoder still holds, which a stop may cut too."""
+        if flush:
+            self._append(self._decoder.flush())
         self._longest = 0
 
     def take(self) -> str:

@@ -112,7 +112,7 @@ class Rejection:
         out = laws.new_zeros(len(r), laws.shape[1])
         out.scatter_(1, rows.candidates[r, j][:, None], self.mass)
         drawn = rows.drawn[r]
-        if q is not None:
+        if q is not None and j < q.shape[1]:
             out[drawn] = q[r[drawn], j].to(out.dtype)
         elif bool(drawn.any()):
             raise ContractBroken("rejection needs q, the laws of drafts, for rows whose candidates were drawn")

@@ -20,9 +20,7 @@ def tier(n_pages: int = 9, **sizes: Any) -> GpuTier:
 
 def fill(part: GpuTier, *lengths: int) -> Placed:
     """Place the whole prompts of seats 0, 1, … in that order of arrival; a length is its positions."""
-    rows = [
-        replace(BLANK, seat=i, arrival=i, to_prefill=n, n_lo=n + 1, n_hi=n + 1) for i, n in enumerate(lengths)
-    ]
+    rows = [replace(BLANK, seat=i, arrival=i, to_prefill=n, n_lo=n + 1, n_hi=n + 1) for i, n in enumerate(lengths)]
     view = view_of(*rows)
     return part.place(StepPlan(tuple(prefill_row(view, i, n) for i, n in enumerate(lengths) if n)), view)
 

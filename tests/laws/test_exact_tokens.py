@@ -25,7 +25,7 @@ def _run_many(examples: int) -> tuple[Seen, Seen, Counter[tuple[str, ...]]]:
     compositions: Counter[tuple[str, ...]] = Counter()
 
     @settings(max_examples=examples)
-    @given(cases())
+    @given(cases(longest=90))
     def check(case: Case) -> None:
         one = run(case, kv_every=5)
         compositions[(*(part.name for part in case.spec.parts.values()), case.spec.loop)] += 1
@@ -54,7 +54,7 @@ def test_every_composition_emits_what_dense_emits() -> None:
     seen, sparse, compositions = _run_many(EXAMPLES)
     print(f"{seen}\n{len(compositions)} compositions in {EXAMPLES} examples")
     _assert_power(sparse)
-    assert seen.metrics.num_accepted_guesses > 50
+    assert seen.metrics.num_accepted_guesses > 20
     assert seen.preemptions > 50
     assert seen.shared > 50
     assert seen.kv_checks > 1000

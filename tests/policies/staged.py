@@ -22,7 +22,7 @@ class Staged:
         part.reset(range(self.geometry.n_seats))
 
     def settle(self, c: int, emitted: int, scores: Any, *, live: int = 0, phase: Phase = Phase.VERIFY) -> None:
-        """Settle a scored row of seat 0 that leaves `c` committed; scores [S] or [groups, S], the same in all layers."""
+        """Settle a scored row of seat 0 that leaves `c` committed; scores [S] or [groups, S], alike in all layers."""
         start = c - emitted - 1
         if phase is Phase.PREFILL:
             start, live = 0, c - 1

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from sparsespec.core.batch import Outcome
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
 from sparsespec.policies.selectors.pillar import Pillar
+from sparsespec.testing.checks.stage import RowAt, batch_of
 from tests.policies.staged import Staged
 
 
@@ -123,13 +126,8 @@ def test_an_unscored_step_changes_nothing() -> None:
     staged = pillar()
     staged.settle(21, 1, scores(20, p3=0.5, p9=0.4))
     before = staged.lists()
-    from sparsespec.core.batch import Outcome
-    from sparsespec.testing.checks.stage import RowAt, batch_of
-
     batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.DRAFT, 1, 20, 1, k=4)])
     staged.part.select(batch)
-    import torch
-
     staged.part.observe(Outcome(batch, torch.tensor([1]), torch.tensor([0])))
     assert staged.lists() == before
 

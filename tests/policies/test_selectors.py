@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from sparsespec.core.errors import BadOption, ContractBroken
+from sparsespec.core.plan import Phase
 from sparsespec.policies.selectors.full import Full
 from sparsespec.policies.selectors.none import NoSelector
 from sparsespec.policies.selectors.oracle import Oracle
 from sparsespec.policies.selectors.random import Random
 from sparsespec.policies.selectors.window import Window
+from sparsespec.testing.checks.stage import RowAt, batch_of
 from tests.policies.staged import Staged
 
 
@@ -70,13 +72,9 @@ def test_oracle_reads_what_this_very_query_reads_most() -> None:
     q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)
     assert staged.lists(c=21, q=q, keys=keys) == ([[4, 11], [0, 19]], 20)
     one = Staged(Oracle(budget=0.1, min_budget=4, groups=1))
-    assert one.lists(c=21, q=q, keys=_moved(keys, state, one)) == ([[0, 4, 11, 19]], 20)
-
-
-def _moved(keys: torch.Tensor, state: object, other: Staged) -> torch.Tensor:
     # both stages draw the same page tables from the same seed
-    assert torch.equal(state.table, other.state.table)  # pyright: ignore[reportAttributeAccessIssue]
-    return keys
+    assert torch.equal(state.table, one.state.table)
+    assert one.lists(c=21, q=q, keys=keys) == ([[0, 4, 11, 19]], 20)
 
 
 def test_oracle_chooses_nothing_where_there_is_nothing_to_choose() -> None:
@@ -89,9 +87,6 @@ def test_oracle_chooses_nothing_where_there_is_nothing_to_choose() -> None:
 @pytest.mark.parametrize("part", [Random(), Oracle()])
 def test_who_wants_no_scores_says_so_when_it_gets_some(part: Random | Oracle) -> None:
     staged = Staged(part)
-    from sparsespec.core.plan import Phase
-    from sparsespec.testing.checks.stage import RowAt, batch_of
-
     batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.VERIFY, 1, 0, 1)])
     with pytest.raises(AssertionError, match="wants no scores"):
         part.select(batch).see(0, torch.zeros(1))

@@ -24,7 +24,11 @@ def test_full_rows_wait_while_another_drafts() -> None:
 
 
 def test_all_verify_together() -> None:
-    assert plan(FULL, FULL, BLANK) == (Row(0, Phase.VERIFY, 5, 4), Row(1, Phase.VERIFY, 5, 4), Row(2, Phase.VERIFY, 1, 0))
+    assert plan(FULL, FULL, BLANK) == (
+        Row(0, Phase.VERIFY, 5, 4),
+        Row(1, Phase.VERIFY, 5, 4),
+        Row(2, Phase.VERIFY, 1, 0),
+    )
 
 
 def test_nobody_waits_for_who_starves() -> None:

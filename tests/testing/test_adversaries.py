@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -54,8 +55,6 @@ def test_chaos_repeats_itself_by_step_and_seed() -> None:
 
 
 def test_erratic_changes_its_mind_within_its_promise() -> None:
-    from dataclasses import replace
-
     erratic = Erratic(max_draft=5, max_guess=3, stop=0.5)
     drawn = {erratic.propose(replace(BLANK, n_lo=n, arrival=a)) for n in range(60) for a in range(3)}
     assert {lengths.draft for lengths in drawn} == set(range(6))

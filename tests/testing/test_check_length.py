@@ -77,6 +77,14 @@ class Unbounded(Fixed):
     max_draft: Any = None
 
 
+class Mute:
+    needs = gives = frozenset[str]()
+    max_draft = max_guess = 0
+
+    def propose(self, row: RowView) -> Lengths:
+        return Lengths(0, 0)
+
+
 class Hiding(Fixed):
     def __init__(self, draft: int = 8) -> None:
         self.steps, self.guess = draft, 0
@@ -96,6 +104,7 @@ BROKEN: dict[type, str] = {
     ForgetsAll: "it may forget seat 0 only",
     ForgetsNobody: "still remembers",
     Unbounded: "must be a whole number",
+    Mute: "lacks bind, reset, observe",
     Hiding: "does not store its option 'draft'",
 }
 

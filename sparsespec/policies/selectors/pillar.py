@@ -108,8 +108,8 @@ class Pillar:
         if self._step is None or not self._step.scores or not len(rows):
             return
         seat = batch.seat[rows]
-        scores = self._smoothed(torch.stack(self._step.scores)[:, :, rows], seat)
         c = batch.state.c[seat]
+        scores = self._smoothed(torch.stack(self._step.scores)[:, :, rows], seat, c)
         reads = allowed(c, self.budget, self.min_budget)
         share = torch.ceil(reads.to(torch.float64) * self.recent).to(torch.int64)
         newest = torch.minimum(torch.maximum(share, outcome.emitted[rows]), reads)
@@ -120,7 +120,7 @@ class Pillar:
         self._counts[:, seat] = count
         self._tail_from[seat] = tail_from
 
-    def _smoothed(self, scores: Tensor, seat: Tensor) -> Tensor:
+    def _smoothed(self, scores: Tensor, seat: Tensor, c: Tensor) -> Tensor:
         """Return scores [L, groups, R, S], mixed with those of earlier rounds."""
         if self._running is None:
             return scores
@@ -128,5 +128,7 @@ class Pillar:
         old = self._running[:, :, seat, :length]
         # a position that earlier rounds could not see starts with what it gets now
         mixed = torch.where(old > 0, self.smooth * old + (1 - self.smooth) * scores, scores)
-        self._running[:, :, seat, :length] = mixed.to(torch.float32)
+        # a rejected position will hold another token, which must not inherit its scores
+        kept = torch.arange(length, device=c.device) < c[:, None]
+        self._running[:, :, seat, :length] = torch.where(kept, mixed, 0).to(torch.float32)
         return mixed

@@ -61,7 +61,7 @@ def _check_batch(part: Any, dice: random.Random, *, sampled: bool) -> None:
     # neighbours and order must not matter
     order = dice.sample(range(len(rows.first)), dice.randint(1, len(rows.first)))
     some = ChainRows(**{f.name: getattr(rows, f.name)[order] for f in dataclasses.fields(rows)})
-    taken = part.chain(logits, some, None if q is None else q[order])
+    taken = part.chain(logits, some, q[order])
     _require_alike(name, chained, taken, order, "among other neighbours, or in another order")
 
 

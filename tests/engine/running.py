@@ -1,0 +1,121 @@
+"""Small engines over the tiny model, ways to run them to an end, and what they should have said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.spec import EngineSpec, PartSpec, preset
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.outputs import Completion, StepResult
+from sparsespec.engine.request import Request
+from sparsespec.models.transformer import Transformer
+from sparsespec.testing.cases import EOS, model_of
+from sparsespec.testing.oracle import dense_tokens
+
+KEY = ("qwen3", 1)
+LOOPS = ("sync", "delayed", "resident")
+PILLAR = "pillar(budget=0.3,min_budget=8)"
+SPARSE = {"selector": PILLAR, "length": "fixed(draft=4)"}
+FULL = {"selector": "full", "length": "fixed(draft=4)"}
+NGRAM = {"proposer": "ngram", "length": "fixed(draft=0,guess=4)"}
+STEPS = 2000
+
+Done = dict[tuple[int, int], Completion]
+
+
+def greedy(max_tokens: int = 12, **changes: Any) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **{"ignore_eos": True, **changes})
+
+
+def sampled(max_tokens: int = 12, **changes: Any) -> SamplingParams:
+    return SamplingParams(temperature=0.9, max_tokens=max_tokens, **{"ignore_eos": True, **changes})
+
+
+def prompt_of(length: int = 20, shift: int = 0) -> tuple[int, ...]:
+    return tuple((j * j + 5 * shift) % 13 for j in range(length))
+
+
+def compose(base: str | EngineSpec = "dense", model: Transformer | None = None, **changes: Any) -> Engine:
+    """Return a checked engine with small pages; outside parts go in by shelf."""
+    sizes: dict[str, Any] = {"max_batch": 3, "page_size": 4, "checked": True}
+    return Engine.compose(model or model_of(KEY), base, **(changes if isinstance(base, EngineSpec) else sizes | changes))
+
+
+def small(name: str) -> EngineSpec:
+    """Return a preset whose drafts read little of a short context, in a small checked engine."""
+    spec = preset(name).spec
+    if spec.selector.name != "none":
+        options = {**spec.selector.options, "min_budget": 8, "budget": 0.2}
+        spec = spec.replace(selector=PartSpec("selector", spec.selector.name, options))
+    return spec.replace(engine={"max_batch": 3, "page_size": 4, "checked": True})
+
+
+def run(engine: Any, each: Callable[[StepResult], None] | None = None) -> Done:
+    """Step until nothing is left, and return completions by (request, sample)."""
+    done: Done = {}
+    for _ in range(STEPS):
+        if not engine.has_work:
+            return done
+        result = engine.step()
+        for event in result.events:
+            if event.completion is not None:
+                assert (event.request_id, event.sample) not in done, "a sample ended twice"
+                done[event.request_id, event.sample] = event.completion
+        if each:
+            each(result)
+    raise AssertionError(f"still at work after {STEPS} steps")
+
+
+def until(engine: Engine, reached: Callable[[StepResult], bool]) -> Done:
+    """Step until `reached`, and return the completions so far."""
+    done: Done = {}
+    for _ in range(STEPS):
+        assert engine.has_work, "the work ended first"
+        result = engine.step()
+        done |= {(e.request_id, e.sample): e.completion for e in result.events if e.completion is not None}
+        if reached(result):
+            return done
+    raise AssertionError(f"not reached in {STEPS} steps")
+
+
+def requests_of(engine: Engine, request_id: int) -> list[Request]:
+    """Return the samples of a request that wait or run, in order."""
+    alive = [*engine._desk.waiting, *engine._desk.seated.values()]
+    return sorted((r for r in alive if r.group == request_id), key=lambda r: r.sample)
+
+
+def oracle(done: Completion, params: SamplingParams, eos_ids: tuple[int, ...] = (EOS,)) -> tuple[int, ...]:
+    """Return what dense decoding emits for a completion's prompt, seed and sample."""
+    return _oracle(done.prompt_token_ids, replace(params, n=1, stop=(), logprobs=None), done.seed, done.sample, eos_ids)
+
+
+@cache
+def _oracle(
+    prompt: tuple[int, ...], params: SamplingParams, seed: int, sample: int, eos_ids: tuple[int, ...]
+) -> tuple[int, ...]:
+    return tuple(dense_tokens(model_of(KEY), prompt, params, seed=seed, sample=sample, eos_ids=eos_ids))
+
+
+def assert_dense(done: Completion, params: SamplingParams) -> None:
+    assert done.error is None
+    assert done.token_ids == oracle(done, params)
+
+
+def assert_empty(engine: Engine) -> None:
+    """Raise unless nobody is left anywhere and every page is free."""
+    engine._parts.tiers.check()
+    assert not engine.has_work
+    assert engine._parts.tiers.free_pages() == engine.geometry.n_pages - 1
+    assert engine._deck.n_out == 0
+    assert not engine._speaker._streams
+
+
+def is_sentence(message: str) -> bool:
+    """Say whether a message is one line and one sentence."""
+    return "\n" not in message and ". " not in message and len(message) > 20
+
+

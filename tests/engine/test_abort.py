@@ -1,0 +1,131 @@
+"""Abort, in every state a request can be in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.outputs import StepResult
+from tests.engine.running import (
+    LOOPS,
+    SPARSE,
+    assert_dense,
+    assert_empty,
+    compose,
+    oracle,
+    prompt_of,
+    requests_of,
+    run,
+    sampled,
+    until,
+)
+
+PARAMS = sampled(14)
+VICTIM = 2
+State = Callable[[Engine, StepResult], bool]
+
+
+def _victim(engine: Engine) -> Any:
+    return requests_of(engine, VICTIM)[0]
+
+
+STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
+    "waiting": (lambda engine, _: _victim(engine).seat < 0, {"max_batch": 2}, LOOPS),
+    "prefilling": (
+        lambda engine, _: 0 < _victim(engine).to_prefill < 19,
+        {"scheduler": "staggered(chunk=3)"},
+        LOOPS,
+    ),
+    "filled": (lambda engine, _: _victim(engine).seat >= 0 and not _victim(engine).to_prefill, {}, LOOPS),
+    "drafting": (lambda engine, _: 0 < _victim(engine).d < 4, {"scheduler": "staggered"}, LOOPS),
+    "decoding": (lambda engine, _: len(_victim(engine).output) >= 4, {}, LOOPS),
+    "preempted": (lambda engine, _: _victim(engine).preempted, {"n_pages": 18}, LOOPS),
+    "starved": (lambda engine, _: _victim(engine).starved, {"n_pages": 18}, LOOPS),
+    "refilling": (
+        lambda engine, _: _victim(engine).must_verify and _victim(engine).to_prefill > 0,
+        {"n_pages": 22, "scheduler": "staggered(chunk=4)"},
+        LOOPS,
+    ),
+    "unheard": (
+        lambda engine, _: len(_victim(engine).unheard) > 0 and len(_victim(engine).output) > 0,
+        {},
+        ("delayed", "resident"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("state", "loop"), [(state, loop) for state in STATES for loop in STATES[state][2]])
+def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) -> None:
+    reached, changes, _ = STATES[state]
+    engine = compose(loop=loop, **{**SPARSE, **changes})
+    for shift in range(3):
+        engine.add(prompt_of(20, shift), PARAMS)
+    done = until(engine, lambda result: reached(engine, result))
+    known = tuple(_victim(engine).output)
+    engine.abort(VICTIM)
+    assert requests_of(engine, VICTIM) == []
+    done |= run(engine)
+    assert sorted(done) == [(0, 0), (1, 0), (VICTIM, 0)]
+    ended = done[VICTIM, 0]
+    assert ended.finish_reason == "abort"
+    assert ended.error is ended.stop_reason is None
+    assert ended.token_ids == known == oracle(ended, PARAMS)[: len(known)]
+    for survivor in (0, 1):
+        assert_dense(done[survivor, 0], PARAMS)
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_abort_ends_all_samples_wherever_they_are(loop: str) -> None:
+    engine = compose(loop=loop, max_batch=2, **SPARSE)
+    other = engine.add(prompt_of(9), PARAMS)
+    request = engine.add(prompt_of(20, 1), sampled(14, n=3))
+    done = until(engine, lambda _: len(requests_of(engine, request)[0].output) >= 3)
+    assert {r.seat >= 0 for r in requests_of(engine, request)} == {True, False}
+    engine.abort(request)
+    done |= run(engine)
+    assert [done[request, sample].finish_reason for sample in range(3)] == ["abort"] * 3
+    assert_dense(done[other, 0], PARAMS)
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_seat_left_by_abort_is_taken_by_the_next_in_the_queue(loop: str) -> None:
+    engine = compose(loop=loop, max_batch=1, **SPARSE)
+    for shift in range(5):
+        engine.add(prompt_of(15, shift), PARAMS)
+    for request in range(4):
+        until(engine, lambda _, request=request: requests_of(engine, request)[0].seat == 0)
+        for _ in range(3 * request):
+            engine.step()
+        engine.abort(request)
+    done = run(engine)
+    assert_dense(done[4, 0], PARAMS)
+    assert_empty(engine)
+
+
+def test_unknown_and_finished_ids_are_ignored() -> None:
+    engine = compose()
+    request = engine.add(prompt_of(), PARAMS)
+    for unknown in (-1, 1, 99):
+        engine.abort(unknown)
+    done = run(engine)
+    assert_dense(done[request, 0], PARAMS)
+    engine.abort(request)
+    assert not engine.has_work
+
+
+def test_aborting_twice_says_it_once() -> None:
+    engine = compose()
+    request = engine.add(prompt_of(), PARAMS)
+    engine.step()
+    engine.abort(request)
+    engine.abort(request)
+    assert engine.has_work
+    (event,) = engine.step().events
+    assert event.completion is not None
+    assert event.completion.finish_reason == "abort"
+    assert_empty(engine)
