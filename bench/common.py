@@ -1,4 +1,4 @@
-"""What the benchmarks share: a description of the machine, real text, and rows that are printed as soon as they are known."""
+"""What the benchmarks share: the machine in words, real text, and rows that are printed as soon as they are known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,18 @@ from typing import Any, Self
 import torch
 
 # Modules whose sources are mostly prose: the text that is at hand on every machine.
-PROSE = ("argparse", "decimal", "difflib", "doctest", "fractions", "heapq", "random", "statistics", "textwrap", "typing")
+PROSE = (
+    "argparse",
+    "decimal",
+    "difflib",
+    "doctest",
+    "fractions",
+    "heapq",
+    "random",
+    "statistics",
+    "textwrap",
+    "typing",
+)
 PIECE = 4000
 """Characters of text that are tokenised at once."""
 QUESTIONS = (
@@ -58,7 +69,9 @@ def problems(path: Path | None) -> list[tuple[str, str]]:
     for line in path.read_text("utf-8").splitlines():
         row = json.loads(line)
         solution = row.get("solution") or row.get("answer") or ""
-        found.append((row.get("problem") or row["question"], solution if isinstance(solution, str) else "\n".join(solution)))
+        found.append(
+            (row.get("problem") or row["question"], solution if isinstance(solution, str) else "\n".join(solution))
+        )
     return found
 
 

@@ -2,8 +2,8 @@
 
     python -m bench.dense_cpu [--profile]
 
-Both sides fill the prompt and emit the same number of tokens, past any end-of-sequence token. Tokens are compared first:
-where they differ there is nothing to time. The last line is JSON.
+Both sides fill the prompt and emit the same number of tokens, past any end-of-sequence token. Tokens are compared
+first: where they differ there is nothing to time. The last line is JSON.
 """
 
 from __future__ import annotations

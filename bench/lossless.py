@@ -1,4 +1,4 @@
-"""Is every preset's output what dense decoding emits, and dense decoding's what transformers emits? On SmolLM2, float32.
+"""Does every preset emit what dense decoding emits, and dense decoding what transformers emits? SmolLM2, float32.
 
     python -m bench.lossless [--data problems.jsonl] [--out results.jsonl]
 
@@ -46,6 +46,7 @@ class Work:
     params: tuple[SamplingParams, ...]
 
     def pick(self, places: Sequence[int]) -> Work:
+        """Return the requests at some places."""
         return Work(tuple(self.prompts[i] for i in places), tuple(self.params[i] for i in places))
 
 
@@ -135,7 +136,9 @@ def against_transformers(bench: Bench, folder: Path, questions: Sequence[str], t
     expected: list[Completion] = []
     for prompt, done in zip(prompts, ours, strict=True):
         ids = torch.tensor([prompt])
-        made = theirs.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0)
+        made = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens, pad_token_id=0
+        )
         expected.append(replace(done, token_ids=tuple(made[0, len(prompt) :].tolist())))
     bench.judge("dense = transformers, greedy", ours, expected, start)
 
@@ -207,7 +210,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="append rows to this JSONL file")
     parser.add_argument("--parts", default="ab", help="a, b or ab")
     parser.add_argument("--presets", nargs="+", default=[p for p in PRESETS if p != "dense"], choices=list(PRESETS))
-    parser.add_argument("--deep", nargs="*", default=DEEP, choices=list(PRESETS), help="checked alone and in every loop")
+    parser.add_argument(
+        "--deep", nargs="*", default=DEEP, choices=list(PRESETS), help="checked alone and in every loop"
+    )
     parser.add_argument("--questions", type=int, default=10, help="prompts of part a")
     parser.add_argument("--greedy-tokens", type=int, default=128, help="new tokens of part a")
     parser.add_argument("--prompts", type=int, default=4)

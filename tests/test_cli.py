@@ -249,12 +249,12 @@ def test_a_broken_model_folder_is_one_sentence(name: str, folder: Path, tmp_path
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("endless") / "tiny", context=20_000)
+    return tiny_folder(tmp_path_factory.mktemp("endless") / "tiny", context=4_000)
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sparsespec.cli", "generate", "the fox", "-m", str(folder)]
-    command += ["--max-tokens", "19000", "-p", "dense"]
+    command += ["--max-tokens", "3900", "-p", "dense"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.read(1)

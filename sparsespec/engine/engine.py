@@ -191,7 +191,7 @@ class Engine:
         heard: list[RowResult] = []
         for aboard, results in self._deck.hear(at_most):
             if isinstance(results, Exception):
-                for request in aboard:
+                for request in (*aboard, *self._heirs(aboard)):
                     self._fail(request, results)
                 continue
             for request, result, ended in results:
@@ -206,6 +206,11 @@ class Engine:
                 except Exception as error:
                     self._fail(request, error)
         return tuple(heard)
+
+    def _heirs(self, aboard: Sequence[Request]) -> list[Request]:
+        """Return samples that took over prompt pages which a flight that went wrong may have left unwritten."""
+        groups, shared = {request.group for request in aboard}, self._parts.tiers.shared_pages
+        return [other for other in self._desk.seated.values() if other.group in groups and shared(other.seat)]
 
     def _learn(self, request: Request, result: RowResult, ended: bool) -> None:
         """Take in one heard row: counts, output, stops, pages, and what policies observe."""

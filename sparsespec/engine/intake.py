@@ -20,7 +20,7 @@ def tokens_of(prompt: Iterable[object], vocab: int) -> tuple[int, ...]:
         except TypeError:
             token = -1
         if not 0 <= token < vocab:
-            raise BadRequest(f"prompt tokens must be whole numbers in 0 … {vocab - 1}, got {item!r}")
+            raise BadRequest(f"prompt token {item!r} is not one of the model's 0 … {vocab - 1}")
         tokens.append(token)
     if not tokens:
         raise BadRequest("the prompt is empty; give at least one token")
@@ -54,10 +54,12 @@ def check_request(
     if pages > have:
         longest = have * geometry.page_size
         room = longest + 1 - len(prompt)
-        less = f"lower max_tokens to at most {room}" if room > 0 else f"shorten the prompt to at most {longest} tokens"
+        less = f"lower max_tokens to at most {room},"
+        if room < 1:
+            less = f"shorten the prompt to at most {longest} tokens and lower max_tokens"
         raise BadRequest(
             f"{len(prompt)} prompt tokens and max_tokens={params.max_tokens} need {pages} KV pages and the pool has "
-            f"{have}; {less}, or raise n_pages"
+            f"{have}; {less} or raise n_pages"
         )
     refusal = verifier.accepts(params.temperature)
     if refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
@@ -48,7 +49,7 @@ class Options:
             raise BadOption(f"checked is True or False, got {self.checked!r}")
 
 
-def _is_whole(value: object) -> bool:
+def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sparsespec.core.errors import NotLossless
 from sparsespec.core.params import SamplingParams
+from sparsespec.core.result import RowResult
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import Completion, StepResult
 
@@ -147,6 +148,12 @@ class CheckLossless(Wrapper):
         return outputs
 
 
+def _plain(result: RowResult) -> dict[str, Any]:
+    """Return a heard row as JSON values: the phase by name, a confidence that nobody has as None."""
+    confidence = None if result.confidence != result.confidence else result.confidence
+    return asdict(result) | {"phase": result.phase.name, "confidence": confidence}
+
+
 class RecordTrace(Wrapper):
     """Writes one JSON line per step: who was placed, in which phase, and what was heard.
 
@@ -172,7 +179,7 @@ class RecordTrace(Wrapper):
                 {"seat": r.seat, "phase": r.phase.name, "n_query": r.n_query, "k": r.k} for r in info.placed.rows
             ],
             "preempted": list(info.placed.preempted),
-            "heard": [asdict(r) | {"phase": r.phase.name} for r in info.heard],
+            "heard": [_plain(r) for r in info.heard],
         }
         self.steps.append(step)
         if self._file:

@@ -28,11 +28,11 @@ Done = dict[tuple[int, int], Completion]
 
 
 def greedy(max_tokens: int = 12, **changes: Any) -> SamplingParams:
-    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **{"ignore_eos": True, **changes})
+    return SamplingParams(**{"temperature": 0.0, "max_tokens": max_tokens, "ignore_eos": True, **changes})
 
 
 def sampled(max_tokens: int = 12, **changes: Any) -> SamplingParams:
-    return SamplingParams(temperature=0.9, max_tokens=max_tokens, **{"ignore_eos": True, **changes})
+    return SamplingParams(**{"temperature": 0.9, "max_tokens": max_tokens, "ignore_eos": True, **changes})
 
 
 def prompt_of(length: int = 20, shift: int = 0) -> tuple[int, ...]:
@@ -42,7 +42,9 @@ def prompt_of(length: int = 20, shift: int = 0) -> tuple[int, ...]:
 def compose(base: str | EngineSpec = "dense", model: Transformer | None = None, **changes: Any) -> Engine:
     """Return a checked engine with small pages; outside parts go in by shelf."""
     sizes: dict[str, Any] = {"max_batch": 3, "page_size": 4, "checked": True}
-    return Engine.compose(model or model_of(KEY), base, **(changes if isinstance(base, EngineSpec) else sizes | changes))
+    return Engine.compose(
+        model or model_of(KEY), base, **(changes if isinstance(base, EngineSpec) else sizes | changes)
+    )
 
 
 def small(name: str) -> EngineSpec:
@@ -117,5 +119,3 @@ def assert_empty(engine: Engine) -> None:
 def is_sentence(message: str) -> bool:
     """Say whether a message is one line and one sentence."""
     return "\n" not in message and ". " not in message and len(message) > 20
-
-

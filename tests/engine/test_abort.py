@@ -23,7 +23,7 @@ from tests.engine.running import (
     until,
 )
 
-PARAMS = sampled(14)
+PARAMS = sampled(10)
 VICTIM = 2
 State = Callable[[Engine, StepResult], bool]
 
@@ -33,17 +33,17 @@ def _victim(engine: Engine) -> Any:
 
 
 STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
-    "waiting": (lambda engine, _: _victim(engine).seat < 0, {"max_batch": 2}, LOOPS),
+    "waiting": (lambda engine, _: _victim(engine).seat < 0, {"max_batch": 2}, ("sync", "resident")),
     "prefilling": (
         lambda engine, _: 0 < _victim(engine).to_prefill < 19,
         {"scheduler": "staggered(chunk=3)"},
         LOOPS,
     ),
-    "filled": (lambda engine, _: _victim(engine).seat >= 0 and not _victim(engine).to_prefill, {}, LOOPS),
+    "filled": (lambda engine, _: _victim(engine).seat >= 0 and not _victim(engine).to_prefill, {}, ("delayed",)),
     "drafting": (lambda engine, _: 0 < _victim(engine).d < 4, {"scheduler": "staggered"}, LOOPS),
-    "decoding": (lambda engine, _: len(_victim(engine).output) >= 4, {}, LOOPS),
+    "decoding": (lambda engine, _: len(_victim(engine).output) >= 4, {}, ("sync", "resident")),
     "preempted": (lambda engine, _: _victim(engine).preempted, {"n_pages": 18}, LOOPS),
-    "starved": (lambda engine, _: _victim(engine).starved, {"n_pages": 18}, LOOPS),
+    "starved": (lambda engine, _: _victim(engine).starved, {"n_pages": 18}, ("delayed",)),
     "refilling": (
         lambda engine, _: _victim(engine).must_verify and _victim(engine).to_prefill > 0,
         {"n_pages": 22, "scheduler": "staggered(chunk=4)"},
@@ -82,7 +82,7 @@ def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) 
 def test_abort_ends_all_samples_wherever_they_are(loop: str) -> None:
     engine = compose(loop=loop, max_batch=2, **SPARSE)
     other = engine.add(prompt_of(9), PARAMS)
-    request = engine.add(prompt_of(20, 1), sampled(14, n=3))
+    request = engine.add(prompt_of(20, 1), sampled(10, n=3))
     done = until(engine, lambda _: len(requests_of(engine, request)[0].output) >= 3)
     assert {r.seat >= 0 for r in requests_of(engine, request)} == {True, False}
     engine.abort(request)

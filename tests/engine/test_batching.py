@@ -22,7 +22,7 @@ from tests.engine.running import (
     until,
 )
 
-PARAMS = sampled(8)
+PARAMS = sampled(6)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -43,7 +43,7 @@ def test_late_requests_join_the_running_batch(loop: str) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 def test_more_requests_than_seats_are_served_first_come_first_served(loop: str) -> None:
     engine, seats = compose(loop=loop, max_batch=2, **SPARSE), list[int]()
-    for shift in range(6):
+    for shift in range(5):
         engine.add(prompt_of(6 + 3 * (shift % 3), shift), PARAMS)
     order = list[int]()
 

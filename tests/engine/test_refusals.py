@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -27,12 +28,12 @@ class Refusal(NamedTuple):
 FEW = greedy(3)
 REFUSALS = {
     "empty": Refusal([], FEW, "the prompt is empty; give at least one token", ([1], FEW)),
-    "beyond the vocabulary": Refusal([1, 61], FEW, "whole numbers in 0 … 60, got 61", ([1, 60], FEW)),
-    "below 0": Refusal([-1], FEW, "whole numbers in 0 … 60, got -1", ([0], FEW)),
-    "a float": Refusal([1.0], FEW, "whole numbers in 0 … 60, got 1.0", ([1], FEW)),
-    "text": Refusal("abc", FEW, "whole numbers in 0 … 60, got 'a'", ([1], FEW)),
-    "a bool": Refusal([True], FEW, "whole numbers in 0 … 60, got True", ([1], FEW)),
-    "a tensor": Refusal(torch.tensor([1, 2]), FEW, "whole numbers in 0 … 60, got tensor(1)", ([1, 2], FEW)),
+    "beyond the vocabulary": Refusal([1, 61], FEW, "prompt token 61 is not one of the model's 0 … 60", ([1, 60], FEW)),
+    "below 0": Refusal([-1], FEW, "prompt token -1 is not one of the model's 0 … 60", ([0], FEW)),
+    "a float": Refusal([1.0], FEW, "prompt token 1.0 is not one of the model's 0 … 60", ([1], FEW)),
+    "text": Refusal("abc", FEW, "prompt token 'a' is not one of the model's 0 … 60", ([1], FEW)),
+    "a bool": Refusal([True], FEW, "prompt token True is not one of the model's 0 … 60", ([1], FEW)),
+    "a tensor of floats": Refusal(torch.ones(2), FEW, "prompt token tensor(1.) is not one of", ([1, 2], FEW)),
     "a prompt as long as the context": Refusal(
         prompt_of(CONTEXT),
         FEW,
@@ -43,8 +44,10 @@ REFUSALS = {
         prompt_of(99), FEW, "has 99 tokens and the context holds 64", (prompt_of(40), FEW)
     ),
     "too many new tokens": Refusal(
-        prompt_of(30), greedy(35), "30 prompt tokens and max_tokens=35 exceed the context of 64; lower max_tokens to "
-        "at most 34", None
+        prompt_of(30),
+        greedy(35),
+        "30 prompt tokens and max_tokens=35 exceed the context of 64; lower max_tokens to at most 34",
+        None,
     ),
     "more pages than there are": Refusal(
         prompt_of(30),
@@ -54,8 +57,8 @@ REFUSALS = {
     ),
     "a prompt that fills the pool": Refusal(
         prompt_of(45),
-        greedy(1),
-        "45 prompt tokens and max_tokens=1 need 12 KV pages and the pool has 11; shorten the prompt",
+        greedy(2),
+        "45 prompt tokens and max_tokens=2 need 12 KV pages and the pool has 11; shorten the prompt to at most 44",
         (prompt_of(44), greedy(1)),
     ),
     "stop strings without a tokenizer": Refusal(
@@ -71,7 +74,7 @@ REFUSALS = {
 def test_a_refusal_says_what_would_have_worked_and_costs_nobody_else(name: str) -> None:
     refusal = REFUSALS[name]
     engine = compose(max_context=CONTEXT, n_pages=PAGES, **SPARSE)
-    engine.add(prompt_of(20), greedy(8))
+    engine.add(prompt_of(20), greedy(4))
     engine.step()
     with pytest.raises(BadRequest) as error:
         engine.add(refusal.prompt, refusal.params)
@@ -80,7 +83,7 @@ def test_a_refusal_says_what_would_have_worked_and_costs_nobody_else(name: str) 
     if refusal.works:
         assert engine.add(*refusal.works) == 1
     done = run(engine)
-    assert_dense(done[0, 0], greedy(8))
+    assert_dense(done[0, 0], greedy(4))
     assert len(done) == 1 + bool(refusal.works)
     assert all(completion.error is None for completion in done.values())
     assert_empty(engine)
@@ -110,11 +113,9 @@ def test_the_longest_request_is_exactly_the_one_that_is_not_refused() -> None:
 
 
 def test_any_sequence_of_whole_numbers_is_a_prompt() -> None:
-    import numpy as np
-
     engine = compose()
-    for prompt in ([3, 1, 4], (3, 1, 4), range(3), np.array([3, 1, 4])):
+    for prompt in ([3, 1, 4], (3, 1, 4), range(3), np.array([3, 1, 4]), torch.tensor([3, 1, 4])):
         engine.add(prompt, FEW)
     done = run(engine)
-    assert done[0, 0].token_ids == done[1, 0].token_ids == done[3, 0].token_ids
+    assert done[0, 0].token_ids == done[1, 0].token_ids == done[3, 0].token_ids == done[4, 0].token_ids
     assert all(type(token) is int for c in done.values() for token in c.prompt_token_ids)

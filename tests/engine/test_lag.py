@@ -1,0 +1,169 @@
+"""Loops: what lag costs, who sits out, and that nobody reads what has not landed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparsespec.core.device import Device
+from sparsespec.core.errors import UnknownName
+from sparsespec.core.plan import Phase
+from sparsespec.engine.flight import SENTINEL
+from sparsespec.engine.lazy import LazyDevice
+from sparsespec.engine.loops import LOOPS as NUMBERS
+from sparsespec.engine.loops import Loop, loop
+from tests.engine.running import (
+    LOOPS,
+    NGRAM,
+    SPARSE,
+    assert_dense,
+    assert_empty,
+    compose,
+    greedy,
+    prompt_of,
+    requests_of,
+    run,
+    sampled,
+    until,
+)
+
+
+def _steps(name: str, **changes: Any) -> int:
+    engine, steps = compose(loop=name, **changes), list[object]()
+    for shift in range(3):
+        engine.add(prompt_of(20, shift), greedy(15))
+    for completion in run(engine, steps.append).values():
+        assert_dense(completion, greedy(15))
+    return len(steps)
+
+
+def test_a_loop_is_two_numbers() -> None:
+    assert {"sync": Loop(0, False), "delayed": Loop(1, True), "resident": Loop(1, False)} == NUMBERS
+    assert loop("delayed").sit_out
+    with pytest.raises(UnknownName, match="did you mean 'delayed'"):
+        loop("delay")
+
+
+@pytest.mark.parametrize("name", ["delayed", "resident"])
+def test_lag_costs_dense_decoding_one_step(name: str) -> None:
+    assert _steps("sync") == 1 + 15
+    assert _steps(name) == 1 + 15 + 1
+
+
+def test_only_a_loop_that_sits_out_waits_for_uncertain_rows() -> None:
+    sync, delayed, resident = (_steps(name, **NGRAM) for name in LOOPS)
+    assert sync <= resident <= sync + 3
+    assert delayed > 1.5 * sync
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_row_of_unknown_outcome_sits_out_and_a_known_one_does_not(name: str) -> None:
+    engine = compose(loop=name, **SPARSE)
+    for shift in range(2):
+        engine.add(prompt_of(20, shift), sampled(14))
+    before: dict[int, Any] = {}
+    followed = {"certain": 0, "uncertain": 0}
+
+    def look(result: Any) -> None:
+        now = {row.seat: row for row in result.info.placed.rows}
+        for seat, row in before.items():
+            verified = row.phase is Phase.VERIFY and row.n_query > 1
+            followed["uncertain" if verified else "certain"] += seat in now
+        before.clear()
+        before.update({seat: row for seat, row in now.items() if row.phase is not Phase.PREFILL})
+
+    for completion in run(engine, look).values():
+        assert_dense(completion, sampled(14))
+    assert followed["certain"] > 0
+    assert (followed["uncertain"] == 0) == (name == "delayed")
+
+
+def test_bounds_hold_what_was_heard_and_what_is_on_its_way() -> None:
+    engine = compose(loop="resident", **SPARSE)
+    request = engine.add(prompt_of(20), sampled(14))
+    until(engine, lambda _: any(s.phase is Phase.VERIFY for s in requests_of(engine, request)[0].unheard))
+    who = requests_of(engine, request)[0]
+    (sent,) = who.unheard
+    assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n + 1, who.n + sent.n_query)
+    assert (who.bounds.d_lo, who.bounds.d_hi) == (0, 0)
+    until(engine, lambda _: [s.phase for s in who.unheard] == [Phase.DRAFT])
+    assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n, who.n)
+    assert (who.bounds.d_lo, who.bounds.d_hi) == (who.d + 1, who.d + 1)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_as_many_flights_are_out_as_the_loop_lags(name: str) -> None:
+    lag = NUMBERS[name].lag
+    engine = compose(loop=name, **SPARSE)
+    assert len(engine._deck._ring._buffers) == lag + 1
+    engine.add(prompt_of(20), sampled(8))
+    out = list[int]()
+    run(engine, lambda _: out.append(engine._deck.n_out))
+    assert max(out) == lag
+    assert out[-1] == 0
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("name", ["delayed", "resident"])
+def test_a_flight_holds_the_sentinel_until_it_has_landed_and_asserts_if_read(name: str) -> None:
+    engine = compose(loop=name, **SPARSE)
+    engine.add(prompt_of(20), sampled(8, logprobs=1))
+    until(engine, lambda _: bool(engine._deck._out and engine._deck._out[0].decoding))
+    flight = engine._deck._out[0]
+    assert flight.event is not None
+    assert (flight.ints == SENTINEL).all()
+    assert (flight.floats != flight.floats).all()
+    assert (flight.logprob_ids == SENTINEL).all()
+    with pytest.raises(AssertionError, match="before it landed"):
+        flight.results()
+    engine._device.wait(flight.event)
+    ((request, result, ended),) = flight.results()
+    assert request.group == 0
+    assert result is not None
+    assert result.live == 1
+    assert not ended
+
+
+class Watched:
+    """A lazy device that counts how far it runs behind."""
+
+    def __init__(self) -> None:
+        self._device: Device = LazyDevice()
+        self.events = list[Any]()
+
+    def launch(self, fn: Any, stream: Any = "main", after: Any = ()) -> Any:
+        self.events.append(self._device.launch(fn, stream, after))
+        return self.events[-1]
+
+    def wait(self, event: Any) -> None:
+        self._device.wait(event)
+
+    def poll(self, event: Any) -> bool:
+        return self._device.poll(event)
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_step_returns_without_waiting_for_its_own_launch_where_the_loop_lags(name: str) -> None:
+    device = Watched()
+    engine = compose(loop=name, device=device, **SPARSE)
+    engine.add(prompt_of(20), sampled(8))
+    pending = list[bool]()
+
+    def look(result: Any) -> None:
+        if result.info.placed.rows:
+            pending.append(not device.poll(device.events[-1]))
+
+    (completion,) = run(engine, look).values()
+    assert_dense(completion, sampled(8))
+    assert set(pending) == {name != "sync"}
+
+
+@pytest.mark.parametrize(("name", "early"), [("sync", 0.5), ("delayed", 0.5), ("resident", 0.3), ("resident", 1.0)])
+def test_when_launches_run_changes_nothing(name: str, early: float) -> None:
+    engine = compose(loop=name, device=LazyDevice(early, seed=4), n_pages=16, **SPARSE)
+    for shift in range(3):
+        engine.add(prompt_of(17, shift), sampled(8))
+    for completion in run(engine).values():
+        assert_dense(completion, sampled(8))
+    assert_empty(engine)
