@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any, cast
 
 from sparsespec.core import errors
 from sparsespec.core.literals import thaw
+from sparsespec.core.options import check_options, parameters_of
 from sparsespec.core.spec import SHELVES, PartLike, PartSpec
 
 _SELECTORS = "sparsespec.policies.selectors"
@@ -120,14 +120,14 @@ def make(spec: PartLike | object, /, *, shelf: str | None = None, **options: Any
     part = PartSpec.of(cast("PartLike", spec), shelf)
     cls = lookup(part.shelf, part.name)
     options = {**thaw(part.options), **options}
-    _check_options(cls, f"{part.shelf}/{part.name}", options)
+    check_options(cls, f"{part.shelf}/{part.name}", options)
     return cls(**options)
 
 
 def spec_of(shelf: str, part: object) -> PartSpec:
     """Return the spec that makes such a part again: its constructor's options as it stores them."""
     cls, values = type(part), dict[str, Any]()
-    for name, parameter in _parameters(cls).items():
+    for name, parameter in parameters_of(cls).items():
         if parameter.kind is parameter.VAR_KEYWORD:
             continue
         if not hasattr(part, name):
@@ -161,7 +161,7 @@ def _describe(shelf: str, name: str) -> Row:
         cls = lookup(shelf, name)
         options = {
             key: ... if parameter.default is parameter.empty else parameter.default
-            for key, parameter in _parameters(cls).items()
+            for key, parameter in parameters_of(cls).items()
             if parameter.kind is not parameter.VAR_KEYWORD
         }
     except (errors.SparseSpecError, ImportError) as error:
@@ -215,20 +215,3 @@ def _load_entry(shelf: str, entry: metadata.EntryPoint) -> type:
     if not isinstance(cls, type):
         raise errors.BadOption(f"{shelf} {entry.name!r} of {_origin(entry)} must be a class, got {cls!r}")
     return cls
-
-
-def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(cls).parameters
-
-
-def _check_options(cls: type, who: str, options: Mapping[str, object]) -> None:
-    """Raise for an option the constructor does not have, and for one it must have."""
-    parameters = _parameters(cls)
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        for name in options:
-            if name not in parameters:
-                raise errors.unknown(f"option of {who}", name, parameters)
-    for name, p in parameters.items():
-        optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
-        if not optional and name not in options:
-            raise errors.BadOption(f"{who} needs a value for {name!r}, like '{who}({name}=...)'")
