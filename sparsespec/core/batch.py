@@ -6,8 +6,8 @@ from a packed host buffer and the state. Letters: B rows, N query tokens, T logi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class LayerKeys(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class AttentionRows:
-    """The rows of one attention call.
+    """The rows of one attention call, the same for all layers of a step.
 
     Attributes:
         seat: Seat of each row, [B] int64; indexes `table` and the selection.
@@ -98,6 +98,7 @@ class AttentionRows:
         table: Page of each block, [seats, blocks] int64.
         ends: (first, last): how many leading and trailing live queries are scored.
         groups: Lists of positions per layer, a divisor of Hkv.
+        derived: Where an implementation keeps what it works out from the rows, once for all layers.
     """
 
     seat: Tensor
@@ -109,6 +110,7 @@ class AttentionRows:
     table: Tensor
     ends: tuple[int, int]
     groups: int
+    derived: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
 
 
 @dataclass(frozen=True, slots=True)

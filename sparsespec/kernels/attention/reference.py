@@ -1,14 +1,36 @@
 """Defines `attention` in plain torch, one row at a time, for any float dtype.
 
-Half types are computed in float32, float32 and float64 in themselves.
+Half types are computed in float32, float32 and float64 in themselves. What does not depend on the layer is worked
+out once per step, because on a CPU it would cost as much as the arithmetic of a short context.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsespec.core.batch import AttentionRows, Chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A live row; `blocks` are its pages, a slice where they lie in a row; `ends` are its scored queries."""
+
+    index: int
+    seat: int
+    offset: int
+    start: int
+    live: int
+    sparse: bool
+    positions: Tensor
+    blocks: slice | Tensor
+    ends: list[int]
+
+    @property
+    def end(self) -> int:
+        return self.start + self.live
 
 
 def attention(
@@ -21,55 +43,68 @@ def attention(
     chosen: Chosen | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """See `kernels/attention/api.py`."""
+    page_size = k_pages.shape[1]
+    key = f"reference/{page_size}"
+    if key not in rows.derived:
+        rows.derived[key] = _live_rows(rows, page_size)
+    live: list[_Row] = rows.derived[key]
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = torch.zeros_like(q), q.new_zeros(q.shape[:2], dtype=wide)
-    starts, lives, offsets = rows.start.tolist(), rows.live.tolist(), rows.offset.tolist()
-    seats, sparse, scored = rows.seat.tolist(), rows.sparse.tolist(), rows.scored.tolist()
     scores = None
-    if any(scored):
-        length = max(s + n for s, n in zip(starts, lives, strict=True))
-        scores = q.new_zeros((rows.groups, len(seats), length), dtype=wide)
-    for b, (seat, offset, start, live) in enumerate(zip(seats, offsets, starts, lives, strict=True)):
-        if not live:
-            continue
-        end, table = start + live, rows.table[seat]
-        if sparse[b]:
+    if any(row.ends for row in live):
+        length = int((rows.start + rows.live).max())
+        scores = q.new_zeros((rows.groups, len(rows.seat), length), dtype=wide)
+    for row in live:
+        positions = row.positions
+        if row.sparse:
             assert chosen is not None, "a sparse row came without a selection"
-            positions = _selected(chosen, seat, end)
-            k, v = (_gather(pages, table, positions).to(wide) for pages in (k_pages, v_pages))
+            positions = _selected(chosen, row.seat, row.end)
+            k, v = (_gather(x, rows.table[row.seat], positions).to(wide) for x in (k_pages, v_pages))
         else:
-            positions = torch.arange(end, device=q.device)[None]
-            k, v = (x.to(wide) for x in _all(k_pages, v_pages, table, end))
+            k, v = (_all(x, row.blocks, row.end).to(wide) for x in (k_pages, v_pages))
+        here = slice(row.offset, row.offset + row.live)
         # only keys of the row itself can lie in a query's future
-        visible = positions[:, None] <= positions[:, -live:, None] if live > 1 else None
-        o, z, p = _attend(q[offset : offset + live].to(wide), k, v, visible, scale)
-        out[offset : offset + live] = o.to(q.dtype)
-        lse[offset : offset + live] = z
-        if scored[b] and scores is not None:
-            scored_queries = p[_ends(live, rows.ends)]
-            scores[:, b, :end] = scored_queries.mean(0).unflatten(0, (rows.groups, -1)).mean(1)
+        hidden = positions[:, None] > positions[:, -row.live :, None] if row.live > 1 else None
+        o, z, p = _attend(q[here].to(wide), k, v, hidden, scale)
+        out[here] = o
+        lse[here] = z
+        if scores is not None and row.ends:
+            mass = p[:, row.ends].mean((1, 2))
+            scores[:, row.index, : row.end] = mass.unflatten(0, (rows.groups, -1)).mean(1)
     return out, lse, scores
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float) -> tuple[Tensor, ...]:
-    """Return out [n, Hq, D], lse [n, Hq] and probabilities [n, Hq, m]; k and v are [lists, m, heads, D]."""
+def _live_rows(rows: AttentionRows, page_size: int) -> list[_Row]:
+    columns = (rows.seat, rows.offset, rows.start, rows.live, rows.sparse, rows.scored)
+    found: list[_Row] = []
+    for index, (seat, offset, start, live, sparse, scored) in enumerate(zip(*map(Tensor.tolist, columns), strict=True)):
+        if live:
+            positions = torch.arange(start + live, device=rows.seat.device)[None]
+            blocks = _blocks(rows.table[seat, : -(-(start + live) // page_size)])
+            ends = _ends(live, rows.ends) if scored and not sparse else []
+            found.append(_Row(index, seat, offset, start, live, sparse, positions, blocks, ends))
+    return found
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return out [n, Hq, D], lse [n, Hq] and probabilities [Hkv, n, G, m]; k and v are [lists, m, heads, D]."""
     n, n_heads, head_dim = q.shape
     lists, m, heads, _ = k.shape
     group = n_heads // (lists * heads)
-    # [lists, heads, n * group, D] against [lists, heads, D, m]
-    x = q.view(n, lists, heads, group, head_dim).permute(1, 2, 0, 3, 4).flatten(2, 3)
-    s = (x @ k.permute(0, 2, 3, 1)).unflatten(2, (n, group)) * scale
-    if visible is not None:
-        s = s.masked_fill(~visible[:, None, :, None], -torch.inf)
+    # one product per KV head: [n * G, D] against [D, m]
+    x = (q * scale).view(n, -1, group, head_dim).transpose(0, 1).reshape(-1, n * group, head_dim)
+    k, v = (y.transpose(1, 2).reshape(-1, m, head_dim) for y in (k, v))
+    s = torch.bmm(x, k.transpose(1, 2))
+    if hidden is not None:
+        s = s.view(lists, heads, n, group, m).masked_fill(hidden[:, None, :, None], -torch.inf).view_as(s)
     # every query sees at least itself, so the maximum is finite
     highest = s.amax(-1, keepdim=True)
     p = (s - highest).exp_()
     total = p.sum(-1, keepdim=True)
-    p, z = p / total, total.log() + highest
-    o = p.flatten(2, 3) @ v.transpose(1, 2)
-    o = o.unflatten(2, (n, group)).permute(2, 0, 1, 3, 4).reshape(n, n_heads, head_dim)
-    p = p.permute(2, 0, 1, 3, 4).reshape(n, n_heads, m)
-    return o, z.squeeze(-1).permute(2, 0, 1, 3).reshape(n, n_heads), p
+    p /= total
+    out = torch.bmm(p, v).view(-1, n, group, head_dim).transpose(0, 1).reshape(n, n_heads, head_dim)
+    lse = total.log_().add_(highest).view(-1, n, group).transpose(0, 1).reshape(n, n_heads)
+    return out, lse, p.view(-1, n, group, m)
 
 
 def _selected(chosen: Chosen, seat: int, end: int) -> Tensor:
@@ -79,15 +114,18 @@ def _selected(chosen: Chosen, seat: int, end: int) -> Tensor:
     return torch.cat((positions, tail.expand(len(positions), -1)), dim=1)
 
 
-def _all(k_pages: Tensor, v_pages: Tensor, table: Tensor, end: int) -> list[Tensor]:
-    """Return keys and values at positions 0 … end - 1, [1, end, Hkv, D] each; views where pages lie in a row."""
-    blocks = table[: -(-end // k_pages.shape[1])]
-    first, n = int(blocks[0]), len(blocks)
-    if torch.equal(blocks, torch.arange(first, first + n, device=blocks.device)):
-        held = [pages[first : first + n] for pages in (k_pages, v_pages)]
-    else:
-        held = [pages.index_select(0, blocks) for pages in (k_pages, v_pages)]
-    return [pages.flatten(0, 1)[None, :end] for pages in held]
+def _blocks(pages: Tensor) -> slice | Tensor:
+    """Return `pages` as a slice if they follow one another, so that reading them copies nothing."""
+    first, n = int(pages[0]), len(pages)
+    in_a_row = torch.equal(pages, torch.arange(first, first + n, device=pages.device))
+    return slice(first, first + n) if in_a_row else pages
+
+
+def _all(pages: Tensor, blocks: slice | Tensor, end: int) -> Tensor:
+    """Return the keys or values at positions 0 … end - 1, [1, end, Hkv, D]."""
+    # index_select copies whole pages; indexing with [] takes three times as long on a CPU
+    held = pages[blocks] if isinstance(blocks, slice) else pages.index_select(0, blocks)
+    return held.flatten(0, 1)[None, :end]
 
 
 def _gather(pages: Tensor, table: Tensor, positions: Tensor) -> Tensor:
