@@ -7,6 +7,7 @@ when their flight has landed, and find their request by identity.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from sparsespec.core.device import Device
@@ -216,8 +217,8 @@ class Engine:
         """Take in one heard row: counts, output, stops, pages, and what policies observe."""
         sent = request.unheard.popleft()
         assert sent.phase is result.phase, "a result was routed to another request"
-        request.metrics.hear(result)
         if result.phase is Phase.DRAFT:
+            request.metrics.hear(result)
             request.d += len(result.tokens)
             if result.tokens:
                 request.confidence = result.confidence
@@ -225,7 +226,11 @@ class Engine:
                 sent.round.k = result.k
         else:
             request.n, request.d = request.n + len(result.tokens), 0
-            if self._speaker.commit(request, result):
+            said = len(request.output)
+            ended = self._speaker.commit(request, result)
+            # tokens behind a stop were trimmed: they count neither as output nor as what dense would have read
+            request.metrics.hear(replace(result, tokens=result.tokens[: len(request.output) - said]))
+            if ended:
                 self._leave(request)
                 return
         self._parts.length.observe(result)

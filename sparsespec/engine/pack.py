@@ -54,9 +54,7 @@ class Ring:
             stop_below = request.round.stop_below if request.round else 0.0
             filling = row.phase is Phase.PREFILL
             # the end of a request's first fill warms its selection up; recomputation scores nothing
-            scored = row.phase is Phase.VERIFY or (
-                filling and request.first_fill and row.n_query == request.to_prefill
-            )
+            scored = row.phase is Phase.VERIFY or (filling and request.first_fill and row.n_query == request.to_prefill)
             columns[:6, j] = (
                 row.seat,
                 row.phase,

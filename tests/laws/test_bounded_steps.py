@@ -1,4 +1,4 @@
-"""Nobody waits for ever: with a pool that fits exactly one request, every composition ends in a bounded number of steps.
+"""Nobody waits for ever: with a pool that fits exactly one request, every composition ends in bounded steps.
 
 Barriers that wait for starving rows, and policies that take pages from each other in turn, show here.
 """

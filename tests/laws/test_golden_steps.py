@@ -1,7 +1,7 @@
 """How many steps, drafts and acceptances each loop and composition takes: losslessness tests are blind to lost speed.
 
-The table is what the engine does today. A change that alters it on purpose pastes the new one, which the failure prints, and says
-why in its commit.
+The table is what the engine does today. A change that alters it on purpose pastes the new one, which the failure
+prints, and says why in its commit.
 """
 
 from __future__ import annotations

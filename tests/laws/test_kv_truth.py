@@ -1,6 +1,7 @@
 """What the cache holds of accepted positions is what a clean prefill would have written, in every layer.
 
-A draft's hidden states saw sparse attention, so its keys and values are approximate above layer 0; VERIFY rewrites them.
+A draft's hidden states saw sparse attention, so its keys and values are approximate above layer 0; VERIFY rewrites
+them.
 """
 
 from __future__ import annotations

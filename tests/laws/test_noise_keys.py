@@ -1,7 +1,8 @@
 """Under `rejection` no noise is used twice: the keys of all choices of a run are distinct.
 
-A residual drawn with its draft's noise, or a draft drawn with the noise of a discarded one, is biased; statistics see that poorly,
-so it is tested by construction. Under `shared-noise` the opposite holds: one position, one key, at every level.
+A residual drawn with its draft's noise, or a draft drawn with the noise of a discarded one, is biased; statistics
+see that poorly, so it is tested by construction. Under `shared-noise` the opposite holds: one position, one key, at
+every level.
 """
 
 from __future__ import annotations
