@@ -20,9 +20,12 @@ class KVPool:
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
         shape = (g.n_layers, g.n_pages, g.page_size, g.n_kv_heads, g.head_dim)
-        # zeros, not empty: page 0 is written by dead queries only, and must stay finite until then
-        self.k: Tensor = torch.zeros(shape, dtype=float_type(g.dtype), device=g.device)
-        self.v: Tensor = torch.zeros_like(self.k)
+        # not zeros: that would touch gigabytes, and what was never written is never read
+        self.k: Tensor = torch.empty(shape, dtype=float_type(g.dtype), device=g.device)
+        self.v: Tensor = torch.empty_like(self.k)
+        # page 0 is written by dead queries only, and must be finite before the first of them
+        self.k[:, 0] = 0
+        self.v[:, 0] = 0
 
     @property
     def n_bytes(self) -> int:

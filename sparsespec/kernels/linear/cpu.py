@@ -1,10 +1,11 @@
 """`linear` for the few rows of a decoding step on a CPU: BLAS is asked the other way round.
 
-With a `[out, in]` weight, `x @ Wᵀ` of a few rows runs in a kernel that stays well below the memory rate, and `(W @ xᵀ)ᵀ`
-does not. For the matrices of a 135M model in float32 on two cores, the second order took 0.5 of the time at 2 to 4 rows,
-0.8 at 9 and 0.95 at 128, and 1.6 at 199; on one thread 0.75 at 2 to 4 rows and no less beyond. So four rows cost what
-one costs. One row is a matrix-vector product. Computing it as two equal rows took 0.7 of its time on idle cores and ten
-times as long on busy ones, where threads of a matrix product wait for one another, so that is not done.
+With a `[out, in]` weight, `x @ Wᵀ` of a few rows runs in a kernel that stays well below the memory rate, and `(W @
+xᵀ)ᵀ` does not. For the matrices of a 135M model in float32 on two cores, the second order took 0.5 of the time at 2
+to 4 rows, 0.8 at 9 and 0.95 at 128, and 1.6 at 199; on one thread 0.75 at 2 to 4 rows and no less beyond. So four
+rows cost what one costs. One row is a matrix-vector product. Computing it as two equal rows took 0.7 of its time on
+idle cores and ten times as long on busy ones, where threads of a matrix product wait for one another, so that is
+not done.
 """
 
 from __future__ import annotations
