@@ -54,7 +54,7 @@ def test_no_module_needs_triton_or_flashinfer_to_be_imported_except_its_own_back
 import importlib, pathlib
 failed, seen = [], 0
 for path in sorted(pathlib.Path(ROOT, "sparsespec").rglob("*.py")):
-    if path.stem in ("triton", "flashinfer", "__main__"):
+    if path.stem.startswith(("triton", "flashinfer", "__main__")):
         continue
     name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     seen += 1

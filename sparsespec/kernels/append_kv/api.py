@@ -5,12 +5,16 @@ The op also norms and rotates the queries, because the same pass over the projec
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from sparsespec.core.errors import unknown
+from sparsespec.core.errors import BadOption, MissingPackage, unknown
 from sparsespec.kernels.append_kv import reference
 
 IMPLS = {"reference": reference.append_kv}
+LAZY = ("triton",)
+"""Implementations that need an optional package, imported when asked for."""
 
 
 def append_kv(
@@ -42,13 +46,20 @@ def append_kv(
         cos: Cosines of all positions, [M, D / 2].
         sin: Sines.
         q_norm: Weight of the query norm [D], or None.
-        k_norm: Weight of the key norm [D], or None.
+        k_norm: Weight of the key norm [D]; None where q_norm is.
         eps: Epsilon of both norms.
         impl: Which implementation.
+
+    Raises:
+        BadOption: if a shape cannot work, or only one of the norms is given.
+        MissingPackage: if `impl` needs a package that is not installed.
+        UnknownName: if there is no such `impl`.
     """
-    if impl not in IMPLS:
-        raise unknown("append_kv implementation", impl, IMPLS)
-    return IMPLS[impl](
+    run = _implementation(impl)
+    _check_shapes(q, k, v, k_pages, v_pages)
+    _check_tables(q, positions, slots, cos, sin)
+    _check_norms(q, q_norm, k_norm)
+    return run(
         q,
         k,
         v,
@@ -62,3 +73,43 @@ def append_kv(
         k_norm=k_norm,
         eps=eps,
     )
+
+
+def _check_shapes(q: Tensor, k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
+    n, _, head_dim = q.shape
+    if head_dim % 2:
+        raise BadOption(f"q must have an even head dimension to be rotated, got {head_dim}")
+    if k.shape != (n, k.shape[1], head_dim) or v.shape != k.shape:
+        raise BadOption(f"k and v must both be [{n}, Hkv, {head_dim}] beside q, got {list(k.shape)}, {list(v.shape)}")
+    for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
+        if pages.shape[2:] != k.shape[1:] or pages.shape != k_pages.shape:
+            raise BadOption(f"{name} must be [pages, P, {k.shape[1]}, {head_dim}] as k is, got {list(pages.shape)}")
+
+
+def _check_tables(q: Tensor, positions: Tensor, slots: Tensor, cos: Tensor, sin: Tensor) -> None:
+    for name, x in (("positions", positions), ("slots", slots)):
+        if x.shape != q.shape[:1]:
+            raise BadOption(f"{name} must be [{q.shape[0]}], one number for each token of q, got {list(x.shape)}")
+    for name, x in (("cos", cos), ("sin", sin)):
+        if x.shape != (cos.shape[0], q.shape[-1] // 2):
+            raise BadOption(f"{name} must be [M, {q.shape[-1] // 2}], half of q's head dimension, got {list(x.shape)}")
+
+
+def _check_norms(q: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> None:
+    if (q_norm is None) != (k_norm is None):
+        raise BadOption("q_norm and k_norm must both be given or both be None")
+    for name, x in (("q_norm", q_norm), ("k_norm", k_norm)):
+        if x is not None and x.shape != q.shape[-1:]:
+            raise BadOption(f"{name} must be [{q.shape[-1]}], a weight for each number of a head, got {list(x.shape)}")
+
+
+def _implementation(impl: str) -> Callable[..., Tensor]:
+    if impl in IMPLS:
+        return IMPLS[impl]
+    if impl not in LAZY:
+        raise unknown("append_kv implementation", impl, (*IMPLS, *LAZY))
+    try:
+        from sparsespec.kernels.append_kv import triton
+    except ModuleNotFoundError as error:
+        raise MissingPackage("append_kv with impl='triton' needs: pip install 'sparsespec[triton]'") from error
+    return triton.append_kv

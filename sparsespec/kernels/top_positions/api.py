@@ -5,12 +5,16 @@ Pooling spreads a high score to its neighbours first: `pool=5` gives each positi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption, unknown
+from sparsespec.core.errors import BadOption, MissingPackage, unknown
 from sparsespec.kernels.top_positions import reference
 
 IMPLS = {"reference": reference.top_positions}
+LAZY = ("triton",)
+"""Implementations that need an optional package, imported when asked for."""
 
 
 def top_positions(scores: Tensor, below: Tensor, count: Tensor, k_max: int, *, pool: int = 1, impl: str) -> Tensor:
@@ -19,13 +23,41 @@ def top_positions(scores: Tensor, below: Tensor, count: Tensor, k_max: int, *, p
     Args:
         scores: Scores [L, groups, R, S], higher is better; ties go to the lower position.
         below: First position that must not be chosen, [R] int64; at most S.
-        count: Positions to choose, [R] int64, at most `below` and at most `k_max`; entries behind them are 0.
+        count: Positions to choose, [R] int64, or [L, R] where layers differ; at most `below` and at most `k_max`.
+            Entries behind them are 0.
         k_max: Width of the result.
         pool: Odd width of the maximum taken over neighbouring positions; 1 is off.
         impl: Which implementation.
+
+    Raises:
+        BadOption: if a shape or `pool` cannot work.
+        MissingPackage: if `impl` needs a package that is not installed.
+        UnknownName: if there is no such `impl`.
     """
-    if impl not in IMPLS:
-        raise unknown("top_positions implementation", impl, IMPLS)
+    run = _implementation(impl)
     if pool < 1 or pool % 2 == 0:
         raise BadOption(f"pool must be an odd number of positions, 1 or more, got {pool}")
-    return IMPLS[impl](scores, below, count, k_max, pool)
+    _check_shapes(scores, below, count)
+    return run(scores, below, count, k_max, pool)
+
+
+def _check_shapes(scores: Tensor, below: Tensor, count: Tensor) -> None:
+    if scores.dim() != 4:
+        raise BadOption(f"scores must be [L, groups, R, S], got {list(scores.shape)}")
+    layers, _, rows, _ = scores.shape
+    if below.shape != (rows,):
+        raise BadOption(f"below must be [{rows}], one number for each row of scores, got {list(below.shape)}")
+    if count.shape not in ((rows,), (layers, rows)):
+        raise BadOption(f"count must be [{rows}] or [{layers}, {rows}], got {list(count.shape)}")
+
+
+def _implementation(impl: str) -> Callable[[Tensor, Tensor, Tensor, int, int], Tensor]:
+    if impl in IMPLS:
+        return IMPLS[impl]
+    if impl not in LAZY:
+        raise unknown("top_positions implementation", impl, (*IMPLS, *LAZY))
+    try:
+        from sparsespec.kernels.top_positions import triton
+    except ModuleNotFoundError as error:
+        raise MissingPackage("top_positions with impl='triton' needs: pip install 'sparsespec[triton]'") from error
+    return triton.top_positions

@@ -18,6 +18,7 @@ def top_positions(scores: Tensor, below: Tensor, count: Tensor, k_max: int, pool
         masked = pooled.view_as(masked).masked_fill(~legal, -torch.inf)
     # a stable sort keeps the lower position in front where scores tie
     best = masked.sort(dim=-1, descending=True, stable=True).indices[..., :k_max]
-    spare = torch.arange(best.shape[-1], device=scores.device) >= count[:, None]
+    wanted = count.expand(scores.shape[0], -1)[:, None, :, None]
+    spare = torch.arange(best.shape[-1], device=scores.device) >= wanted
     best = best.masked_fill(spare, length).sort(dim=-1).values.masked_fill(spare, 0)
     return torch.nn.functional.pad(best, (0, k_max - best.shape[-1]))

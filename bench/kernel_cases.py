@@ -1,0 +1,270 @@
+"""What `bench.kernels` times: inputs, the check that comes first, the bytes a call must move, and the bar."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import flashinfer_peer
+from bench.timing import Call, buffers_for
+from sparsespec.core.batch import AttentionRows, Chosen
+from sparsespec.kernels.append_kv.api import append_kv
+from sparsespec.kernels.attention.api import attention
+from sparsespec.kernels.top_positions.api import top_positions
+
+PAGE = 16
+CLOSE = 1e-2
+"""Largest relative error ‖x - y‖ / ‖y‖ of bf16 results; wrong kernels are off by far more."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes."""
+
+    name: str
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def token_bytes(self) -> int:
+        """K and V of a token in one layer, bf16."""
+        return 2 * 2 * self.kv_heads * self.head_dim
+
+
+QWEN3_8B = Shape("qwen3-8b", 36, 32, 8, 128)
+SMOLLM2 = Shape("smollm2-135m", 30, 9, 3, 64)
+
+
+@dataclass
+class Ready:
+    """A case on the device."""
+
+    calls: list[Call]
+    bytes: int
+    check: Callable[[], str]  # what is wrong, or ""
+    peers: dict[str, Callable[[], list[Call]]] = field(default_factory=dict)
+    agrees: Callable[[Any], bool] = lambda _: True  # whether what a peer's first call returned is the op's result
+
+
+@dataclass(frozen=True)
+class Case:
+    """A line of the table; `share` and `ratio` are its bars: share of the read ceiling, time over the best peer's."""
+
+    op: str
+    name: str
+    shape: Shape
+    make: Callable[[Shape], Ready]
+    share: float | None = None
+    ratio: float | None = None
+
+
+def _error(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want).norm() / want.norm())
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of an attention case: (length, queries, reads a selection) of each; `chosen` positions where it does."""
+
+    rows: tuple[tuple[int, int, bool], ...]
+    scored: bool = False
+    groups: int = 1
+    chosen: int = 0
+    pool_seed: int = 0
+
+    def __call__(self, shape: Shape) -> Ready:
+        """Allocate; all sets of inputs share one pool of pages and differ in queries, tables and selections."""
+        generator = torch.Generator("cuda").manual_seed(self.pool_seed)
+        blocks = max(-(-length // PAGE) for length, _, _ in self.rows)
+        pages = len(self.rows) * blocks + 1
+        k_pages, v_pages = (
+            torch.randn(pages, PAGE, shape.kv_heads, shape.head_dim, device="cuda", generator=generator).bfloat16()
+            for _ in range(2)
+        )
+        n_bytes = self.bytes(shape)
+        sets = [self._inputs(shape, pages, blocks, generator) for _ in range(buffers_for(n_bytes))]
+        scale = shape.head_dim**-0.5
+        calls = [self._call(q, k_pages, v_pages, rows, scale, chosen) for q, rows, chosen in sets]
+        peers = flashinfer_peer.attention(self, shape, k_pages, v_pages, sets, scale)
+
+        def agrees(got: Any) -> bool:
+            out = got[0] if isinstance(got, tuple) else got
+            return _error(out.flatten(), calls[0]()[0].double().flatten()) < CLOSE
+
+        return Ready(calls, n_bytes, lambda: self._wrong(*sets[0], k_pages, v_pages, scale), peers, agrees)
+
+    def bytes(self, shape: Shape) -> int:
+        """Return the fewest bytes of a call: KV read, queries and results, scores written."""
+        read = sum(min(length, self.chosen + n) if sparse else length for length, n, sparse in self.rows)
+        n_query = sum(n for _, n, _ in self.rows)
+        scores = sum(4 * self.groups * length for length, _, sparse in self.rows if self.scored and not sparse)
+        return read * shape.token_bytes + n_query * shape.heads * (4 * shape.head_dim + 4) + scores
+
+    def _inputs(
+        self, shape: Shape, pages: int, blocks: int, generator: torch.Generator
+    ) -> tuple[Tensor, AttentionRows, Chosen | None]:
+        b = len(self.rows)
+        lengths, queries, sparse = (torch.tensor(x, device="cuda") for x in zip(*self.rows, strict=True))
+        table = torch.randperm(pages - 1, device="cuda", generator=generator).view(b, blocks) + 1
+        scored = ~sparse if self.scored else torch.zeros_like(sparse)
+        rows = AttentionRows(
+            seat=torch.arange(b, device="cuda"),
+            offset=queries.cumsum(0) - queries,
+            start=lengths - queries,
+            live=queries,
+            sparse=sparse,
+            scored=scored,
+            table=table,
+            ends=(1, 1) if self.scored else (0, 0),
+            groups=self.groups,
+        )
+        size = (int(queries.sum()), shape.heads, shape.head_dim)
+        q = torch.randn(size, device="cuda", generator=generator).bfloat16()
+        if not self.chosen:
+            return q, rows, None
+        below = int(rows.start.min())
+        noise = torch.rand(self.groups, b, below, device="cuda", generator=generator)
+        positions = noise.topk(self.chosen, dim=-1).indices.sort(-1).values.to(torch.int32)
+        counts = torch.full((b,), self.chosen, device="cuda")
+        return q, rows, Chosen(positions, counts, rows.start.clone())
+
+    def _call(
+        self, q: Tensor, k: Tensor, v: Tensor, rows: AttentionRows, scale: float, chosen: Chosen | None
+    ) -> Callable[[], Any]:
+        # raises here, with a clear message, where the implementation is missing
+        attention(q, k, v, rows, scale=scale, chosen=chosen, impl="triton")
+        module: Any = importlib.import_module("sparsespec.kernels.attention.triton")
+        # planned once for a step and run for every layer, as FlashInfer is
+        work = module.plan(q, k, rows)
+        return lambda: module.run(q, k, v, rows, work, scale=scale, chosen=chosen)
+
+    def _wrong(self, q: Tensor, rows: AttentionRows, chosen: Chosen | None, k: Tensor, v: Tensor, scale: float) -> str:
+        got = attention(q, k, v, rows, scale=scale, chosen=chosen, impl="triton")
+        exact = [x.double() for x in (q, k, v)]
+        want = attention(*exact, rows, scale=scale, chosen=chosen, impl="reference")
+        errors = {"out": _error(got.out, want.out), "lse": _error(got.lse, want.lse)}
+        if want.scores is not None:
+            assert got.scores is not None
+            errors["scores"] = _error(got.scores[..., : want.scores.shape[-1]], want.scores)
+        return ", ".join(f"{name} errs by {e:.2g}" for name, e in errors.items() if not e < CLOSE)
+
+
+@dataclass(frozen=True)
+class Top:
+    """Lists to choose `k` of `length` positions from, for all layers."""
+
+    rows: int
+    groups: int
+    length: int = 8192
+    k: int = 410
+    pool: int = 1
+
+    def __call__(self, shape: Shape) -> Ready:
+        """Allocate probabilities."""
+        generator = torch.Generator("cuda").manual_seed(0)
+        size = (shape.layers, self.groups, self.rows, self.length)
+        lists = shape.layers * self.groups * self.rows
+        n_bytes = lists * (4 * self.length + 8 * self.k)
+        scores = [
+            torch.softmax(3 * torch.randn(size, device="cuda", generator=generator), -1)
+            for _ in range(buffers_for(n_bytes))
+        ]
+        below, count = (torch.full((self.rows,), n, device="cuda") for n in (self.length, self.k))
+
+        def call(x: Tensor, impl: str) -> Tensor:
+            return top_positions(x, below, count, self.k, pool=self.pool, impl=impl)
+
+        def wrong() -> str:
+            same = torch.equal(call(scores[0], "triton"), call(scores[0], "reference"))
+            return "" if same else "positions differ from the reference's"
+
+        def agrees(got: tuple[Tensor, Tensor]) -> bool:
+            # as sets: a peer gives no order
+            return torch.equal(got[1].sort(-1).values, call(scores[0], "triton").flatten(0, 2))
+
+        peers = flashinfer_peer.top_k(scores, self.k) if self.pool == 1 else {}
+        return Ready([lambda x=x: call(x, "triton") for x in scores], n_bytes, wrong, peers, agrees)
+
+
+@dataclass(frozen=True)
+class Append:
+    """`tokens` tokens to norm, rotate and write."""
+
+    tokens: int
+
+    def __call__(self, shape: Shape) -> Ready:
+        """Allocate projections, and a pool four times the tokens."""
+        n, d = self.tokens, shape.head_dim
+        parts = tuple(d * heads for heads in (shape.heads, shape.kv_heads, shape.kv_heads))
+        real = lambda *size: torch.randn(size, device="cuda").bfloat16()  # noqa: E731
+        # read and written: q, k and v
+        n_bytes = 2 * 2 * n * sum(parts)
+        pages = 4 * n // PAGE + 1
+        k_pages, v_pages = real(2, pages, PAGE, shape.kv_heads, d)
+        angle = 6 * torch.rand(8192, d // 2, device="cuda")
+        shared = {
+            "positions": torch.randint(0, 8192, (n,), device="cuda"),
+            "cos": angle.cos().bfloat16(),
+            "sin": angle.sin().bfloat16(),
+            "q_norm": real(d),
+            "k_norm": real(d),
+            "eps": 1e-6,
+        }
+        sets = []
+        for _ in range(buffers_for(n_bytes)):
+            q, k, v = (x.unflatten(-1, (-1, d)) for x in real(n, sum(parts)).split(parts, -1))
+            slots = PAGE + torch.randperm((pages - 1) * PAGE, device="cuda")[:n]
+            sets.append((q, k, v, k_pages, v_pages, slots))
+
+        def call(q: Tensor, k: Tensor, v: Tensor, kp: Tensor, vp: Tensor, slots: Tensor) -> Tensor:
+            return append_kv(q, k, v, kp, vp, slots=slots, **shared, impl="triton")
+
+        def wrong() -> str:
+            exact = [x.double() for x in sets[0][:5]]
+            wide = {
+                name: x.double() if torch.is_tensor(x) and x.is_floating_point() else x for name, x in shared.items()
+            }
+            want = append_kv(*exact, slots=sets[0][5], **wide, impl="reference")
+            errors = {"q": _error(call(*sets[0]), want), "k": _error(k_pages, exact[3]), "v": _error(v_pages, exact[4])}
+            return ", ".join(f"{name} errs by {e:.2g}" for name, e in errors.items() if not e < CLOSE)
+
+        return Ready([lambda s=s: call(*s) for s in sets], n_bytes, wrong)
+
+
+def cases(batch: int = 64, length: int = 8192) -> list[Case]:
+    """Return the table: Qwen3-8B with the bars it must meet, and SmolLM2's shapes."""
+    verify = Rows(((length, 9, False),) * batch, scored=True)
+    decode = Rows(((length, 1, False),) * batch)
+    sparse = ((length, 1, True),) * batch
+    few, more = round(0.05 * length), round(0.1 * length)
+    mixed = Rows(((length, 9, False),) * 7 + ((length, 1, True),) * (batch - 7), scored=True, chosen=few)
+    prefill = Rows(((length, 2048, False),))
+    q, s = QWEN3_8B, SMOLLM2
+    table = [
+        Case("attention", "verify, 9 queries, scores", q, verify, 0.87, 1.09),
+        Case("attention", "decode", q, decode, 0.94),
+        Case("attention", "sparse 5 %, groups 1", q, Rows(sparse, chosen=few), 0.75, 1.0),
+        Case("attention", "sparse 5 %, groups 8", q, Rows(sparse, groups=8, chosen=few), 0.75, 1.0),
+        Case("attention", "sparse 10 %, groups 1", q, Rows(sparse, chosen=more), 0.85, 1.0),
+        Case("attention", "sparse 10 %, groups 8", q, Rows(sparse, groups=8, chosen=more), 0.85, 1.0),
+        Case("attention", "mixed, 7 verify and 57 draft", q, mixed, 0.8, 1.0),
+        Case("attention", "prefill, 2048 at 8192", q, prefill, None, 1 / 0.6),
+        Case("top_positions", "64 rows, shared by the layer", q, Top(64, 1), None, 1.0),
+        Case("top_positions", "7 rows, 8 groups", q, Top(7, 8), None, 1.0),
+        Case("top_positions", "64 rows, pool 5", q, Top(64, 1, pool=5)),
+        *(Case("append_kv", f"{n} tokens", q, Append(n)) for n in (64, 576, 2048)),
+        Case("attention", "verify, 9 queries, scores", s, verify),
+        Case("attention", "decode", s, decode),
+        Case("attention", "sparse 5 %, groups 1", s, Rows(sparse, chosen=few)),
+        Case("attention", "sparse 5 %, groups 3", s, Rows(sparse, groups=3, chosen=few)),
+        Case("top_positions", "64 rows, shared by the layer", s, Top(64, 1), None, 1.0),
+        Case("append_kv", "576 tokens", s, Append(576)),
+    ]
+    return table

@@ -1,0 +1,191 @@
+"""`attention` in Triton: plan once on the device, then one persistent launch, a fold and a score reduction per layer.
+
+Nothing here waits for the device, so all of it can be recorded in a CUDA graph that serves every mix of phases. Split
+across files: `triton_plan` (the work list), `triton_kernel` (the attention kernel), `triton_combine` (what follows).
+"""
+
+# pyright: reportCallIssue=false, reportIndexIssue=false
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+import triton
+from torch import Tensor
+
+from sparsespec.core.batch import AttentionRows, Chosen
+from sparsespec.core.errors import BadOption
+from sparsespec.kernels.attention.triton_combine import fold_splits, reduce_scores
+from sparsespec.kernels.attention.triton_kernel import attend
+from sparsespec.kernels.attention.triton_plan import Tiling, Work
+
+MAX_HEAD_DIM = 256
+MAX_SCORED = 16
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+
+def attention(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    rows: AttentionRows,
+    *,
+    scale: float,
+    chosen: Chosen | None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """See `kernels/attention/api.py`; plans and runs one layer. Without a selection every row reads everything."""
+    if chosen is None:
+        rows = replace(rows, sparse=torch.zeros_like(rows.sparse))
+    work = plan(q, k_pages, rows)
+    out, lse, scores = run(q, k_pages, v_pages, rows, work, scale=scale, chosen=chosen)
+    return out, lse, None if scores is None else scores[:, :, : work.length]
+
+
+def plan(q: Tensor, k_pages: Tensor, rows: AttentionRows, *, tiling: Tiling | None = None) -> Work:
+    """Return the work list of a step, for all its layers, in new buffers."""
+    check(k_pages, rows.ends)
+    work = work_for(k_pages, q.shape[1], rows, q.shape[0], tiling=tiling)
+    work.fill(rows, q.shape[0])
+    return work
+
+
+def work_for(
+    k_pages: Tensor,
+    n_heads: int,
+    rows: AttentionRows,
+    n_tokens: int,
+    *,
+    tiling: Tiling | None = None,
+    like: Work | None = None,
+) -> Work:
+    """Return buffers that hold this step, and no less than `like` does."""
+    _, page_size, n_kv_heads, head_dim = k_pages.shape
+    n_rows = len(rows.seat)
+    if like is not None:
+        n_rows, n_tokens = max(n_rows, like.n_rows), max(n_tokens, like.n_tokens)
+    return Work(
+        n_rows,
+        n_tokens,
+        tuple(rows.table.shape),
+        (n_kv_heads, n_heads // n_kv_heads, head_dim),
+        page_size,
+        rows.ends,
+        rows.groups,
+        tiling or tiling_for(k_pages.dtype, head_dim),
+        k_pages.dtype,
+        k_pages.device,
+    )
+
+
+def run(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    rows: AttentionRows,
+    work: Work,
+    *,
+    scale: float,
+    chosen: Chosen | None,
+    into: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Attend in one layer.
+
+    Scores [groups, B, S] go into `into` [groups, work.n_rows, work.s_cap], by default a buffer of `work` that the next
+    layer overwrites. Only what scored rows hold is written: the rest is as the caller left it, zeros.
+    """
+    check_layout(q, k_pages, v_pages, chosen)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
+    into = work.scores if into is None else into
+    # Beside the dense rows, not before them: the two kinds of programs fill each other's gaps, and where one kind is
+    # absent its empty launches cost nothing.
+    side = work.side if chosen is not None else None
+    if side is not None:
+        side.wait_stream(torch.cuda.current_stream(q.device))
+        with torch.cuda.stream(side):
+            _attend(q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
+    elif chosen is not None:
+        _attend(q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
+    _attend(q, k_pages, v_pages, out, lse, rows, work, scale, None)
+    fold_splits[(q.shape[0], work.hkv)](
+        out, lse, work.row_of, work.rows, work.part_acc, work.part_m, work.part_l,
+        HKV=work.hkv, G=work.group, GP=triton.next_power_of_2(work.group), D=q.shape[2], BLOCK_M=work.tiling.tile,
+        num_warps=2,
+    )  # fmt: skip
+    if into is not None:
+        _reduce(into, lse, rows, work)
+    if side is not None:
+        torch.cuda.current_stream(q.device).wait_stream(side)
+    return out, lse, None if into is None else into[:, : len(rows.seat)]
+
+
+def _attend(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, out: Tensor, lse: Tensor,
+    rows: AttentionRows, work: Work, scale: float, chosen: Chosen | None,
+) -> None:  # fmt: skip
+    """Launch the sparse rows if there is a selection, else the dense ones."""
+    t, sparse, unused = work.tiling, chosen is not None, work.total
+    tile, block, warps, stages, programs = t.tile, t.block, t.warps, t.stages, t.programs
+    if sparse:
+        tile, block, warps, stages = t.sparse_tile, t.sparse_block, t.sparse_warps, t.sparse_stages
+        programs = t.sparse_programs
+    positions, counts, tails = chosen or (unused, unused, unused)
+    strides = positions.stride()[:2] if sparse else (0, 0)
+    attend[(work.multiprocessors * programs,)](
+        q, k_pages, v_pages, out, lse,
+        work.entries, work.total, work.rows, work.table, rows.scored,
+        positions, counts, tails,
+        work.part_acc, work.part_m, work.part_l,
+        unused if work.p is None else work.p, unused if work.p_max is None else work.p_max,
+        scale * math.log2(math.e),
+        q.stride(0), k_pages.stride(1), work.table.stride(0), strides[0], strides[1], work.s_cap,
+        HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.hkv // work.groups,
+        BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
+        SPARSE=sparse, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
+        SCORE_ROWS=work.score_rows, PRECISION="ieee",
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+
+
+def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
+    padded = triton.next_power_of_2(work.score_rows)
+    chunk = max(work.tiling.block, min(1024, 8192 // padded))
+    reduce_scores[(work.s_cap // chunk, len(rows.seat), work.groups)](
+        into, lse, work.p, work.p_max, rows.scored, rows.offset, rows.start, rows.live,
+        work.n_rows, work.s_cap,
+        HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, CHUNK=chunk,
+        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, SCORE_ROWS_P=padded, num_warps=4,
+    )  # fmt: skip
+
+
+def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
+    """Return the sizes for a float type and head dimension: never for a batch, or bits would depend on it."""
+    if dtype == torch.float32:
+        return Tiling(tile=16, block=32, sparse_block=32, stages=2, sparse_stages=2)
+    if head_dim == 256:
+        return Tiling(block=32, sparse_block=32, warps=4, programs=1, sparse_programs=2)
+    return Tiling()
+
+
+def check(k_pages: Tensor, ends: tuple[int, int]) -> None:
+    """Raise `BadOption` for what these kernels cannot do."""
+    head_dim, least = k_pages.shape[3], 16 if k_pages.is_cuda else 1
+    if k_pages.dtype not in DTYPES:
+        raise BadOption(f"attention impl 'triton' takes float16, bfloat16 or float32, got {k_pages.dtype}")
+    if head_dim & (head_dim - 1) or not least <= head_dim <= MAX_HEAD_DIM:
+        raise BadOption(f"attention impl 'triton' takes head dims 16, 32, 64, 128 and 256, got {head_dim}")
+    if min(ends) < 0 or sum(ends) > MAX_SCORED:
+        raise BadOption(f"attention impl 'triton' scores at most {MAX_SCORED} queries of a row, got ends {ends}")
+
+
+def check_layout(q: Tensor, k_pages: Tensor, v_pages: Tensor, chosen: Chosen | None) -> None:
+    """Raise `BadOption` for strides that the kernels do not follow."""
+    for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
+        if not pages.is_contiguous():
+            raise BadOption(f"attention impl 'triton' takes contiguous {name}, got strides {pages.stride()}")
+    if q.stride()[1:] != (q.shape[2], 1):
+        raise BadOption(f"attention impl 'triton' takes q with contiguous heads, got strides {q.stride()}")
+    if chosen is not None and chosen.positions.stride(2) != 1:
+        raise BadOption("attention impl 'triton' takes chosen.positions that are contiguous along a list")

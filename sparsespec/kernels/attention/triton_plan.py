@@ -1,0 +1,199 @@
+"""The plan of a step, made on the device: rows become a work list, without the host knowing lengths.
+
+The list holds one entry of eight int32 for each (row, query tile, split), those of dense rows first. The attention
+kernel runs each entry once per KV head, heads fastest, so that programs side by side read the same tokens.
+
+    row, tile, split, splits of the row, seat, first query token, position of that token, live queries
+
+`split` is -1 where the item owns all splits of its queries: rows of one split, sparse rows, rows with at least
+`own_tiles` query tiles, and all rows if that keeps the programs busy. Who owns what changes traffic, never bits.
+
+Beside it, per row: its first partial, or -1 where nothing is left to fold; splits; first query token; unused. The
+partials of a row lie in the order of its entries.
+"""
+
+# pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsespec.core.batch import AttentionRows
+
+
+@triton.jit
+def _splits_and_entries(
+    start, live, sparse,
+    HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, SPARSE_TILE: tl.constexpr, SPLIT: tl.constexpr,
+    OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """Return, for each row, its splits, whether items own them, and its entries."""
+    packed = live * G
+    tiles = tl.where(sparse, (packed + SPARSE_TILE - 1) // SPARSE_TILE, (packed + TILE - 1) // TILE)
+    splits = tl.where(sparse, 1, tl.maximum(1, (start + live + SPLIT - 1) // SPLIT))
+    owns = (splits == 1) | (tiles >= OWN_TILES)
+    # all rows own theirs if that keeps the programs nearly as busy: nothing is written twice then
+    n_items = tl.sum(tl.where(sparse, 0, tiles), 0) * HKV
+    n_splits = tl.sum(tl.where(sparse, 0, tiles * splits), 0) * HKV
+    rounds = (n_items + PROGRAMS - 1) // PROGRAMS
+    longest = tl.max(tl.where(sparse | (live == 0), 0, splits), 0)
+    owns = owns | (100 * n_splits >= OWN_BUSY * rounds * PROGRAMS * longest)
+    return splits, owns, tiles * tl.where(owns, 1, splits)
+
+
+@triton.jit
+def make_work(
+    seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, row_ptr, row_of_ptr, total_ptr,
+    n_rows, n_entries_max, n_tokens,
+    HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, SPARSE_TILE: tl.constexpr, SPLIT: tl.constexpr,
+    OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
+    ROWS_P: tl.constexpr, STEP: tl.constexpr,
+):  # fmt: skip
+    """Write the entries of one row; each program adds up the rows before its own."""
+    row = tl.program_id(0)
+    rows = tl.arange(0, ROWS_P)
+    known = rows < n_rows
+    start = tl.load(start_ptr + rows, mask=known, other=0).to(tl.int32)
+    live = tl.load(live_ptr + rows, mask=known, other=0).to(tl.int32)
+    sparse = tl.load(sparse_ptr + rows, mask=known, other=0) != 0
+    splits, owns, entries = _splits_and_entries(
+        start, live, sparse, HKV, G, TILE, SPARSE_TILE, SPLIT, OWN_TILES, OWN_BUSY, PROGRAMS
+    )
+    n_dense = tl.sum(tl.where(sparse, 0, entries), 0)
+    if row == 0:
+        tl.store(total_ptr, n_dense)
+        tl.store(total_ptr + 1, tl.sum(entries, 0))
+    mine = rows == row
+    my_start = tl.sum(tl.where(mine, start, 0), 0)
+    my_live = tl.sum(tl.where(mine, live, 0), 0)
+    my_splits = tl.sum(tl.where(mine, splits, 0), 0)
+    my_entries = tl.sum(tl.where(mine, entries, 0), 0)
+    is_sparse = tl.sum(tl.where(mine & sparse, 1, 0), 0) > 0
+    my_own = tl.sum(tl.where(mine & owns, 1, 0), 0) > 0
+    first = tl.sum(tl.where((rows < row) & (sparse == is_sparse), entries, 0), 0) + tl.where(is_sparse, n_dense, 0)
+    my_seat = tl.load(seat_ptr + row).to(tl.int32)
+    my_offset = tl.load(offset_ptr + row).to(tl.int32)
+    first_part = tl.sum(tl.where((rows < row) & (owns == 0), entries, 0), 0)
+    tl.store(row_ptr + row * 4, tl.where(my_own, -1, first_part))
+    tl.store(row_ptr + row * 4 + 1, my_splits)
+    tl.store(row_ptr + row * 4 + 2, my_offset)
+    lane = tl.arange(0, STEP)
+    for at in range(0, my_entries, STEP):
+        e = at + lane
+        out = work_ptr + (first + e) * 8
+        mask = (e < my_entries) & (first + e < n_entries_max)
+        tl.store(out, tl.zeros([STEP], tl.int32) + row, mask=mask)
+        tl.store(out + 1, tl.where(my_own, e, e // my_splits), mask=mask)
+        tl.store(out + 2, tl.where(my_own, -1, e % my_splits), mask=mask)
+        tl.store(out + 3, tl.zeros([STEP], tl.int32) + my_splits, mask=mask)
+        tl.store(out + 4, tl.zeros([STEP], tl.int32) + my_seat, mask=mask)
+        tl.store(out + 5, tl.zeros([STEP], tl.int32) + my_offset, mask=mask)
+        tl.store(out + 6, tl.zeros([STEP], tl.int32) + my_start, mask=mask)
+        tl.store(out + 7, tl.zeros([STEP], tl.int32) + my_live, mask=mask)
+    for at in range(0, my_live, STEP):
+        i = at + lane
+        mask = (i < my_live) & (my_offset + i < n_tokens)
+        tl.store(row_of_ptr + my_offset + i, tl.zeros([STEP], tl.int32) + row, mask=mask)
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Sizes the kernels are compiled for. They may depend on dtype and head dimension, never on a batch.
+
+    Attributes:
+        tile: Packed query rows of a tile. With `block`, `split` and `warps` it decides the bits of a dense row.
+        block: KV entries of a block.
+        split: KV entries of a split; a multiple of `block`.
+        warps, stages: Of a program, and of its load pipeline.
+        programs: Per multiprocessor.
+        sparse_tile, sparse_block, sparse_warps, sparse_stages, sparse_programs: The same for sparse rows.
+        own_tiles: From how many tiles on a row's items own all its splits.
+        own_busy: Per cent of the programs' time that must be in use for all items to own all splits.
+    """
+
+    tile: int = 64
+    block: int = 64
+    split: int = 2048
+    warps: int = 4
+    stages: int = 3
+    programs: int = 2
+    sparse_tile: int = 16
+    sparse_block: int = 64
+    sparse_warps: int = 2
+    sparse_stages: int = 4
+    sparse_programs: int = 4
+    own_tiles: int = 4
+    own_busy: int = 90
+
+
+class Work:
+    """The buffers of a plan, for up to `n_rows` rows and `n_tokens` query tokens of a page table [n_seats, n_blocks].
+
+    They never move, so a captured graph may hold them. `cut` bounds the splits that wait for the fold: a row that is
+    cut has fewer than `own_tiles` tiles.
+    """
+
+    def __init__(
+        self, n_rows: int, n_tokens: int, table: tuple[int, ...], heads: tuple[int, int, int],
+        page_size: int, ends: tuple[int, int], groups: int, tiling: Tiling, dtype: torch.dtype, device: torch.device,
+    ) -> None:  # fmt: skip
+        hkv, group, head_dim = heads
+        n_blocks = table[1]
+        self.tiling, self.ends, self.groups, self.group, self.hkv = tiling, ends, groups, group, hkv
+        cuda = device.type == "cuda"
+        # the interpreter runs programs one after another
+        self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if cuda else 1
+        self.programs = self.multiprocessors * tiling.programs
+        self.side = torch.cuda.Stream(device) if cuda else None
+        self.n_rows, self.n_tokens = n_rows, n_tokens
+        self.length = n_blocks * page_size
+        self.s_cap = -(-self.length // 1024) * 1024
+        n_splits = -(-self.length // tiling.split)
+        dense_tiles = -(-n_tokens * group // tiling.tile) + n_rows
+        sparse_tiles = -(-n_tokens * group // tiling.sparse_tile) + n_rows
+        cut = min(n_rows * (tiling.own_tiles - 1), dense_tiles) * n_splits if n_splits > 1 else 0
+        self.n_entries = cut + dense_tiles + sparse_tiles
+
+        def ints(*shape: int) -> Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=device)
+
+        def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        self.entries, self.rows = ints(self.n_entries, 8), ints(n_rows, 4)
+        self.row_of, self.total, self.table = ints(n_tokens), ints(2), ints(*table)
+        self.part_acc = floats(cut, hkv, tiling.tile, head_dim)
+        self.part_m, self.part_l = floats(cut, hkv, tiling.tile), floats(cut, hkv, tiling.tile)
+        self.score_rows = sum(ends) * group
+        self.scores = self.p = self.p_max = None
+        if self.score_rows:
+            kept = torch.float32 if dtype == torch.float32 else torch.float16
+            self.p = floats(n_rows, hkv, self.score_rows, self.s_cap, dtype=kept)
+            self.p_max = floats(n_rows, hkv, self.score_rows, self.s_cap // tiling.block)
+            self.scores = torch.zeros(groups, n_rows, self.s_cap, device=device)
+
+    def holds(self, rows: AttentionRows, n_tokens: int) -> bool:
+        """Whether a step fits."""
+        same = (self.ends, self.groups, tuple(self.table.shape)) == (rows.ends, rows.groups, tuple(rows.table.shape))
+        return same and len(rows.seat) <= self.n_rows and n_tokens <= self.n_tokens
+
+    def fill(self, rows: AttentionRows, n_tokens: int) -> None:
+        """Make the work list of a step; launches only, the host reads nothing back."""
+        assert self.holds(rows, n_tokens), "the step is larger than the plan's buffers"
+        t, n_rows = self.tiling, len(rows.seat)
+        self.row_of.fill_(-1)
+        self.table.copy_(rows.table)
+        make_work[(n_rows,)](
+            rows.seat, rows.offset, rows.start, rows.live, rows.sparse,
+            self.entries, self.rows, self.row_of, self.total,
+            n_rows, self.n_entries, n_tokens,
+            HKV=self.hkv, G=self.group, TILE=t.tile, SPARSE_TILE=t.sparse_tile, SPLIT=t.split,
+            OWN_TILES=t.own_tiles, OWN_BUSY=t.own_busy, PROGRAMS=self.programs,
+            ROWS_P=triton.next_power_of_2(n_rows), STEP=128, num_warps=4,
+        )  # fmt: skip

@@ -1,0 +1,77 @@
+"""What tests of Triton kernels share: proof that the kernel ran, and mutants of its source.
+
+On a machine without a GPU the kernels run in Triton's interpreter, which must be switched on before triton is imported:
+`room` does so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+POISON = -7777777
+"""What integer outputs hold before a launch; floats hold NaN."""
+
+
+def room(op: str) -> ModuleType:
+    """Return `sparsespec.kernels.<op>.triton`; skip the caller's module where triton is not installed."""
+    if DEVICE == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"
+    pytest.importorskip("triton")
+    return importlib.import_module(f"sparsespec.kernels.{op}.triton")
+
+
+def mutant(module: ModuleType, old: str, new: str, folder: Path) -> ModuleType:
+    """Return the module with every `old` in its source replaced by `new`."""
+    assert module.__file__ is not None
+    source = Path(module.__file__).read_text("utf-8")
+    assert old in source, f"the mutant's {old!r} is gone from {module.__file__}"
+    path = folder / "mutated.py"
+    path.write_text(source.replace(old, new), "utf-8")
+    spec = importlib.util.spec_from_file_location("mutated", path)
+    assert spec is not None and spec.loader is not None
+    mutated = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mutated)
+    return mutated
+
+
+class _Spy:
+    def __init__(self, kernel: Any) -> None:
+        self.kernel, self.launches = kernel, 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.launches += 1
+        return self.kernel[grid]
+
+
+@contextmanager
+def launched(module: ModuleType, kernel: str, api: ModuleType) -> Iterator[None]:
+    """Fail unless the body launches `kernel`; block the reference and poison new tensors meanwhile."""
+    empty, empty_like = torch.empty, torch.empty_like
+
+    def poisoned(x: torch.Tensor) -> torch.Tensor:
+        return x.fill_(torch.nan if x.is_floating_point() else POISON)
+
+    def blocked(*_: Any, **__: Any) -> None:
+        raise AssertionError("the reference was called")
+
+    with pytest.MonkeyPatch.context() as patch:
+        spy = _Spy(getattr(module, kernel))
+        patch.setattr(module, kernel, spy)
+        patch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
+        patch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
+        for name in api.IMPLS:
+            patch.setitem(api.IMPLS, name, blocked)
+        patch.setitem(importlib.import_module("sys").modules, f"{api.__package__}.reference", None)
+        yield
+    assert spy.launches, f"{kernel} was not launched"
