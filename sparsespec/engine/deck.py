@@ -7,11 +7,11 @@ a seat outside a round.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.device import Device
+from sparsespec.core.device import Device, Event
 from sparsespec.core.plan import Phase, Placed
 from sparsespec.core.result import RowResult
 from sparsespec.engine.flight import Flight
@@ -33,6 +33,7 @@ class Deck:
         self._state = make_state(geometry, laws="draft_probs" in parts.verifier.needs)
         self._ring = Ring(geometry, lag)
         self._out: deque[Flight] = deque()
+        self._asides: list[Event] = []
 
     @property
     def n_out(self) -> int:
@@ -43,6 +44,7 @@ class Deck:
         """Pack a placed plan, launch its round, and note what is now unheard of `requests`, one per row."""
         host = self._ring.pack(placed, requests, any(self._geometry.scored), step)
         flight = Flight.of(placed.rows, requests)
+        flight.before, self._asides = tuple(self._asides), []
         flight.event = self._device.launch(
             partial(
                 run_round,
@@ -73,7 +75,8 @@ class Deck:
             flight = self._out.popleft()
             assert flight.event is not None
             try:
-                self._device.wait(flight.event)
+                for event in (*flight.before, flight.event):
+                    self._device.wait(event)
                 yield flight.requests, flight.results()
             except Exception as error:  # whatever a part raised on the device belongs to this flight
                 yield flight.requests, error
@@ -85,19 +88,23 @@ class Deck:
 
     def seat(self, request: Request) -> None:
         """Tell the device about a request that takes its seat."""
-        self._device.launch(partial(seat_request, self._state, request, request.seat))
+        self._aside(partial(seat_request, self._state, request, request.seat))
 
     def forget(self, seats: Sequence[int]) -> None:
         """Let the policies that live on the device forget `seats`, in stream order."""
-        self._device.launch(partial(self._parts.selector.reset, seats))
-        self._device.launch(partial(self._parts.proposer.reset, seats))
+        self._aside(partial(self._parts.selector.reset, seats))
+        self._aside(partial(self._parts.proposer.reset, seats))
 
     def lose(self, seats: Sequence[int]) -> None:
         """Say that `seats` hold no KV any more."""
         if seats:
-            self._device.launch(partial(set_filled, self._state, seats, 0))
+            self._aside(partial(set_filled, self._state, seats, 0))
 
     def share(self, seat: int, entries: Sequence[tuple[int, int, int]], positions: int) -> None:
         """Enter pages that `seat` took over, filled up to `positions`."""
-        self._device.launch(partial(enter_pages, self._state, entries))
-        self._device.launch(partial(set_filled, self._state, [seat], positions))
+        self._aside(partial(enter_pages, self._state, entries))
+        self._aside(partial(set_filled, self._state, [seat], positions))
+
+    def _aside(self, fn: Callable[[], object]) -> None:
+        """Launch something that nobody waits for; the next flight reports its trouble."""
+        self._asides.append(self._device.launch(fn))

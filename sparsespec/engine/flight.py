@@ -32,6 +32,7 @@ class Flight:
     logprob_ids: npt.NDArray[np.int64]  # [T, 1 + n] for the T logit rows; empty unless asked for
     logprob_values: npt.NDArray[np.float64]
     event: Event | None = None
+    before: tuple[Event, ...] = ()  # launches since the last flight, whose trouble is this one's to report
     decoding: tuple[int, ...] = field(default=())  # indices of DRAFT and VERIFY rows
 
     @classmethod

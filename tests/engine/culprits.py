@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -76,6 +77,17 @@ class LearnsNot(Window):
         self.at, self._fuse = at, Fuse(at)
 
     def observe(self, outcome: Any) -> None:
+        self._fuse.burn()
+
+
+class ForgetsNot(Window):
+    """Cannot forget at its n-th call, outside any round; the first call is at the start, for all seats."""
+
+    def __init__(self, at: int = 3) -> None:
+        super().__init__(budget=0.3, min_budget=8)
+        self.at, self._fuse = at, Fuse(at)
+
+    def reset(self, seats: Sequence[int]) -> None:
         self._fuse.burn()
 
 

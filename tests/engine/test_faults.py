@@ -13,6 +13,7 @@ from sparsespec.engine.engine import Engine
 from tests.engine.culprits import (
     ILLEGAL,
     Faulty,
+    ForgetsNot,
     JudgesNot,
     LearnsNot,
     ObservesNot,
@@ -86,6 +87,7 @@ def test_a_length_that_cannot_observe_one_row_costs_its_request(loop: str, phase
 
 
 DEVICE_FAULTS: dict[str, dict[str, Any]] = {
+    "reset": {"selector": ForgetsNot(3), "length": "fixed(draft=4)"},
     "select": {"selector": SelectsNot(5), "length": "fixed(draft=4)"},
     "observe": {"selector": LearnsNot(5), "length": "fixed(draft=4)"},
     "chain": {**SPARSE, "verifier": JudgesNot(5)},
