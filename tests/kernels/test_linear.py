@@ -43,20 +43,3 @@ def test_bad_calls() -> None:
         linear(torch.ones(1, 2), torch.ones(3, 2), impl="gpu")
     with pytest.raises(BadOption, match=r"x of width 2 for weight \[3, 2\], got 4"):
         linear(torch.ones(1, 4), torch.ones(3, 2))
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("rows", [1, 2, 5])
-@pytest.mark.parametrize("out", [12, 13])
-def test_cpu_gives_the_reference_whatever_the_threads(out: int, rows: int, threads: int) -> None:
-    generator = torch.Generator().manual_seed(out)
-    x, weight = torch.randn(rows, 9, generator=generator), torch.randn(out, 9, generator=generator)
-    bias = torch.randn(out, generator=generator)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        got = linear(x, weight, bias, impl="cpu")
-    finally:
-        torch.set_num_threads(before)
-    assert torch.allclose(got, linear(x, weight, bias, impl="reference"), atol=1e-5)
-    assert got.is_contiguous()

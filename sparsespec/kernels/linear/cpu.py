@@ -21,10 +21,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     threads = torch.get_num_threads()
     if x.ndim != 2 or not 1 <= x.shape[0] <= (_MANY if threads > 1 else _FEW):
         return F.linear(x, weight, bias)
-    if x.shape[0] > 1:
-        y = torch.mm(weight, x.t()).t().contiguous()
-    else:
-        y = _one_row(x, weight, threads)
+    y = torch.mm(weight, x.t()).t().contiguous() if x.shape[0] > 1 else _one_row(x, weight, threads)
     return y if bias is None else y.add_(bias)
 
 
