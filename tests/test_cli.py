@@ -261,6 +261,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_one_word(endless: Path) -> None:
     process = _start(endless)
     process.send_signal(signal.SIGINT)
@@ -269,6 +270,7 @@ def test_ctrl_c_ends_with_130_and_one_word(endless: Path) -> None:
     assert err.decode().strip() == "interrupted"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="pipes end otherwise there")
 def test_a_closed_pipe_ends_quietly(endless: Path) -> None:
     process = _start(endless)

@@ -29,7 +29,6 @@ if not ON_GPU:
     # read when triton is imported and kernels are decorated
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
-pytestmark = pytest.mark.slow
 
 from sparsespec.kernels.attention import triton as kernels  # noqa: E402
 from sparsespec.kernels.attention.triton_plan import Tiling  # noqa: E402
@@ -37,7 +36,10 @@ from sparsespec.kernels.attention.triton_plan import Tiling  # noqa: E402
 DEVICE = "cuda" if ON_GPU else "cpu"
 SMALL = Tiling(tile=16, block=16, split=32, sparse_tile=16, sparse_block=16, own_tiles=2, own_busy=1000)
 NAMES = ("seat", "offset", "start", "live", "sparse", "scored")
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy, inside the interpreter
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, inside the interpreter
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ def _drain(engine: Engine) -> None:
         engine.step()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", ["sync", "delayed", "resident"])
 @pytest.mark.parametrize("n_pages", [17, 60])
 def test_rejection_uses_no_key_twice(loop: str, n_pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
