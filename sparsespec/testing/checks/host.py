@@ -1,7 +1,7 @@
 """An engine's host without a device: integers that run a scheduler and a tier manager until all requests are done.
 
 Outcomes of rows are drawn at random and heard late, so bounds are as loose as a lagged loop makes them. It is not the
-engine: it shares no code with it, and follows DESIGN's rules for the view on its own.
+engine: it shares no code with it, and follows the rules of `core/view.py` on its own.
 """
 
 from __future__ import annotations
