@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,8 +45,12 @@ class Elsewhere(Ngram):
 
 
 class Dicing(Ngram):
+    """Guesses every other time, whoever asks: each text is shown to two of them in turn."""
+
+    times = itertools.count()
+
     def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
-        return torch.minimum(super().propose(state, seat, known, room), torch.randint(0, 5, room.shape))
+        return super().propose(state, seat, known, room * (next(self.times) % 2))
 
 
 class Outside(Ngram):
