@@ -33,7 +33,6 @@ class State:
     top_k: Tensor  # [seats] int64, 0 is off
     top_p: Tensor  # [seats] float64
     min_p: Tensor  # [seats] float64
-    logprobs: Tensor  # [seats] int64, how many; -1 is off
     laws: Tensor | None  # [seats, max_draft, V], law each draft was drawn from; only where a verifier needs it
 
 

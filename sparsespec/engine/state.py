@@ -40,7 +40,6 @@ def make_state(geometry: Geometry, *, laws: bool) -> State:
         top_k=ints(g.n_seats),
         top_p=floats(),
         min_p=floats(),
-        logprobs=ints(g.n_seats) - 1,
         laws=torch.zeros(shape, dtype=law_type, device=g.device) if laws and g.max_draft else None,
     )
 
@@ -60,7 +59,6 @@ def seat_request(state: State, request: Request, seat: int) -> None:
     state.top_k[seat] = p.top_k
     state.top_p[seat] = p.top_p
     state.min_p[seat] = p.min_p
-    state.logprobs[seat] = -1 if p.logprobs is None else p.logprobs
 
 
 def set_filled(state: State, seats: Sequence[int], filled: int) -> None:
