@@ -10,7 +10,11 @@ class Geometry:
     """Everything a part may allocate from.
 
     Attributes:
-        n_layers, n_heads, n_kv_heads, head_dim, vocab: L, Hq, Hkv, D, V of the model.
+        n_layers: L of the model.
+        n_heads: Hq.
+        n_kv_heads: Hkv.
+        head_dim: D.
+        vocab: V.
         n_seats: Requests that can run at once.
         max_context: Tokens a request may hold, prompt and output together.
         page_size: Tokens per KV page.
@@ -19,7 +23,8 @@ class Geometry:
         device: "cpu" or a CUDA device.
         scored: (first, last): how many leading and trailing live queries of a scored row the selector wants scored.
         groups: Lists of positions per layer: 1 … n_kv_heads, and a divisor of it.
-        max_draft, max_guess: Largest numbers the length policy may ask for.
+        max_draft: Drafts a round that the length policy may ask for at most.
+        max_guess: Guesses a forward that it may ask for at most.
         checked: Whether parts verify each other's promises at run time (tests do).
     """
 

@@ -14,7 +14,7 @@ from sparsespec.core.errors import ContractBroken
 from sparsespec.core.view import View
 
 MAX_DRAFT_QUERIES = 8
-"""Queries of a DRAFT row at most: the newest known token and up to seven guesses."""
+"""The largest DRAFT row, in queries; the newest known token and up to seven guesses."""
 
 
 class Phase(IntEnum):

@@ -39,7 +39,7 @@ class SpecMetrics:
 
     @property
     def mean_acceptance_length(self) -> float:
-        """Tokens a round yields: accepted drafts and the one that is drawn; NaN without rounds."""
+        """Tokens a round yields, accepted drafts and the one that is drawn; NaN without rounds."""
         return 1 + _ratio(self.num_accepted_tokens, self.num_spec_rounds)
 
     @property

@@ -24,12 +24,19 @@ class ModelConfig:
 
     Attributes:
         family: `llama`, `qwen2` or `qwen3`.
-        n_layers, hidden, n_heads, n_kv_heads, head_dim, vocab, intermediate: L, width of the
-            residual stream, Hq, Hkv, D, V, width of the MLP.
+        n_layers: L.
+        hidden: width of the residual stream.
+        n_heads: Hq.
+        n_kv_heads: Hkv.
+        head_dim: D.
+        vocab: V.
+        intermediate: width of the MLP.
         rms_eps: added to every mean of squares, that of q/k norm included.
         rope: rotary parameters.
         tied: the LM head is the embedding.
-        qkv_bias, o_bias, mlp_bias: which products have a bias.
+        qkv_bias: the products that make q, k and v have a bias.
+        o_bias: the product behind attention has one.
+        mlp_bias: the products of the MLP have one.
         qk_norm: q and k are normalised per head before RoPE.
         max_context: longest context in tokens.
         eos_ids: tokens that end a text, from config.json and generation_config.json.

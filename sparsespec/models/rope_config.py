@@ -32,11 +32,13 @@ class RopeConfig:
         theta: base of the wavelengths.
         factor: how many times the trained context is stretched (llama3, yarn).
         original_context: tokens of context before stretching (llama3, yarn).
-        low_freq_factor, high_freq_factor: llama3: `original_context` over these are the wavelengths
-            that bound the blend.
+        low_freq_factor: llama3: `original_context` over this is the longest wavelength of the blend.
+        high_freq_factor: llama3: and over this the shortest.
         attention_factor: yarn: multiplies cos and sin; None derives it from factor and mscale.
-        beta_fast, beta_slow: yarn: rotations within the original context that bound the blend.
-        mscale, mscale_all_dim: yarn: used together when `attention_factor` is None.
+        beta_fast: yarn: most rotations within the original context at which dimensions blend.
+        beta_slow: yarn: and the fewest.
+        mscale: yarn: used with `mscale_all_dim` when `attention_factor` is None.
+        mscale_all_dim: yarn: see `mscale`.
         truncate: yarn: round the blend's bounds to whole dimensions.
     """
 

@@ -30,7 +30,8 @@ class Transformer:
     Attributes:
         config: the shape.
         parameters: the tensors, never written to.
-        dtype, device: of every tensor.
+        dtype: of every tensor.
+        device: of every tensor.
         rope: `(cos, sin)`, each `[max_context, D/2]`, the model's dtype; dimension i turns with
             i + D/2.
         linear_impl: the `linear` in use, chosen here once: `cpu` for float32 on a CPU, else
