@@ -1,0 +1,1 @@
+"""Parts for sparsespec, found through entry points; importing this package does nothing."""
