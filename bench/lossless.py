@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from bench.common import Report, machine, problems, prose
-from sparsespec.cli_check import Comparison, compare
+from sparsespec.cli.check import Comparison, compare
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.registry import make
 from sparsespec.core.spec import LOOPS, PRESETS, EngineSpec, PartSpec

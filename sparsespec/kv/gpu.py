@@ -13,7 +13,7 @@ from sparsespec.kv.pages import PageBook
 
 
 class GpuTier:
-    """Preempt and recompute: the null member of its shelf."""
+    """All KV in one pool; whoever must give way is preempted and recomputed."""
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset()

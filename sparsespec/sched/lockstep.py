@@ -16,7 +16,7 @@ from sparsespec.sched.prefill import check_chunk, prefill_rows
 
 
 class Lockstep:
-    """The null member of its shelf.
+    """Everybody drafts, then everybody verifies: a barrier at every round.
 
     Args:
         chunk: Prompt tokens filled per step, all rows together, beside the decoding rows.

@@ -9,6 +9,7 @@ from tests.arch.house import FLOOR, imports, modules, violations
 HOUSE = {
     "sparsespec": "",
     "sparsespec.cli": "",
+    "sparsespec.cli.app": "",
     "sparsespec.llm": "",
     "sparsespec.core": "",
     "sparsespec.core.spec": "",

@@ -11,7 +11,7 @@ from sparsespec.core.view import RowView
 
 
 class Zero:
-    """The null member of its shelf."""
+    """Drafts nothing and asks for no guesses."""
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset()

@@ -12,7 +12,7 @@ from sparsespec.core.config import Geometry
 
 
 class NoProposer:
-    """The null member of its shelf."""
+    """Guesses nothing."""
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset({"capturable"})

@@ -14,7 +14,7 @@ from sparsespec.core.protocols import Selection
 
 
 class NoSelector:
-    """The null member: the engine never asks it."""
+    """No draft level: the engine never asks it."""
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset({"capturable"})

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sparsespec.core.batch import Batch, Chosen, LayerKeys, Outcome
 from sparsespec.core.config import Geometry, kv_budget
+from sparsespec.core.errors import BadOption
 from sparsespec.core.noise import gumbel
 from sparsespec.core.protocols import Selection
 from sparsespec.kernels.top_positions.api import top_positions
@@ -39,6 +40,8 @@ class Random:
 
     def __init__(self, budget: float = 0.05, min_budget: int = 128, groups: int | str = 1, seed: int = 0) -> None:
         check_budget(budget, min_budget)
+        if not 0 <= seed < 1 << 63:
+            raise BadOption(f"seed is a whole number in [0, 2**63), got {seed}")
         self.budget, self.min_budget, self.groups, self.seed = budget, min_budget, groups, seed
 
     def lists(self, n_kv_heads: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sparsespec.core.params import SamplingParams
@@ -48,11 +48,19 @@ def compare(outputs: Sequence[Completion], expected: Sequence[Completion]) -> Co
     return Comparison(len(outputs) - len(parted), len(outputs), tuple(parted))
 
 
-def compare_with_dense(llm: LLM, outputs: Sequence[Completion], params: SamplingParams) -> Comparison:
+def compare_with_dense(
+    llm: LLM, outputs: Sequence[Completion], params: SamplingParams, *, progress: Callable[[str, int, int], None]
+) -> Comparison:
     """Decode the samples of one prompt again, densely and in an engine of their own, and compare."""
+    again: list[Completion] = []
+    n_tokens, n_expected = 0, sum(len(c.token_ids) for c in outputs)
     with LLM(llm.model, EngineSpec(engine=llm.spec.engine), tokenizer=llm.tokenizer) as dense:
-        again = dense.generate(outputs[0].prompt_token_ids, replace(params, seed=outputs[0].seed))
-    return compare(outputs, again[0].outputs)
+        for event in dense.stream(outputs[0].prompt_token_ids, replace(params, seed=outputs[0].seed)):
+            n_tokens += len(event.token_ids)
+            progress("decoding densely, to compare", n_tokens, max(n_tokens, n_expected))
+            if event.completion:
+                again.append(event.completion)
+    return compare(outputs, sorted(again, key=lambda c: c.sample))
 
 
 def power(metrics: SpecMetrics) -> str | None:

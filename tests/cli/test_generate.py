@@ -1,4 +1,4 @@
-"""The command line: what it prints, and how it ends, whatever it is given."""
+"""`sparsespec generate`: what it prints, and how it ends, whatever it is given."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from sparsespec import __version__, cli
-from tests.folders import CONTEXT, tiny_folder
+from sparsespec import __version__
+from sparsespec.cli import app as cli
+from tests.cli.mistakes import Capture, one_sentence
+from tests.cli.terminal import Terminal
+from tests.folders import CONTEXT
 from tests.models.checkpoints import rewrite
 
 SPARSE = "pillar(budget=0.05,min_budget=8)"
 LONG = "the quick brown fox jumps over the lazy dog " * 6
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
-
-
-Capture = pytest.CaptureFixture[str]
 
 
 def generate(folder: Path, *more: str) -> int:
@@ -65,7 +60,7 @@ def test_every_preset_passes_its_check(folder: Path, preset: str, capsys: Captur
 def test_an_output_that_parts_is_shown_and_fails(
     folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sparsespec import cli_check
+    from sparsespec.cli import check as cli_check
 
     honest = cli_check.compare
     monkeypatch.setattr(cli_check, "compare", lambda ours, dense: honest(ours, [_shorter(c) for c in dense]))
@@ -118,8 +113,9 @@ def test_without_chat_the_prompt_is_plain_text(folder: Path, capsys: Capture) ->
 
 
 def test_help_and_version_need_no_torch() -> None:
-    code = "import sys; from sparsespec import cli; r = cli.run(sys.argv[1:]); sys.exit(r or 'torch' in sys.modules)"
-    for arguments in (["--help"], ["--version"], ["generate", "--help"]):
+    commands = ("generate", "chat", "plugins", "models", "doctor")
+    code = "import sys; from sparsespec.cli import app; sys.exit(app.run(sys.argv[1:]) or 'torch' in sys.modules)"
+    for arguments in (["--help"], ["--version"], *([command, "--help"] for command in commands)):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert ("Usage" in done.stdout) or (__version__ in done.stdout)
@@ -167,23 +163,13 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_mistake_is_one_sentence_and_exit_code_2(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_mistake_isone_sentence_and_exit_code_2(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments, fragment = BAD[name]
     (tmp_path / "long.txt").write_text("x" * 2 * CONTEXT, "utf-8")
     arguments = [str(tmp_path / "long.txt") if a == "LONG" else a for a in arguments]
     prompt = [] if "--file" in arguments else ["the fox"]
     code = cli.run(["generate", *prompt, "--model", str(folder), *arguments])
-    _one_sentence(code, capsys, fragment)
-
-
-def _one_sentence(code: int, capsys: Capture, fragment: str) -> None:
-    out, err = capsys.readouterr()
-    assert code == 2, err
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert fragment in err
-    assert len(err) < 400
+    one_sentence(code, capsys, fragment)
 
 
 @pytest.mark.parametrize(
@@ -200,13 +186,13 @@ def test_a_prompt_that_is_none_is_refused(
     arguments: list[str], stdin: str, fragment: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-    _one_sentence(cli.run(["generate", *arguments]), capsys, fragment)
+    one_sentence(cli.run(["generate", *arguments]), capsys, fragment)
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "b", tmp_path):
-        _one_sentence(cli.run(["generate", "--file", str(path)]), capsys, "give a text file in UTF-8")
+        one_sentence(cli.run(["generate", "--file", str(path)]), capsys, "give a text file in UTF-8")
 
 
 def _truncate(folder: Path) -> None:
@@ -240,20 +226,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_model_folder_is_one_sentence(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_broken_model_folder_isone_sentence(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     mar, fragment = BROKEN[name]
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     mar(copy)
-    _one_sentence(cli.run(["generate", "the fox", "--model", str(copy)]), capsys, fragment)
-
-
-@pytest.fixture(scope="module")
-def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("endless") / "tiny", context=4_000)
+    one_sentence(cli.run(["generate", "the fox", "--model", str(copy)]), capsys, fragment)
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "sparsespec.cli", "generate", "the fox", "-m", str(folder)]
+    command = [sys.executable, "-m", "sparsespec", "generate", "the fox", "-m", str(folder)]
     command += ["--max-tokens", "3900", "-p", "dense"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -280,3 +261,15 @@ def test_a_closed_pipe_ends_quietly(endless: Path) -> None:
     assert process.wait(timeout=120) == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_how_far_a_long_prompt_has_been_read(endless: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("the fox " * 450, "utf-8")
+    arguments = ["--file", str(tmp_path / "long.txt"), "-m", str(endless), "--max-tokens", "4", "--check"]
+    terminal = Terminal("generate", *arguments)
+    terminal.until("reading the prompt")
+    terminal.until("decoding densely, to compare")
+    shown, code = terminal.end()
+    assert "identical to dense: 1 of 1" in shown
+    assert code == 0

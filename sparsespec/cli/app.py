@@ -1,0 +1,245 @@
+"""The command line: reads arguments, and turns every outcome into an exit code.
+
+0: done. 1: outputs part from dense decoding, a request broke off, or something does not work. 2: the caller's mistake,
+one sentence on stderr. 130: interrupted. 141: whoever read our output has gone. What a command does is in the module of
+its name, imported when it runs, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sparsespec import __version__
+from sparsespec.cli import options as o
+from sparsespec.core.errors import BadRequest, SparseSpecError
+from sparsespec.core.spec import SHELVES
+
+# Typer brings a click of its own and exports the subclasses only.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="sparsespec",
+    help="Lossless self-speculative decoding with sparse attention.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="List models, fetch them, remove them.", invoke_without_command=True)
+app.add_typer(models_app, name="models")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Lossless self-speculative decoding with sparse attention."""
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="Text to go on from; '-', or none at all, reads stdin.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the prompt from a file.")] = None,
+    model: o.Model = "smollm2",
+    dtype: o.DType = "float32",
+    preset: o.Preset = "sparsespec",
+    selector: o.Selector = None,
+    proposer: o.Proposer = None,
+    length: o.Length = None,
+    scheduler: o.Scheduler = None,
+    tiers: o.Tiers = None,
+    attention: o.Attention = None,
+    verifier: o.Verifier = None,
+    loop: o.Loop = None,
+    temperature: o.Temperature = 0.0,
+    top_p: o.TopP = 1.0,
+    top_k: o.TopK = 0,
+    min_p: o.MinP = 0.0,
+    seed: o.Seed = None,
+    n: Annotated[int, typer.Option(help="Samples.", rich_help_panel=o.SAMPLING)] = 1,
+    max_tokens: o.MaxTokens = 256,
+    stop: o.Stop = None,
+    chat: Annotated[bool, typer.Option(help="Render the prompt with the model's chat template.")] = True,
+    json: o.AsJson = False,
+    check: Annotated[
+        bool, typer.Option("--check", rich_help_panel=o.OUTPUT, help="Compare with dense decoding.")
+    ] = False,
+) -> None:
+    """Decode a prompt and say what speculation did."""
+    given = dict(locals())
+    text = _prompt(prompt, file)
+    from sparsespec.cli.generate import Job, run
+
+    _end(lambda: run(Job(text, chat, _composition(given), {**_sampling(given), "n": n}, json, check)))
+
+
+@app.command()
+def chat(
+    model: o.Model = "smollm2",
+    dtype: o.DType = "float32",
+    preset: o.Preset = "sparsespec",
+    selector: o.Selector = None,
+    proposer: o.Proposer = None,
+    length: o.Length = None,
+    scheduler: o.Scheduler = None,
+    tiers: o.Tiers = None,
+    attention: o.Attention = None,
+    verifier: o.Verifier = None,
+    loop: o.Loop = None,
+    temperature: o.Temperature = 0.0,
+    top_p: o.TopP = 1.0,
+    top_k: o.TopK = 0,
+    min_p: o.MinP = 0.0,
+    seed: o.Seed = None,
+    max_tokens: o.MaxTokens = 256,
+    stop: o.Stop = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens a conversation may hold, at most.")] = 4096,
+    json: o.AsJson = False,
+) -> None:
+    """Talk with a model; a line is a turn, and stdin may be a pipe."""
+    given = dict(locals())
+    from sparsespec.cli.chat import Talk, run
+
+    _end(lambda: run(Talk(_composition(given), _sampling(given), system, context, json)))
+
+
+@app.command()
+def plugins(
+    shelf: Annotated[str | None, typer.Argument(help=f"One of {', '.join(SHELVES)}, presets; all if absent.")] = None,
+    json: o.AsJson = False,
+) -> None:
+    """List the parts an engine can be composed of, where each comes from, and the presets."""
+    from sparsespec.cli.plugins import run
+
+    _end(lambda: run(shelf, as_json=json))
+
+
+@models_app.callback()
+def models(context: typer.Context, json: o.AsJson = False) -> None:
+    """List the models that have a name, and those that were fetched."""
+    if context.invoked_subcommand is None:
+        from sparsespec.cli.models import list_models
+
+        _end(lambda: list_models(as_json=json))
+    if json:
+        raise BadRequest("--json belongs behind the subcommand; write it there")
+
+
+@models_app.command("list")
+def models_list(json: o.AsJson = False) -> None:
+    """List the models that have a name, and those that were fetched."""
+    from sparsespec.cli.models import list_models
+
+    _end(lambda: list_models(as_json=json))
+
+
+@models_app.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(help="Alias or hub id.")], json: o.AsJson = False) -> None:
+    """Fetch a model, so that decoding need not wait for it."""
+    from sparsespec.cli.models import pull
+
+    _end(lambda: pull(name, as_json=json))
+
+
+@models_app.command("remove")
+def models_remove(
+    name: Annotated[str, typer.Argument(help="A fetched model, as `sparsespec models` names it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: o.AsJson = False,
+) -> None:
+    """Delete a fetched model's files."""
+    from sparsespec.cli.models import remove
+
+    _end(lambda: remove(name, yes=yes, as_json=json))
+
+
+@app.command()
+def doctor(json: o.AsJson = False) -> None:
+    """Say what is installed, and which attention backends work here; exit code 1 if the reference does not."""
+    from sparsespec.cli.doctor import run
+
+    _end(lambda: run(as_json=json))
+
+
+def _end(command: Callable[[], int]) -> NoReturn:
+    """Run a command and leave with its exit code; Typer would make a closed pipe an ordinary failure."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # what is still buffered would raise again when the interpreter closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    raise typer.Exit(code)
+
+
+def _composition(given: Mapping[str, Any]) -> Any:
+    from sparsespec.cli.composition import Composition
+
+    changes = {name: given[name] for name in (*SHELVES, "loop") if given[name] is not None}
+    return Composition(given["model"], given["dtype"], given["preset"], changes)
+
+
+def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
+    return {name: given[name] for name in names} | {"stop": tuple(given["stop"] or ())}
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    """Return the prompt from wherever it comes."""
+    if prompt is not None and file is not None:
+        raise BadRequest("the prompt is given twice; give an argument or --file, not both")
+    if file is not None:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadRequest(f"cannot read {file} ({type(error).__name__}); give a text file in UTF-8") from None
+    elif prompt is None or prompt == "-":
+        if sys.stdin.isatty():
+            raise BadRequest("there is no prompt; give it as an argument, with --file, or on stdin")
+        text = sys.stdin.read()
+    else:
+        text = prompt
+    if not text.strip():
+        raise BadRequest("the prompt is empty; give at least one word")
+    return text
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        # without standalone mode, Ctrl-C and typer.Exit arrive here as an exit code
+        code = app(args=list(sys.argv[1:] if args is None else args), standalone_mode=False)
+    except SparseSpecError as error:
+        return _complain(str(error))
+    except UsageError as error:
+        return _complain(error.format_message())  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        typer.echo("interrupted", err=True)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(message: str) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+def main() -> NoReturn:
+    """Console entry point."""
+    sys.exit(run())

@@ -1,0 +1,173 @@
+"""`sparsespec chat`: a line is a turn; text as it comes, then one line of what speculation did.
+
+Every turn reads the whole conversation again. Ctrl-C ends an answer and keeps what was said of it; at the prompt it
+ends the program, as Ctrl-D does without complaint.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from sparsespec.cli.composition import Composition
+from sparsespec.cli.screen import Bars, Reading, say_json, stdout
+from sparsespec.core.errors import BadRequest
+from sparsespec.core.params import SamplingParams
+from sparsespec.engine.outputs import Completion, StepResult
+from sparsespec.llm import LLM
+
+HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What the command line asks for; `context` is the tokens a conversation may hold."""
+
+    composition: Composition
+    sampling: Mapping[str, Any]
+    system: str | None = None
+    context: int = 4096
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was said in one turn; `done` is None where Ctrl-C broke it off."""
+
+    text: str
+    done: Completion | None
+    seconds: float
+
+
+class _Stopped(Exception):
+    """Ctrl-C, raised between two steps of the engine."""
+
+
+def run(talk: Talk) -> int:
+    """Talk until the input ends; a turn that cannot be served says why, and the talk goes on."""
+    params = SamplingParams.of(**talk.sampling)
+    talk.composition.parts()
+    first = [{"role": "system", "content": talk.system}] if talk.system else []
+    with Bars() as bars:
+        model, tokenizer = talk.composition.load(bars)
+        # templates that have no place for a system message say so now, and not at the first turn
+        tokenizer.encode_chat([*first, {"role": "user", "content": "?"}])
+        with talk.composition.open(model, tokenizer, context=talk.context, batch=1) as llm:
+            messages, failed = list(first), False
+            for line in _lines(talk):
+                if line == "/reset":
+                    messages = list(first)
+                    continue
+                messages.append({"role": "user", "content": line})
+                try:
+                    answer = _answer(llm, messages, params, bars, quiet=talk.as_json)
+                except BadRequest as error:
+                    messages.pop()
+                    failed = True
+                    print(f"error: {error}; /reset starts again", file=sys.stderr)
+                    continue
+                failed |= answer.done is not None and answer.done.error is not None
+                messages.append({"role": "assistant", "content": answer.text})
+                _tell(talk, line, answer)
+    # whoever sits there has seen the error and gone on; a script has to be told
+    return int(failed and not sys.stdin.isatty())
+
+
+def _lines(talk: Talk) -> Iterator[str]:
+    """Yield what the user says, empty lines left out, until /exit or the end of stdin."""
+    asks = sys.stdin.isatty() and not talk.as_json
+    if asks:
+        # gives input() history and editing, where the platform has it
+        with suppress(ImportError):
+            importlib.import_module("readline")
+        stdout().print(f"[dim]{HELP}[/]")
+    while True:
+        try:
+            line = (input("> ") if asks else _read()).strip()
+        except EOFError:
+            return
+        if line == "/exit":
+            return
+        if line.startswith("/") and line != "/reset":
+            print(f"error: there is no {line.split()[0]}: {HELP}", file=sys.stderr)
+        elif line:
+            yield line
+
+
+def _read() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _answer(llm: LLM, messages: list[dict[str, str]], params: SamplingParams, bars: Bars, *, quiet: bool) -> Answer:
+    """Decode one turn."""
+    assert llm.tokenizer is not None, "a model without a tokenizer was let in"
+    prompt, start = llm.tokenizer.encode_chat(messages), time.perf_counter()
+    reading, text, done = Reading(bars, len(prompt)), "", None
+    with _interrupts() as interrupted:
+
+        def watch(result: StepResult) -> None:
+            reading(result)
+            if interrupted():
+                raise _Stopped
+
+        try:
+            for event in llm.stream(prompt, params, on_step=watch):
+                bars.hide()
+                text, done = text + event.text, event.completion
+                if not quiet:
+                    print(event.text, end="", flush=True)
+        except _Stopped:
+            bars.hide()
+    if not quiet:
+        print(flush=True)
+    return Answer(text, done, time.perf_counter() - start)
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], int]]:
+    """Count Ctrl-C at a terminal instead of raising in the middle of a step; the second one raises."""
+    count = 0
+
+    def note(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            raise KeyboardInterrupt
+
+    if not sys.stdin.isatty():
+        yield lambda: 0
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: count
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _tell(talk: Talk, line: str, answer: Answer) -> None:
+    done = answer.done
+    if talk.as_json:
+        assert done is not None, "only a terminal is asked for interrupts"
+        words = {"user": line, "assistant": answer.text, "finish_reason": done.finish_reason, "error": done.error}
+        say_json(words | {"seed": done.seed, "seconds": answer.seconds, "metrics": done.metrics.to_dict()})
+    elif done is None:
+        stdout().print("[dim]interrupted[/]")
+    else:
+        m = done.metrics
+        words = [f"{m.num_output_tokens} tokens", f"{m.num_output_tokens / answer.seconds:.1f} tokens/s"]
+        if m.num_spec_rounds:
+            words.append(f"{m.mean_acceptance_length:.2f} tokens a round")
+        if m.kv_full_draft:
+            words.append(f"drafts read {m.draft_kv_share:.0%} of the context")
+        if done.error:
+            words.append(f"broken off: {done.error}")
+        stdout().print(", ".join(words), style="dim", markup=False)
