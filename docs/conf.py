@@ -1,7 +1,7 @@
 """How Sphinx builds these pages: MyST markdown, tutorials executed, reference taken from docstrings.
 
-Build with `python -m sphinx -W -E -b html docs docs/_build/html`: warnings are errors, and `-E` reads every page anew, because one
-that did not change may show code that did. The build needs no network and no model from outside.
+Build with `python -m sphinx -W -E -b html docs docs/_build/html`: warnings are errors, and `-E` reads every page anew,
+because one that did not change may show code that did. The build needs no network and no model from outside.
 """
 
 from __future__ import annotations
