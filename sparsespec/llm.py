@@ -5,17 +5,17 @@ Thin on purpose: it parses, calls the engine and puts samples together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from sparsespec.core.errors import BadRequest, ContractBroken, SparseSpecError
+from sparsespec.core.errors import BadOption, BadRequest, ContractBroken, SparseSpecError, show
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.spec import EngineSpec
 from sparsespec.engine.engine import Engine
-from sparsespec.engine.outputs import Completion, TokenEvent
+from sparsespec.engine.outputs import Completion, StepResult, TokenEvent
 from sparsespec.metrics.speculation import SpecMetrics
 from sparsespec.models.catalog import TINY, Progress, load, resolve
 from sparsespec.models.incremental import IncrementalDecoder
@@ -76,6 +76,8 @@ class LLM:
         if not isinstance(model, Transformer):
             model, own = load_model(model, dtype, cache=cache, progress=progress)
             tokenizer = tokenizer or own
+        if tokenizer is not None and not hasattr(tokenizer, "encode_chat"):
+            raise BadOption(f"tokenizer must be a Tokenizer(folder) or None, got {show(tokenizer)}")
         self.model, self.tokenizer = model, tokenizer
         decoder = partial(IncrementalDecoder, tokenizer) if tokenizer else None
         eos_ids = {*model.config.eos_ids, *(tokenizer.eos_ids if tokenizer else ())}
@@ -105,18 +107,35 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
         """Decode the next turn of conversations, rendered by the model's own chat template."""
-        single = bool(conversations) and isinstance(conversations[0], Mapping)
+        if not _is_list(conversations):
+            raise BadRequest(
+                "a conversation is a list of messages like {'role': 'user', 'content': 'a text'}, "
+                f"got {show(conversations)}"
+            )
+        single = _is_chat(conversations)
         many: list[Any] = [conversations] if single else list(conversations)
         return self._run(many, [self._encode_chat for _ in many], params, single)
 
-    def stream(self, prompt: Prompt | Sequence[Message], params: SamplingParams | None = None) -> Iterator[TokenEvent]:
-        """Decode one prompt or conversation and yield its events as they come; abandoning the iterator aborts."""
-        chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+    def stream(
+        self,
+        prompt: Prompt | Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        on_step: Callable[[StepResult], object] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Decode one prompt or conversation and yield its events as they come; abandoning the iterator aborts.
+
+        Args:
+            prompt: Text, token ids, or messages for the chat template.
+            params: Wishes; None takes the defaults.
+            on_step: Told of every step of the engine before its events, for progress and traces.
+        """
         asked: Any = prompt
-        request = self.engine.add(self._encode_chat(asked) if chat else self._encode(asked), params)
+        encoded = self._encode_chat(asked) if _is_chat(prompt) else self._encode(asked)
+        request = self.engine.add(encoded, params)
         left = (params or SamplingParams()).n
         try:
-            for event in self._events():
+            for event in self._events(on_step):
                 if event.request_id == request:
                     left -= event.completion is not None
                     yield event
@@ -166,10 +185,12 @@ class LLM:
                     self.engine.abort(request)
         return [_output(prompt, done[i], refused.get(i)) for i, prompt in enumerate(prompts)]
 
-    def _events(self) -> Iterator[TokenEvent]:
+    def _events(self, on_step: Callable[[StepResult], object] | None = None) -> Iterator[TokenEvent]:
         idle = 0
         while self.engine.has_work:
             result = self.engine.step()
+            if on_step:
+                on_step(result)
             yield from result.events
             idle = 0 if result.info.placed.rows or result.info.heard else idle + 1
             if idle > MAX_IDLE_STEPS:
@@ -177,8 +198,8 @@ class LLM:
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:
         if not isinstance(prompt, str):
-            if not isinstance(prompt, Sequence):
-                raise BadRequest(f"a prompt is text or a list of token ids, got {type(prompt).__name__}")
+            if not _is_list(prompt):
+                raise BadRequest(f"a prompt is text or a list of token ids, got {show(prompt)}")
             return prompt
         if self.tokenizer is None:
             raise BadRequest("this model came without a tokenizer; give the prompt as token ids")
@@ -187,6 +208,8 @@ class LLM:
     def _encode_chat(self, messages: Sequence[Message]) -> Sequence[int]:
         if self.tokenizer is None:
             raise BadRequest("this model came without a tokenizer; give a prompt of token ids")
+        if not _is_list(messages) or not all(isinstance(message, Mapping) for message in messages):
+            raise BadRequest(f"a conversation is a list of messages with 'role' and 'content', got {show(messages)}")
         return self.tokenizer.encode_chat(messages)
 
 
@@ -197,18 +220,38 @@ def load_model(
     if str(name) == TINY:
         return load(name, dtype), None
     folder = resolve(name, cache=cache, progress=progress)
+    if progress:
+        progress(f"loading {name}", 0, 1)
     return load(folder, dtype, progress=progress), Tokenizer(folder)
 
 
-def _is_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
-    return isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], int))
+def _is_list(value: object) -> bool:
+    """Say whether a value is a list in the wide sense: a sequence, an array or a tensor, and no text."""
+    if isinstance(value, str | bytes | Mapping):
+        return False
+    return isinstance(value, Sequence) or getattr(value, "ndim", 0) > 0
+
+
+def _is_chat(value: Any) -> bool:
+    return _is_list(value) and len(value) > 0 and isinstance(value[0], Mapping)
+
+
+def _is_prompt(prompts: Any) -> bool:
+    """Say whether these are one prompt: a text, or a list whose first item is a number."""
+    if isinstance(prompts, str):
+        return True
+    if not _is_list(prompts):
+        raise BadRequest(f"prompts are a text, a list of token ids, or a list of those, got {show(prompts)}")
+    return len(prompts) > 0 and hasattr(prompts[0], "__index__") and not _is_list(prompts[0])
 
 
 def _params_of(params: SamplingParams | Sequence[SamplingParams] | None, n: int) -> list[SamplingParams]:
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * n
-    if len(params) != n:
-        raise BadRequest(f"give one SamplingParams, or one for each of the {n} prompts, got {len(params)}")
+    right = isinstance(params, Sequence) and all(isinstance(each, SamplingParams) for each in params)
+    if not right or len(params) != n:
+        got = len(params) if right else show(params)
+        raise BadRequest(f"give one SamplingParams, or one for each of the {n} prompts, got {got}")
     return list(params)
 
 

@@ -151,7 +151,7 @@ REQUESTS: dict[str, tuple[Any, SamplingParams, str]] = {
     "empty prompt": ((), GREEDY, "the prompt is empty"),
     "token outside the vocabulary": ((1, 61), GREEDY, "not one of the model's 0 … 60"),
     "token that is no number": ((1, "a"), GREEDY, "not one of"),
-    "a prompt that is no list": (1.5, GREEDY, "a prompt is text or a list of token ids, got float"),
+    "a prompt that is no list": (1.5, GREEDY, "a prompt is text or a list of token ids, got 1.5"),
     "text without a tokenizer": ("text", GREEDY, "give the prompt as token ids"),
     "prompt longer than the context": ((1,) * 256, GREEDY, "shorten the prompt to at most 255"),
     "output longer than the context": (PROMPT, SamplingParams(max_tokens=200), "lower max_tokens to at most 166"),

@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_SHOWN = 80
+"""Characters of a value that a message quotes."""
+
 
 class SparseSpecError(Exception):
     """Base of all errors that the caller can mend."""
@@ -47,9 +50,20 @@ class ContractBroken(AssertionError):
     """A part broke a promise of `core/protocols.py`: a bug in that part, never in the caller's input."""
 
 
-def unknown(kind: str, name: str, have: Iterable[str]) -> UnknownName:
+def unknown(kind: str, name: object, have: Iterable[str]) -> UnknownName:
     """Return the error for an unknown name: it lists what exists and names the near miss."""
     names = sorted(have)
-    near = difflib.get_close_matches(str(name), names, n=1)
+    near = difflib.get_close_matches(brief(name), names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ";"
-    return UnknownName(f"unknown {kind} {name!r}{hint} have: {', '.join(names) or 'none'}")
+    return UnknownName(f"unknown {kind} {show(name)}{hint} have: {', '.join(names) or 'none'}")
+
+
+def show(value: object) -> str:
+    """Return a value as a message quotes it."""
+    return brief(repr(value))
+
+
+def brief(text: object) -> str:
+    """Return a text on one line, and its beginning only where it is long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= MAX_SHOWN else f"{line[: MAX_SHOWN - 1]}…"

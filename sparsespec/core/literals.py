@@ -7,6 +7,7 @@ cannot change behind its hash. The compact form is Python's literals plus bare w
 from __future__ import annotations
 
 import ast
+import json
 import keyword
 import math
 from collections.abc import Mapping
@@ -34,7 +35,8 @@ def freeze(value: object, where: str) -> Any:
     if isinstance(value, Mapping):
         return _freeze_object(cast("Mapping[object, object]", value), where)
     raise errors.BadOption(
-        f"{where} must be plain JSON values (null, true, finite numbers, strings, lists, objects), got {value!r}"
+        f"{where} must be plain JSON values (null, true, finite numbers, strings, lists, objects), "
+        f"got {errors.show(value)}"
     )
 
 
@@ -42,9 +44,22 @@ def _freeze_object(value: Mapping[object, object], where: str) -> Mapping[str, A
     keys: list[str] = []
     for key in value:
         if not isinstance(key, str):
-            raise errors.BadOption(f"{where} must have strings as names, got {key!r}")
+            raise errors.BadOption(f"{where} must have strings as names, got {errors.show(key)}")
         keys.append(key)
     return MappingProxyType({key: freeze(value[key], where) for key in sorted(keys)})
+
+
+def read_object(text: object, what: str, kind: type[errors.SparseSpecError]) -> dict[str, Any]:
+    """Return the object that a JSON text holds; raise `kind`, naming `what`, for anything else."""
+    if not isinstance(text, str | bytes):
+        raise kind(f"{what} must be the text of a JSON object, got {errors.show(text)}")
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise kind(f"{what} must be a JSON object, got {errors.show(text)} ({errors.brief(error)})") from None
+    if not isinstance(value, dict):
+        raise kind(f"{what} must be a JSON object, got {errors.show(text)}")
+    return cast("dict[str, Any]", value)
 
 
 def thaw(value: Any) -> Any:

@@ -50,4 +50,4 @@ def _check_kind(who: str, name: str, annotation: str, value: object) -> None:
     words = [word.strip() for word in annotation.split("|")]
     if all(word in _KINDS for word in words) and not any(_KINDS[word][1](value) for word in words):
         kinds = " or ".join(_KINDS[word][0] for word in words)
-        raise errors.BadOption(f"{name} of {who} must be {kinds}, got {value!r}")
+        raise errors.BadOption(f"{name} of {who} must be {kinds}, got {errors.show(value)}")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from sparsespec.core import errors
+from sparsespec.core.literals import read_object
 
 SEED_END = 1 << 64
 
@@ -100,13 +101,7 @@ class SamplingParams:
     @classmethod
     def of(cls, **options: Any) -> SamplingParams:
         """Make params from loose keywords, with an error for each that is not supported."""
-        have = [field.name for field in fields(cls)]
-        for name in options:
-            if name in _UNSUPPORTED:
-                raise errors.BadRequest(f"{name} is not supported; supported: {', '.join(have)}")
-            if name not in have:
-                raise errors.unknown("sampling parameter", name, have)
-        return cls(**options)
+        return cls.from_dict(options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, defaults included."""
@@ -116,7 +111,15 @@ class SamplingParams:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
         """Read what `to_dict` wrote; absent fields take their defaults."""
-        return cls.of(**values)
+        if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise _bad("sampling parameters", "a table of names and values", values)
+        have = [field.name for field in fields(cls)]
+        for name in values:
+            if name in _UNSUPPORTED:
+                raise errors.BadRequest(f"{name} is not supported; supported: {', '.join(have)}")
+            if name not in have:
+                raise errors.unknown("sampling parameter", name, have)
+        return cls(**values)
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -125,26 +128,24 @@ class SamplingParams:
     @classmethod
     def from_json(cls, text: str) -> SamplingParams:
         """Read what `to_json` wrote."""
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise errors.BadRequest(f"sampling parameters must be a JSON object: {error}") from None
-        if not isinstance(values, dict):
-            raise errors.BadRequest(f"sampling parameters must be a JSON object, got {text!r}")
-        return cls.from_dict(values)  # pyright: ignore[reportUnknownArgumentType]
+        return cls.from_dict(read_object(text, "sampling parameters", errors.BadRequest))
 
 
 def _bad(name: str, must: str, got: object) -> errors.BadRequest:
-    return errors.BadRequest(f"{name} must be {must}, got {got!r}")
+    return errors.BadRequest(f"{name} must be {must}, got {errors.show(got)}")
 
 
 def _real(name: str, value: object) -> float:
     """Return a finite, non-negative float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _bad(name, "a number", value)
-    if not math.isfinite(value) or value < 0:
+    try:
+        real = float(value)
+    except OverflowError:
+        real = math.inf
+    if not math.isfinite(real) or real < 0:
         raise _bad(name, "finite and not negative", value)
-    return float(value)
+    return real
 
 
 def _whole(name: str, value: object, least: int) -> int:

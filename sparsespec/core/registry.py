@@ -40,7 +40,10 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "staggered": "sparsespec.sched.staggered:Staggered",
     },
     "tiers": {"gpu": "sparsespec.kv.gpu:GpuTier"},
-    "attention": {"reference": "sparsespec.attention.reference:ReferenceAttention"},
+    "attention": {
+        "reference": "sparsespec.attention.reference:ReferenceAttention",
+        "triton": "sparsespec.attention.triton:TritonAttention",
+    },
     "verifier": {
         "greedy": "sparsespec.sampling.greedy:Greedy",
         "shared-noise": "sparsespec.sampling.shared_noise:SharedNoise",
@@ -49,6 +52,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
 }
 _registered: dict[tuple[str, str], str | type] = {}
 _NAME = re.compile(r"\w[\w.-]*")
+_VALUES = (bool, int, float, bytes, list, tuple, set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,10 @@ class Row:
 
 def register(shelf: str, name: str, target: str | type) -> None:
     """Put a class, or a lazy `"module:Class"`, on a shelf for this process; duplicates raise."""
-    if not _NAME.fullmatch(name):
-        raise errors.BadOption(f"a part's name is letters, digits, '-', '_' and '.', got {name!r}")
-    if isinstance(target, str) and not re.fullmatch(r"[\w.]+:[\w.]+", target):
-        raise errors.BadOption(f"a lazy part is written 'module:Class', got {target!r}")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise errors.BadOption(f"a part's name is letters, digits, '-', '_' and '.', got {errors.show(name)}")
+    if not isinstance(target, type) and not re.fullmatch(r"[\w.]+:[\w.]+", str(target)):
+        raise errors.BadOption(f"register takes a class, or a lazy one as 'module:Class', got {errors.show(target)}")
     if name in names(shelf):
         raise errors.BadOption(f"{shelf} {name!r} is taken; register it under another name")
     _registered[shelf, name] = target
@@ -89,9 +93,9 @@ def names(shelf: str) -> list[str]:
 
 def lookup(shelf: str, name: str) -> type:
     """Import and return the class behind a name."""
-    builtin = _table(shelf).get(name)
     if name not in names(shelf):
         raise errors.unknown(shelf, name, names(shelf))
+    builtin = _table(shelf).get(name)
     entries = [entry for entry in _installed(shelf) if entry.name == name]
     origins = [_origin(entry) for entry in entries] + ["sparsespec"] * (builtin is not None)
     if len(origins) > 1:
@@ -115,7 +119,12 @@ def make(spec: PartLike | object, /, *, shelf: str | None = None, **options: Any
     """
     if not isinstance(spec, str | PartSpec | Mapping):
         if options or isinstance(spec, type):
-            raise errors.BadOption(f"cannot give options to {spec!r}; pass a name, a spec, or a finished instance")
+            raise errors.BadOption(
+                f"cannot give options to {errors.show(spec)}; pass a name, a spec, or a finished instance"
+            )
+        if spec is None or isinstance(spec, _VALUES):
+            got = errors.show(cast("object", spec))
+            raise errors.BadOption(f"a part is a name, a spec, or a finished instance, got {got}")
         return spec
     part = PartSpec.of(cast("PartLike", spec), shelf)
     cls = lookup(part.shelf, part.name)
@@ -172,7 +181,7 @@ def _describe(shelf: str, name: str) -> Row:
 
 
 def _table(shelf: str) -> dict[str, str]:
-    if shelf not in _BUILTIN:
+    if shelf not in SHELVES:
         raise errors.unknown("shelf", shelf, SHELVES)
     return _BUILTIN[shelf]
 
@@ -191,27 +200,42 @@ def _load(shelf: str, name: str, target: str | type) -> type:
     if isinstance(target, type):
         return target
     module, _, attribute = target.partition(":")
+    package = module.partition(".")[0]
     try:
-        return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))  # pyright: ignore[reportReturnType]
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in ("", "sparsespec", module.partition(".")[0]):
+        found: object = functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except Exception as error:
+        missing = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and missing not in ("", "sparsespec", package):
+            raise errors.MissingPackage(
+                f"{shelf} {name!r} needs the package {missing!r}; pip install {missing!r}, or choose "
+                f"from: {', '.join(other for other in names(shelf) if other != name)}"
+            ) from error
+        if package == "sparsespec":
             raise
-        raise errors.MissingPackage(
-            f"{shelf} {name!r} needs the package {missing!r}; pip install {missing!r}, or choose "
-            f"from: {', '.join(other for other in names(shelf) if other != name)}"
+        raise errors.BadOption(
+            f"{shelf} {name!r} is registered as {target!r}, which cannot be loaded ({_why(error)}); "
+            "register what can be imported"
         ) from error
+    return _a_class(f"{shelf} {name!r}, registered as {target!r},", found)
 
 
 def _load_entry(shelf: str, entry: metadata.EntryPoint) -> type:
     """Load someone else's class; whatever their import raises is theirs to mend, and says so."""
     try:
-        cls = entry.load()
+        found: object = entry.load()
     except Exception as error:
         raise errors.BadOption(
-            f"{shelf} {entry.name!r} of {_origin(entry)} cannot be loaded "
-            f"({type(error).__name__}: {error}); mend or uninstall {_origin(entry)}"
+            f"{shelf} {entry.name!r} of {_origin(entry)} cannot be loaded ({_why(error)}); "
+            f"mend or uninstall {_origin(entry)}"
         ) from error
-    if not isinstance(cls, type):
-        raise errors.BadOption(f"{shelf} {entry.name!r} of {_origin(entry)} must be a class, got {cls!r}")
-    return cls
+    return _a_class(f"{shelf} {entry.name!r} of {_origin(entry)}", found)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {errors.brief(error)}"
+
+
+def _a_class(who: str, found: object) -> type:
+    if not isinstance(found, type):
+        raise errors.BadOption(f"{who} must be a class, got {errors.show(found)}")
+    return found

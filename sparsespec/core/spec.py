@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 from sparsespec.core import errors
-from sparsespec.core.literals import freeze, read_options, thaw, write
+from sparsespec.core.literals import freeze, read_object, read_options, thaw, write
 
 SHELVES = ("selector", "proposer", "length", "scheduler", "tiers", "attention", "verifier")
 LOOPS = ("sync", "delayed", "resident")
@@ -29,7 +29,7 @@ _PART = re.compile(r"(?:(?P<shelf>\w+)/)?(?P<name>\w[\w.-]*)\s*(?P<options>\(.*\
 def _object(values: object, what: str) -> dict[Any, Any]:
     """Return a copy of a JSON object, or say that it is none."""
     if not isinstance(values, Mapping):
-        raise errors.BadOption(f"{what} must be a JSON object, got {values!r}")
+        raise errors.BadOption(f"{what} must be a JSON object, got {errors.show(values)}")
     return dict(cast("Mapping[Any, Any]", values))
 
 
@@ -47,10 +47,12 @@ class PartSpec:
     def __post_init__(self) -> None:
         if self.shelf not in SHELVES:
             raise errors.unknown("shelf", self.shelf, SHELVES)
+        if not isinstance(self.name, str) or not self.name:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise errors.BadOption(f"the name of a {self.shelf} must be a word, got {errors.show(self.name)}")
         for key in _object(self.options, f"options of {self.name}"):
             # An option is a constructor's parameter, so it can be written `name=value`.
             if not isinstance(key, str) or not key.isidentifier() or keyword.iskeyword(key):
-                raise errors.BadOption(f"an option of {self.name} must be a word, got {key!r}")
+                raise errors.BadOption(f"an option of {self.name} must be a word, got {errors.show(key)}")
         object.__setattr__(self, "options", freeze(self.options, f"options of {self.name}"))
 
     @classmethod
@@ -68,15 +70,20 @@ class PartSpec:
     def _parse(cls, text: str, shelf: str | None) -> PartSpec:
         match = _PART.fullmatch(text.strip())
         if match is None:
-            raise errors.BadOption(f"cannot read the part {text!r}; write it like 'pillar(budget=0.05,groups=1)'")
+            raise errors.BadOption(
+                f"cannot read the part {errors.show(text)}; write it like 'pillar(budget=0.05,groups=1)'"
+            )
         shelf = match["shelf"] or shelf
         if shelf is None:
-            raise errors.BadOption(f"{text!r} does not say its shelf; write it like 'selector/{match['name']}'")
+            raise errors.BadOption(
+                f"{errors.show(text)} does not say its shelf; write it like 'selector/{match['name']}'"
+            )
         try:
             options = read_options(match["options"] or "()")
         except ValueError as error:
             raise errors.BadOption(
-                f"cannot read the options of {text!r} ({error}); write them like '(budget=0.05)'"
+                f"cannot read the options of {errors.show(text)} ({errors.brief(error)}); "
+                "write them like '(budget=0.05)'"
             ) from None
         return cls(shelf, match["name"], options)
 
@@ -93,7 +100,7 @@ class PartSpec:
                 raise errors.unknown("key of a part", key, keys)
         keys |= values
         if not isinstance(keys["shelf"], str) or not isinstance(keys["name"], str):
-            raise errors.BadOption(f"a part needs a shelf and a name, got {dict(values)!r}")
+            raise errors.BadOption(f"a part needs a shelf and a name, got {errors.show(dict(values))}")
         return cls(keys["shelf"], keys["name"], _object(keys["options"], "options"))
 
     def __str__(self) -> str:
@@ -133,7 +140,7 @@ class EngineSpec:
             object.__setattr__(self, shelf, PartSpec.of(getattr(self, shelf), shelf))
         if self.loop not in LOOPS:
             raise errors.unknown("loop", self.loop, LOOPS)
-        object.__setattr__(self, "engine", freeze(self.engine, "engine options"))
+        object.__setattr__(self, "engine", freeze(_object(self.engine, "engine options"), "engine options"))
 
     @classmethod
     def of(cls, **parts: PartLike) -> EngineSpec:
@@ -150,6 +157,9 @@ class EngineSpec:
 
         A part is replaced whole: options of the part it replaces do not carry over.
         """
+        return self._replace(changes)
+
+    def _replace(self, changes: Mapping[str, Any]) -> EngineSpec:
         values: dict[str, Any] = {**self.parts, "loop": self.loop, "engine": self.engine}
         for key in changes:
             if key not in values:
@@ -165,7 +175,7 @@ class EngineSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EngineSpec:
         """Read what `to_dict` wrote; absent places take the defaults of a dense engine."""
-        return cls().replace(**_object(values, "an engine spec"))
+        return cls()._replace(_object(values, "an engine spec"))
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -174,10 +184,7 @@ class EngineSpec:
     @classmethod
     def from_json(cls, text: str) -> EngineSpec:
         """Read what `to_json` wrote."""
-        try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
-            raise errors.BadOption(f"an engine spec must be a JSON object: {error}") from None
+        return cls.from_dict(read_object(text, "an engine spec", errors.BadOption))
 
     def __str__(self) -> str:
         words = [f"{shelf}={part}" for shelf, part in self.parts.items()] + [f"loop={self.loop}"]
@@ -255,6 +262,6 @@ PRESETS = _presets(
 
 def preset(name: str) -> Preset:
     """Return the preset of that name."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise errors.unknown("preset", name, PRESETS)
     return PRESETS[name]

@@ -17,10 +17,10 @@ from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import EngineSpec
-from sparsespec.engine.compose import compose, spec_of
+from sparsespec.engine.compose import check_company, compose, spec_of
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
-from sparsespec.engine.intake import check_request, tokens_of
+from sparsespec.engine.intake import check_request, params_of, tokens_of
 from sparsespec.engine.lazy import LazyDevice
 from sparsespec.engine.loops import LOOPS
 from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
@@ -88,12 +88,13 @@ class Engine:
             device: Where launches run; None is a lazy CPU device.
             **changes: Parts by shelf (name, compact string, spec or instance), `loop`, and the fields of `Options`.
         """
+        check_company(model, decoder, eos_ids, device)
         return cls(model, *compose(base, changes), decoder=decoder, eos_ids=eos_ids, device=device)
 
     def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
         """Queue a prompt and return its request id; raises `BadRequest` if it can never be served."""
         self._alive()
-        params, prompt = params or SamplingParams(), tokens_of(prompt, self.geometry.vocab)
+        params, prompt = params_of(params), tokens_of(prompt, self.geometry.vocab)
         has_text = self._decoder is not None
         limit = check_request(prompt, params, self.geometry, self._parts.verifier, has_text=has_text)
         group = self._n_groups

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from operator import index
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.errors import BadRequest
+from sparsespec.core.errors import BadRequest, show
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.protocols import Verifier
 
 
-def tokens_of(prompt: Iterable[object], vocab: int) -> tuple[int, ...]:
+def params_of(params: object) -> SamplingParams:
+    """Return a request's wishes, the defaults for None; raises `BadRequest` for what is no `SamplingParams`."""
+    if params is None:
+        return SamplingParams()
+    if not isinstance(params, SamplingParams):
+        raise BadRequest(f"params must be SamplingParams, got {show(params)}; SamplingParams.from_dict reads a dict")
+    return params
+
+
+def tokens_of(prompt: object, vocab: int) -> tuple[int, ...]:
     """Return the tokens of a prompt as plain integers; raises `BadRequest` for what is no token of the model."""
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping | Set):
+        raise BadRequest(f"a prompt is a list of token ids, got {show(prompt)}")
     tokens: list[int] = []
     for item in prompt:
         try:
@@ -20,7 +31,7 @@ def tokens_of(prompt: Iterable[object], vocab: int) -> tuple[int, ...]:
         except TypeError:
             token = -1
         if not 0 <= token < vocab:
-            raise BadRequest(f"prompt token {item!r} is not one of the model's 0 … {vocab - 1}")
+            raise BadRequest(f"prompt token {show(item)} is not one of the model's 0 … {vocab - 1}")
         tokens.append(token)
     if not tokens:
         raise BadRequest("the prompt is empty; give at least one token")

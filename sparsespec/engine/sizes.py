@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.errors import BadOption
+from sparsespec.core.errors import BadOption, show
 from sparsespec.engine.parts import Parts
 from sparsespec.models.transformer import Transformer
 
@@ -42,11 +42,11 @@ class Options:
             if value is None and name in ("max_context", "n_pages"):
                 continue
             if not _is_whole(value) or value < low:
-                raise BadOption(f"{name} is a whole number of {low} or more, got {value!r}")
+                raise BadOption(f"{name} is a whole number of {low} or more, got {show(value)}")
         if not _is_whole(self.seed):
-            raise BadOption(f"seed is a whole number, got {self.seed!r}")
+            raise BadOption(f"seed is a whole number, got {show(self.seed)}")
         if not isinstance(self.checked, bool):
-            raise BadOption(f"checked is True or False, got {self.checked!r}")
+            raise BadOption(f"checked is True or False, got {show(self.checked)}")
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
-from sparsespec.core.errors import NotLossless
+from sparsespec.core.errors import BadOption, NotLossless, show
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.result import RowResult
 from sparsespec.engine.engine import Engine
@@ -48,10 +48,16 @@ class AnyEngine(Protocol):
         ...
 
 
+_VERBS = ("add", "step", "abort", "reset", "close", "has_work")
+
+
 class Wrapper:
     """Hands every verb on; the base of the two below."""
 
     def __init__(self, engine: AnyEngine) -> None:
+        lacks = [verb for verb in _VERBS if not hasattr(type(engine), verb)]
+        if lacks:
+            raise BadOption(f"a wrapper goes around an engine, and {show(engine)} has no {', '.join(lacks)}")
         self.engine = engine
 
     def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
@@ -95,6 +101,8 @@ class CheckLossless(Wrapper):
 
     def __init__(self, engine: AnyEngine, dense: Engine) -> None:
         super().__init__(engine)
+        if not isinstance(dense, Engine) or dense is engine or dense.geometry.max_draft or dense.geometry.max_guess:
+            raise BadOption("dense must be another engine over the same model, composed of the preset 'dense'")
         self._dense = dense
         self._params: dict[int, SamplingParams] = {}
         self._expected: dict[int, dict[int, Completion]] = {}
@@ -154,6 +162,15 @@ def _plain(result: RowResult) -> dict[str, Any]:
     return asdict(result) | {"phase": result.phase.name, "confidence": confidence}
 
 
+def _appended(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise BadOption(
+            f"cannot write a trace to {path} ({error.strerror}); give a file in a folder that exists"
+        ) from error
+
+
 class RecordTrace(Wrapper):
     """Writes one JSON line per step: who was placed, in which phase, and what was heard.
 
@@ -165,9 +182,9 @@ class RecordTrace(Wrapper):
         steps: The trace so far, one plain dictionary per step.
     """
 
-    def __init__(self, engine: AnyEngine, path: Path | None = None) -> None:
+    def __init__(self, engine: AnyEngine, path: str | Path | None = None) -> None:
         super().__init__(engine)
-        self._file = path.open("a", encoding="utf-8") if path else None
+        self._file = _appended(Path(path)) if path else None
         self.steps: list[dict[str, Any]] = []
 
     def step(self) -> StepResult:

@@ -5,6 +5,7 @@ Only launched functions touch it. Which page belongs to whom is the tier manager
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sparsespec.core.batch import float_type
 from sparsespec.core.config import Geometry
+from sparsespec.core.errors import BadOption
 
 
 class KVPool:
@@ -20,9 +22,16 @@ class KVPool:
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
         shape = (g.n_layers, g.n_pages, g.page_size, g.n_kv_heads, g.head_dim)
-        # not zeros: that would touch gigabytes, and what was never written is never read
-        self.k: Tensor = torch.empty(shape, dtype=float_type(g.dtype), device=g.device)
-        self.v: Tensor = torch.empty_like(self.k)
+        try:
+            # not zeros: that would touch gigabytes, and what was never written is never read
+            self.k: Tensor = torch.empty(shape, dtype=float_type(g.dtype), device=g.device)
+            self.v: Tensor = torch.empty_like(self.k)
+        except RuntimeError as error:
+            gib = 2 * math.prod(shape) * float_type(g.dtype).itemsize / 2**30
+            raise BadOption(
+                f"the KV pool of {g.n_pages} pages takes {gib:.3g} GiB, more than {g.device} has; "
+                "lower n_pages, or max_batch and max_context from which it follows"
+            ) from error
         # page 0 is written by dead queries only, and must be finite before the first of them
         self.k[:, 0] = 0
         self.v[:, 0] = 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsespec.core.errors import BadModel
+from sparsespec.core.errors import BadModel, show
 from sparsespec.models.rope_config import RopeConfig
 
 FAMILIES = ("llama", "qwen2", "qwen3")
@@ -65,6 +65,11 @@ class ModelConfig:
     name: str = ""
 
     def __post_init__(self) -> None:
+        sizes = ("n_layers", "hidden", "n_heads", "n_kv_heads", "head_dim", "vocab", "intermediate", "max_context")
+        for name in sizes:
+            value: object = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise BadModel(f"{name} must be a whole number above 0, got {show(value)}")
         if self.n_heads % self.n_kv_heads:
             raise BadModel(
                 f"the number of query heads must be a multiple of the number of KV heads, "
@@ -93,7 +98,7 @@ class ModelConfig:
         """
         family = config.get("model_type")
         if family not in FAMILIES:
-            raise BadModel(f"unsupported model_type {family!r}; supported: {', '.join(FAMILIES)}")
+            raise BadModel(f"unsupported model_type {show(family)}; supported: {', '.join(FAMILIES)}")
         _refuse(config)
         heads = _count(config, "num_attention_heads")
         hidden = _count(config, "hidden_size")
@@ -108,7 +113,7 @@ class ModelConfig:
             head_dim=_head_dim(config, hidden, heads),
             vocab=_count(config, "vocab_size"),
             intermediate=_count(config, "intermediate_size"),
-            rms_eps=float(config.get("rms_norm_eps", 1e-6)),
+            rms_eps=_epsilon(config),
             rope=rope,
             tied=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=bias or family == "qwen2",
@@ -130,6 +135,9 @@ def eos_ids(config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> 
     for table in (config, generation or {}):
         value = table.get("eos_token_id")
         ids += value if isinstance(value, list) else [] if value is None else [value]
+    wrong = [value for value in ids if type(value) is not int]
+    if wrong:
+        raise BadModel(f"eos_token_id must be a token id or a list of them, got {show(wrong[0])}")
     return tuple(dict.fromkeys(ids))
 
 
@@ -137,8 +145,15 @@ def _count(config: Mapping[str, Any], key: str, *, default: int | None = None) -
     value = config.get(key)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise BadModel(f"config.json needs {key!r} to be a whole number above 0, got {value!r}")
+        raise BadModel(f"config.json needs {key!r} to be a whole number above 0, got {show(value)}")
     return value
+
+
+def _epsilon(config: Mapping[str, Any]) -> float:
+    value = config.get("rms_norm_eps", 1e-6)
+    if type(value) not in (int, float) or value < 0:
+        raise BadModel(f"config.json needs 'rms_norm_eps' to be a number, 0 or more, got {show(value)}")
+    return float(value)
 
 
 def _context(config: Mapping[str, Any]) -> int:
@@ -157,7 +172,10 @@ def _refuse(config: Mapping[str, Any]) -> None:
         raise BadModel("quantised checkpoints are not supported; use one in float32, bfloat16 or float16")
     if config.get("hidden_act", "silu") != "silu":
         raise BadModel(f"unsupported hidden_act {config['hidden_act']!r}; supported: silu")
-    layer_types: set[str] = set(config.get("layer_types") or [])
+    listed = config.get("layer_types") or []
+    if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
+        raise BadModel(f"config.json needs 'layer_types' to be a list of words, got {show(listed)}")
+    layer_types: set[str] = set(listed)
     if config.get("use_sliding_window") or "sliding_attention" in layer_types:
         raise BadModel(
             "sliding-window attention is not supported; the model must attend to its whole context "

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sparsespec.core.errors import BadModel
+from sparsespec.core.errors import BadModel, show
 
 _COMMON = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _SCALED = _COMMON | {"factor", "original_max_position_embeddings"}
@@ -67,16 +67,13 @@ class RopeConfig:
             raise BadModel(f"config.json needs a table of rope parameters, got {rope!r}")
         rope_type = str(rope.get("rope_type", rope.get("type", "default")))
         _check(rope_type, rope, config)
-        theta = float(_first(rope.get("rope_theta"), config.get("rope_theta"), _DEFAULT_THETA))
+        theta = _positive("rope_theta", _first(rope.get("rope_theta"), config.get("rope_theta"), _DEFAULT_THETA))
         if rope_type == "default":
             return cls(theta=theta)
         context = config["max_position_embeddings"]
         # transformers lets a number beside the rope table win over the one inside it
-        original = _first(
-            config.get("original_max_position_embeddings"),
-            rope.get("original_max_position_embeddings"),
-            context,
-        )
+        key = "original_max_position_embeddings"
+        original = _positive(key, _first(config.get(key), rope.get(key), context))
         factor: Any = rope.get("factor")
         if factor is None and rope_type == "yarn":
             factor = context / original
@@ -85,6 +82,8 @@ class RopeConfig:
         for key in ("beta_fast", "beta_slow"):
             if not given.get(key, 1):  # transformers reads 0 as "not given"
                 del given[key]
+        for key in given.keys() - {"truncate"}:
+            _number(key, given[key])
         numbers: dict[str, Any] = {"factor": factor, **given}
         _check_numbers(rope_type, numbers)
         options: dict[str, Any] = {k: bool(v) if k == "truncate" else float(v) for k, v in given.items()}
@@ -95,6 +94,18 @@ def _first(*values: Any) -> Any:
     return next(v for v in values if v is not None)
 
 
+def _number(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise BadModel(f"config.json needs {key!r} to be a number, got {show(value)}")
+    return float(value)
+
+
+def _positive(key: str, value: object) -> float:
+    if _number(key, value) <= 0:
+        raise BadModel(f"config.json needs {key!r} to be above 0, got {show(value)}")
+    return _number(key, value)
+
+
 def _check(rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     nested = sorted(k for k, v in rope.items() if isinstance(v, Mapping))
     if nested:
@@ -102,7 +113,7 @@ def _check(rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any]) -
     if rope_type not in _KEYS:
         raise BadModel(f"unsupported rope type {rope_type!r}; supported: {', '.join(_KEYS)}")
     partial = _first(rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"), 1.0)
-    if float(partial) != 1.0:
+    if _number("partial_rotary_factor", partial) != 1.0:
         raise BadModel(f"partial_rotary_factor must be 1.0 (the whole head), got {partial}")
     for key in sorted(rope.keys() - _KEYS[rope_type]):
         if rope[key] is not None:

@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict[str, Any]:
         table = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise BadModel(f"{path} is missing; a model folder needs {path.name}") from error
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise BadModel(f"{path} is not valid JSON{_pointer(path)}; {_AGAIN}") from error
     if not isinstance(table, dict):
         raise BadModel(f"{path} must hold a JSON object, got {type(table).__name__}")
@@ -94,11 +94,11 @@ def _weight_files(folder: Path) -> list[Path]:
             raise _no_weights(folder)
         return [folder / SINGLE]
     table = read_json(index).get("weight_map")
-    if not isinstance(table, Mapping) or not table:
-        raise BadModel(f"{index} has no weight_map; {_AGAIN}")
+    if not isinstance(table, Mapping) or not table or not all(isinstance(name, str) for name in table.values()):
+        raise BadModel(f"{index} has no weight_map from names to files; {_AGAIN}")
     files = [folder / name for name in sorted(set(table.values()))]
     for path in files:
-        if not path.exists():
+        if not path.is_file():
             raise BadModel(f"{path} is missing, but {INDEX} lists it; download that shard")
     return files
 

@@ -10,7 +10,7 @@ from sparsespec.core.plan import Lengths, Phase
 from sparsespec.core.result import RowResult
 from sparsespec.core.spec import PartLike
 from sparsespec.core.view import RowView
-from sparsespec.testing.checks.stage import another, make_part, require, small_geometry
+from sparsespec.testing.checks.stage import another, make_part, require, rounds, small_geometry
 
 
 def check_length(spec: PartLike | object, *, examples: int = 20, seed: int = 0) -> None:
@@ -26,7 +26,7 @@ def check_length(spec: PartLike | object, *, examples: int = 20, seed: int = 0) 
         value = getattr(part, limit)
         right = isinstance(value, int) and not isinstance(value, bool) and value >= 0
         require(right, f"{type(part).__name__}.{limit} must be a whole number, got {value!r}")
-    for example in range(examples):
+    for example in rounds(examples):
         _check_history(part, random.Random(f"{seed}/{example}"))
 
 

@@ -19,6 +19,7 @@ from sparsespec.testing.checks.stage import (
     make_part,
     require,
     require_untouched,
+    rounds,
     small_geometry,
     snapshot,
     state_of,
@@ -39,7 +40,7 @@ def check_proposer(spec: PartLike | object, *, examples: int = 20, seed: int = 0
     for each in (part, twin):
         each.bind(geometry)
         each.reset(range(geometry.n_seats))
-    for example in range(examples):
+    for example in rounds(examples):
         _check_text(part, twin, geometry, random.Random(f"{seed}/{example}"))
 
 

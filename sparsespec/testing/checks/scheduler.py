@@ -13,7 +13,7 @@ from sparsespec.core.view import RowView
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.testing.checks.drawn_views import BLANK, draw_view, view_of
 from sparsespec.testing.checks.host import LOOPS, Host
-from sparsespec.testing.checks.stage import another, make_part, require, small_geometry
+from sparsespec.testing.checks.stage import another, make_part, require, rounds, small_geometry
 
 _PATIENCE = 60
 """Steps in a row in which somebody who may run is not planned, before that counts as never."""
@@ -29,10 +29,10 @@ def check_scheduler(spec: PartLike | object, *, examples: int = 30, seed: int = 
     """
     part = make_part("scheduler", spec)
     geometry = small_geometry()
-    _check_plans(part, geometry, random.Random(f"{seed}/views"), 10 * examples)
+    _check_plans(part, geometry, random.Random(f"{seed}/views"), 10 * len(rounds(examples)))
     _check_waiting(part, geometry)
     _check_reset(part, geometry, random.Random(f"{seed}/reset"))
-    for example in range(examples):
+    for example in rounds(examples):
         run_load(another("scheduler", part), random.Random(f"{seed}/{example}"))
 
 

@@ -20,6 +20,7 @@ from sparsespec.testing.checks.stage import (
     make_part,
     require,
     require_untouched,
+    rounds,
     small_geometry,
     snapshot,
     state_of,
@@ -45,7 +46,7 @@ def check_selector(spec: PartLike | object, *, examples: int = 4, seed: int = 0)
         except BadOption:
             continue
         require(lists >= 1 and heads % lists == 0, f"{name}.lists({heads}) is {lists}, which does not divide it")
-        for example in range(examples if part.drafts else 0):
+        for example in rounds(examples) if part.drafts else ():
             dice = random.Random(f"{seed}/{heads}/{example}")
             _History(make_part("selector", spec), heads, lists, dice).play()
 

@@ -17,7 +17,7 @@ from sparsespec.core import protocols, registry
 from sparsespec.core.batch import Batch, State
 from sparsespec.core.capabilities import declared
 from sparsespec.core.config import Geometry
-from sparsespec.core.errors import ContractBroken
+from sparsespec.core.errors import BadOption, ContractBroken, show
 from sparsespec.core.plan import Phase
 from sparsespec.core.spec import PartLike, PartSpec
 from sparsespec.engine.state import make_state
@@ -44,6 +44,13 @@ def make_part(shelf: str, spec: PartLike | object) -> Any:
     extra = sorted(name for name, value in stored.items() if name not in options and not _is_plain(value))
     require(not extra, f"the constructor of {cls.__name__} allocates {', '.join(extra)}; that is for bind to do")
     return fresh
+
+
+def rounds(examples: int) -> range:
+    """Return the numbers of a check's random rounds; a check without any would accuse nobody."""
+    if not isinstance(examples, int) or isinstance(examples, bool) or examples < 1:
+        raise BadOption(f"examples is a whole number of 1 or more, got {show(examples)}")
+    return range(examples)
 
 
 def another(shelf: str, part: Any) -> Any:

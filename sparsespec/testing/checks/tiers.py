@@ -11,7 +11,7 @@ from sparsespec.core.spec import PartLike
 from sparsespec.testing.chaos import Chaos
 from sparsespec.testing.checks.drawn_views import BLANK, view_of
 from sparsespec.testing.checks.host import LOOPS, Host
-from sparsespec.testing.checks.stage import another, make_part, require, small_geometry
+from sparsespec.testing.checks.stage import another, make_part, require, rounds, small_geometry
 from sparsespec.testing.checks.watched_tiers import WatchedTiers
 
 
@@ -25,7 +25,7 @@ def check_tiers(spec: PartLike | object, *, examples: int = 30, seed: int = 0) -
     """
     part = make_part("tiers", spec)
     _check_sharing(another("tiers", part))
-    for example in range(examples):
+    for example in rounds(examples):
         _run_load(another("tiers", part), random.Random(f"{seed}/{example}"))
 
 

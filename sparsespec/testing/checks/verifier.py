@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.core.spec import PartLike
-from sparsespec.testing.checks.stage import another, make_part, require, small_geometry
+from sparsespec.testing.checks.stage import another, make_part, require, rounds, small_geometry
 
 _V = 13
 _FAR = 60.0
@@ -37,7 +37,7 @@ def check_verifier(spec: PartLike | object, *, examples: int = 20, n_rows: int =
     require(part.accepts(0.0) is None, f"{name} does not serve temperature 0, which every verifier does")
     right = refusal is None or (isinstance(refusal, str) and "temperature" in refusal)
     require(right, f"{name}.accepts must return None, or a sentence about the temperature that would do: {refusal!r}")
-    for example in range(examples):
+    for example in rounds(examples):
         _check_batch(part, random.Random(f"{seed}/{example}"), sampled=refusal is None)
     if refusal is None:
         for drawn in (False, True):
