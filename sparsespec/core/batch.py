@@ -20,41 +20,41 @@ PAD_TOKENS = 16
 class State:
     """What the device keeps per seat between steps; every field is mutated in place, in stream order."""
 
-    tokens: Tensor  # [seats, M + PAD_TOKENS] int64: committed | drafts | guesses
-    c: Tensor  # [seats] int64, committed tokens
-    d: Tensor  # [seats] int64, drafted tokens of this round
-    filled: Tensor  # [seats] int64, positions with true KV
-    ended: Tensor  # [seats] bool, the device ended this round at its present d
-    stop_below: Tensor  # [seats] float64, top-1 probability below which a round ends
-    table: Tensor  # [seats, pages_per_seat] int64, page of each block of positions
-    seed: Tensor  # [seats] int64, the 64-bit seed
-    sample: Tensor  # [seats] int64, index among the samples of one prompt
-    temperature: Tensor  # [seats] float64
-    top_k: Tensor  # [seats] int64, 0 is off
-    top_p: Tensor  # [seats] float64
-    min_p: Tensor  # [seats] float64
-    laws: Tensor | None  # [seats, max_draft, V], law each draft was drawn from; only where a verifier needs it
+    tokens: Tensor  #: [seats, M + PAD_TOKENS] int64, first committed ones, then drafts, then guesses
+    c: Tensor  #: [seats] int64, committed tokens
+    d: Tensor  #: [seats] int64, drafted tokens of this round
+    filled: Tensor  #: [seats] int64, positions with true KV
+    ended: Tensor  #: [seats] bool, the device ended this round at its present d
+    stop_below: Tensor  #: [seats] float64, top-1 probability below which a round ends
+    table: Tensor  #: [seats, pages_per_seat] int64, page of each block of positions
+    seed: Tensor  #: [seats] int64, the 64-bit seed
+    sample: Tensor  #: [seats] int64, index among the samples of one prompt
+    temperature: Tensor  #: [seats] float64
+    top_k: Tensor  #: [seats] int64, 0 is off
+    top_p: Tensor  #: [seats] float64
+    min_p: Tensor  #: [seats] float64
+    laws: Tensor | None  #: [seats, max_draft, V], law each draft was drawn from; only where a verifier needs it
 
 
 @dataclass(slots=True)
 class Batch:
     """One step's rows on the device."""
 
-    seat: Tensor  # [B] int64
-    phase: Tensor  # [B] int64, core.plan.Phase
-    n_query: Tensor  # [B] int64, capacity
-    k: Tensor  # [B] int64
-    offset: Tensor  # [B] int64, first query token of the row
-    scored: Tensor  # [B] bool, the selector wants scores of this row
-    start: Tensor  # [B] int64, position of the first query
-    live: Tensor  # [B] int64, queries that count, 0 … n_query
-    tokens: Tensor  # [N] int64, 0 at dead queries
-    positions: Tensor  # [N] int64, 0 at dead queries
-    row_of: Tensor  # [N] int64
-    alive: Tensor  # [N] bool
-    slots: Tensor  # [N] int64, place in the KV pool; page 0 for dead queries
-    state: State
-    step: int
+    seat: Tensor  #: [B] int64
+    phase: Tensor  #: [B] int64, core.plan.Phase
+    n_query: Tensor  #: [B] int64, capacity
+    k: Tensor  #: [B] int64, length of the round
+    offset: Tensor  #: [B] int64, first query token of the row
+    scored: Tensor  #: [B] bool, the selector wants scores of this row
+    start: Tensor  #: [B] int64, position of the first query
+    live: Tensor  #: [B] int64, queries that count, 0 … n_query
+    tokens: Tensor  #: [N] int64, 0 at dead queries
+    positions: Tensor  #: [N] int64, 0 at dead queries
+    row_of: Tensor  #: [N] int64
+    alive: Tensor  #: [N] bool
+    slots: Tensor  #: [N] int64, place in the KV pool; page 0 for dead queries
+    state: State  #: what the seats hold
+    step: int  #: number of the step
 
     @property
     def n_rows(self) -> int:
@@ -65,16 +65,16 @@ class Batch:
 class Chosen(NamedTuple):
     """Which positions the DRAFT rows of one layer read, beside their tail; indexed by seat."""
 
-    positions: Tensor  # [groups, seats, k_max] int, the first counts[seat] of a list count, ascending
-    counts: Tensor  # [seats] int64
-    tail_from: Tensor  # [seats] int64, the tail is [tail_from, now]; the same in all layers
+    positions: Tensor  #: [groups, seats, k_max] int, the first counts[seat] of a list count, ascending
+    counts: Tensor  #: [seats] int64
+    tail_from: Tensor  #: [seats] int64, the tail is [tail_from, now]; the same in all layers
 
 
 class LayerKeys(NamedTuple):
     """A look at one layer's keys, for selectors that choose at each draft step (`step_query`)."""
 
-    k_pages: Tensor  # [pages, P, Hkv, D]
-    batch: Batch
+    k_pages: Tensor  #: [pages, P, Hkv, D]
+    batch: Batch  #: the step
 
     def of(self, row: int, length: int) -> Tensor:
         """Return the first `length` keys of a row, [length, Hkv, D]."""
@@ -120,36 +120,36 @@ class ChainRows:
     position.
     """
 
-    first: Tensor  # [R] int64, into the T logit rows
-    count: Tensor  # [R] int64, candidates m; -1 for a dead row, which emits nothing
-    candidates: Tensor  # [R, m_max] int64; entries at and behind count are ignored
-    drawn: Tensor  # [R] bool, candidates were drawn from q; else they are guesses (q is one-hot)
-    level: Tensor  # [R] int64, 0 full model, 1 sparse draft
-    position: Tensor  # [R] int64, position of the first token the row can emit
-    c: Tensor  # [R] int64, committed tokens at the start of the round
-    seed: Tensor  # [R] int64
-    sample: Tensor  # [R] int64
-    temperature: Tensor  # [R] float64; 0 is argmax
-    top_k: Tensor  # [R] int64; 0 is off
-    top_p: Tensor  # [R] float64
-    min_p: Tensor  # [R] float64
+    first: Tensor  #: [R] int64, into the T logit rows
+    count: Tensor  #: [R] int64, candidates m; -1 for a dead row, which emits nothing
+    candidates: Tensor  #: [R, m_max] int64; entries at and behind count are ignored
+    drawn: Tensor  #: [R] bool, candidates were drawn from q; else they are guesses (q is one-hot)
+    level: Tensor  #: [R] int64, 0 full model, 1 sparse draft
+    position: Tensor  #: [R] int64, position of the first token the row can emit
+    c: Tensor  #: [R] int64, committed tokens at the start of the round
+    seed: Tensor  #: [R] int64
+    sample: Tensor  #: [R] int64
+    temperature: Tensor  #: [R] float64; 0 is argmax
+    top_k: Tensor  #: [R] int64; 0 is off
+    top_p: Tensor  #: [R] float64
+    min_p: Tensor  #: [R] float64
 
 
 class Chained(NamedTuple):
     """What `chain` emitted: `tokens[r, :emitted[r]]`, of which `accepted[r]` are candidates that stood."""
 
-    tokens: Tensor  # [R, m_max + 1] int64
-    emitted: Tensor  # [R] int64, 0 for a dead row, else 1 … m + 1
-    accepted: Tensor  # [R] int64
-    laws: Tensor | None  # [T, V], normalised law of each logit row, from verifiers that need draft_probs
+    tokens: Tensor  #: [R, m_max + 1] int64
+    emitted: Tensor  #: [R] int64, 0 for a dead row, else 1 … m + 1
+    accepted: Tensor  #: [R] int64
+    laws: Tensor | None  #: [T, V], normalised law of each logit row, from verifiers that need draft_probs
 
 
 class Outcome(NamedTuple):
     """A settled step, as `selector.observe` sees it: `state.c` and `state.d` are already the new ones."""
 
-    batch: Batch
-    emitted: Tensor  # [B] int64
-    drafted: Tensor  # [B] int64, drafts each row held before the step
+    batch: Batch  #: the step
+    emitted: Tensor  #: [B] int64, tokens each row emitted
+    drafted: Tensor  #: [B] int64, drafts each row held before the step
 
 
 def float_type(name: str) -> torch.dtype:

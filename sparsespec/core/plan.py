@@ -20,9 +20,9 @@ MAX_DRAFT_QUERIES = 8
 class Phase(IntEnum):
     """What a row does in a step; plain decoding is a VERIFY without drafts."""
 
-    PREFILL = 0
-    DRAFT = 1
-    VERIFY = 2
+    PREFILL = 0  #: fills a chunk of the prompt; reads everything and draws nothing
+    DRAFT = 1  #: reads the selection and draws drafts
+    VERIFY = 2  #: reads everything, judges drafts and commits tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,10 +48,10 @@ class Selection(Protocol):
 class Selector(Protocol):
     """Decides which KV a draft reads. Device state; every verb runs in stream order."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
-    drafts: bool  # False: there is no draft level at all
-    scored: tuple[int, int]  # leading and trailing live queries to score; (0, 0) without `scores`
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
+    drafts: bool  #: whether there is a draft level at all
+    scored: tuple[int, int]  #: leading and trailing live queries to score; (0, 0) without `scores`
 
     def lists(self, n_kv_heads: int) -> int:
         """Return how many lists of positions a layer has, a divisor of `n_kv_heads`; raises `BadOption`."""
@@ -78,9 +78,9 @@ class Selector(Protocol):
 class Proposer(Protocol):
     """Makes cheap guesses without a forward pass. Device state; every verb runs in stream order."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
-    guesses: bool  # False: it never guesses
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
+    guesses: bool  #: whether it ever guesses
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate."""
@@ -103,10 +103,10 @@ class Proposer(Protocol):
 class Length(Protocol):
     """Decides how far a round drafts. Host state, integers and floats."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
-    max_draft: int  # no proposal exceeds these two
-    max_guess: int
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
+    max_draft: int  #: no proposal drafts more
+    max_guess: int  #: no proposal asks for more guesses
 
     def bind(self, geometry: Geometry) -> None:
         """Learn the sizes."""
@@ -129,8 +129,8 @@ class Length(Protocol):
 class Scheduler(Protocol):
     """Decides who runs in a step and in which phase. Host state, integers only."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry) -> None:
         """Learn the sizes."""
@@ -153,8 +153,8 @@ class Scheduler(Protocol):
 class Tiers(Protocol):
     """Decides where KV lives. Integers only; pages are never touched from here."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry) -> None:
         """Take ownership of the pages."""
@@ -213,8 +213,8 @@ class Tiers(Protocol):
 class Attention(Protocol):
     """Writes K and V of a step and attends to them."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool [L, pages, P, Hkv, D]."""
@@ -259,8 +259,8 @@ class AttentionSide(Protocol):
 class Verifier(Protocol):
     """Draws, drafts and verifies with one verb."""
 
-    needs: frozenset[str]
-    gives: frozenset[str]
+    needs: frozenset[str]  #: capabilities that other parts must give
+    gives: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate."""

@@ -45,29 +45,29 @@ class RowView:
 class View:
     """The rows that may run in this step, oldest first."""
 
-    seat: Ints
-    arrival: Ints  # number of the request; smaller is older
-    to_prefill: Ints  # positions still to fill before the row may decode
-    n_lo: Ints  # committed tokens, at least and at most
-    n_hi: Ints
-    d_lo: Ints  # drafted tokens of the present round, at least and at most
-    d_hi: Ints
-    k: Ints  # tokens this round drafts at most; 0 while the row is being filled
-    guess: Ints  # guesses each forward of this round takes at most
-    first_round: Bools  # no VERIFY of this request has been planned yet
-    starved: Bools  # dropped for want of pages, and not placed since
-    must_verify: Bools  # drafts are known and their KV is lost: VERIFY, no DRAFT
-    pages: Ints
-    shared_pages: Ints
-    accepted_mean: Floats  # accepted drafts per heard round that drafted; NaN before the first
-    confidence: Floats  # top-1 probability of the newest heard draft; NaN before
-    waiting_since: Ints  # step of the last placed row
-    step: int
-    free_pages: int
-    host_free_pages: int
-    page_size: int
-    max_batch: int
-    lag: int
+    seat: Ints  #: place in all per-request arrays
+    arrival: Ints  #: number of the request; smaller is older
+    to_prefill: Ints  #: positions still to fill before the row may decode
+    n_lo: Ints  #: committed tokens, at least
+    n_hi: Ints  #: committed tokens, at most
+    d_lo: Ints  #: drafted tokens of the present round, at least
+    d_hi: Ints  #: drafted tokens of the present round, at most
+    k: Ints  #: tokens this round drafts at most; 0 while the row is being filled
+    guess: Ints  #: guesses each forward of this round takes at most
+    first_round: Bools  #: no VERIFY of this request has been planned yet
+    starved: Bools  #: dropped for want of pages, and not placed since
+    must_verify: Bools  #: drafts are known and their KV is lost, so VERIFY comes next, no DRAFT
+    pages: Ints  #: pages held
+    shared_pages: Ints  #: pages among them that another sample of the prompt filled
+    accepted_mean: Floats  #: accepted drafts per heard round that drafted; NaN before the first
+    confidence: Floats  #: top-1 probability of the newest heard draft; NaN before
+    waiting_since: Ints  #: step of the last placed row
+    step: int  #: number of this step
+    free_pages: int  #: pages that nobody holds
+    host_free_pages: int  #: pages that the host tier could take
+    page_size: int  #: tokens per page
+    max_batch: int  #: requests that run at once
+    lag: int  #: steps that the host hears late
 
     def __len__(self) -> int:
         return len(self.seat)

@@ -22,20 +22,20 @@ def _ratio(a: float, b: float) -> float:
 class SpecMetrics:
     """Counts of one request or, added together, of many."""
 
-    num_verify_steps: int = 0  # VERIFY rows, plain decoding among them
-    num_draft_steps: int = 0  # DRAFT rows
-    num_spec_rounds: int = 0  # VERIFY rows that judged at least one draft
-    num_draft_tokens: int = 0
-    num_accepted_tokens: int = 0
-    num_guess_tokens: int = 0  # guesses that DRAFT rows judged
-    num_accepted_guesses: int = 0
-    num_output_tokens: int = 0
-    num_preemptions: int = 0
-    acceptance_histogram: Counter[int] = field(default_factory=Counter)  # accepted drafts of a round → rounds
-    kv_read_draft: float = 0.0  # KV tokens that DRAFT rows read, and would have read without a selection
-    kv_full_draft: float = 0.0
-    kv_read: float = 0.0  # KV tokens that decoding rows read, and that dense decoding reads for the same output
-    kv_dense: float = 0.0
+    num_verify_steps: int = 0  #: VERIFY rows, plain decoding among them
+    num_draft_steps: int = 0  #: DRAFT rows
+    num_spec_rounds: int = 0  #: VERIFY rows that judged at least one draft
+    num_draft_tokens: int = 0  #: drafts that VERIFY rows judged
+    num_accepted_tokens: int = 0  #: those of them that stood
+    num_guess_tokens: int = 0  #: guesses that DRAFT rows judged
+    num_accepted_guesses: int = 0  #: those of them that stood
+    num_output_tokens: int = 0  #: tokens of the output
+    num_preemptions: int = 0  #: times that all pages were lost
+    acceptance_histogram: Counter[int] = field(default_factory=Counter)  #: accepted drafts of a round → rounds
+    kv_read_draft: float = 0.0  #: KV tokens that DRAFT rows read
+    kv_full_draft: float = 0.0  #: KV tokens that they would have read without a selection
+    kv_read: float = 0.0  #: KV tokens that decoding rows read
+    kv_dense: float = 0.0  #: KV tokens that dense decoding reads for the same output
 
     @property
     def mean_acceptance_length(self) -> float:
