@@ -34,7 +34,7 @@ nb_execution_timeout = 120
 # in docstrings, `x` is code
 default_role = "literal"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "mixed"
+autodoc_type_aliases = {name: name for name in ("Bools", "Floats", "Ints")}
 python_use_unqualified_type_names = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -44,7 +44,7 @@ napoleon_use_ivar = True
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(collections|hypothesis|numpy|pathlib|torch)\..*"),
-    ("py:class", "Tensor|PartLike"),
+    ("py:class", "Tensor|PartLike|Bools|Floats|Ints"),
 ]
 
 _SHELF = re.compile(r"^```\{shelf\} (\w+)\n```$", re.MULTILINE)
@@ -59,7 +59,9 @@ def setup(app: Sphinx) -> None:
 def _readable_signature(
     app: Sphinx, what: str, name: str, obj: object, options: object, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Write the default of a dataclass's factory as an ellipsis: `<factory>` is not Python."""
+    """Leave out the constructor of a protocol, and write the default of a dataclass's factory as an ellipsis."""
+    if getattr(obj, "_is_protocol", False):
+        return "", None
     return signature and signature.replace("<factory>", "..."), returns
 
 
