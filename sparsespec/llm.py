@@ -242,7 +242,9 @@ def _is_prompt(prompts: Any) -> bool:
         return True
     if not _is_list(prompts):
         raise BadRequest(f"prompts are a text, a list of token ids, or a list of those, got {show(prompts)}")
-    return len(prompts) > 0 and hasattr(prompts[0], "__index__") and not _is_list(prompts[0])
+    if not len(prompts) or _is_list(prompts[0]):
+        return False
+    return isinstance(prompts[0], float) or hasattr(prompts[0], "__index__")
 
 
 def _params_of(params: SamplingParams | Sequence[SamplingParams] | None, n: int) -> list[SamplingParams]:
