@@ -6,7 +6,9 @@ because one that did not change may show code that did. The build needs no netwo
 
 from __future__ import annotations
 
+import inspect
 import re
+import sys
 from importlib import metadata
 
 from sphinx.application import Sphinx
@@ -76,7 +78,7 @@ def _shelf(shelf: str) -> str:
 
 
 def _part(shelf: str, row: registry.Row) -> str:
-    """Return heading, capabilities and docstring of one part."""
+    """Return heading and capabilities of one part, what its module says of it and its sources, and its docstring."""
     lines = [f"### `{row.name}`", ""]
     for verb, words in (("Needs", row.needs), ("Gives", row.gives)):
         if words:
@@ -84,4 +86,6 @@ def _part(shelf: str, row: registry.Row) -> str:
     if row.error:
         return "\n".join([*lines, row.error, ""])
     cls = registry.lookup(shelf, row.name)
-    return "\n".join([*lines, "```{eval-rst}", f".. autoclass:: {cls.__module__}.{cls.__qualname__}", "```", ""])
+    about = (inspect.getdoc(sys.modules[cls.__module__]) or "").partition("\n\n")[2]
+    body = ["```{eval-rst}", about, "", f".. autoclass:: {cls.__module__}.{cls.__qualname__}", "```", ""]
+    return "\n".join([*lines, *body])

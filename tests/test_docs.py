@@ -118,6 +118,11 @@ def test_every_public_name_is_in_the_reference(package: Any) -> None:
     assert sorted(listed) == sorted(package.__all__)
 
 
+def test_the_reference_of_parts_has_every_shelf() -> None:
+    page = (DOCS / "reference" / "api" / "parts.md").read_text("utf-8")
+    assert re.findall(r"^```\{shelf\} (\w+)$", page, re.MULTILINE) == list(SHELVES)
+
+
 def test_what_the_one_page_names_exists(whole: dict[str, dict[str, list[str]]]) -> None:
     assert len(whole) >= 15
     for module, names in whole.items():
