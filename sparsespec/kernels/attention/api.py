@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from sparsespec.core.batch import AttentionRows, Chosen
 from sparsespec.core.errors import BadOption, MissingPackage, unknown
 from sparsespec.kernels.attention import reference
+from sparsespec.kernels.attention.checked import check_values
 
 IMPLS = {"reference": reference.attention}
 LAZY = ("triton",)
 """Implementations that need an optional package, imported when asked for."""
+INTEGERS = (torch.int64, torch.int32)
 
 
 class Attended(NamedTuple):
@@ -36,6 +39,7 @@ def attention(
     scale: float,
     chosen: Chosen | None = None,
     impl: str,
+    checked: bool = False,
 ) -> Attended:
     """Attend q [N, Hq, D] to the pages [pages, P, Hkv, D] of one layer; causal within a row.
 
@@ -46,18 +50,28 @@ def attention(
     `reference` looks at the rows on the host. `triton` never does: its S is what the page table can hold, and scores
     are None only where `rows.ends` is (0, 0).
 
+    `checked` looks at every index before anything is read, so that one out of range is an error with a name instead of
+    an illegal access. It waits for the device, so it is off by default and cannot be recorded in a CUDA graph.
+
     Raises:
-        BadOption: if a shape or type cannot work.
+        BadOption: if a shape or type cannot work, or a value where `checked`.
         MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
     run = _implementation(impl)
-    _check(q, k_pages, v_pages, rows, chosen)
+    _check(q, k_pages, v_pages)
+    _check_rows(q, k_pages, rows)
+    if chosen is not None:
+        _check_chosen(q, rows, chosen)
+    if checked:
+        check_values(q, k_pages, rows, chosen)
     out, lse, scores = run(q, k_pages, v_pages, rows, scale=scale, chosen=chosen)
     return Attended(out, lse, scores)
 
 
-def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, rows: AttentionRows, chosen: Chosen | None) -> None:
+def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
+    if q.ndim != 3:
+        raise BadOption(f"q must be [N, Hq, D], got {list(q.shape)}")
     n_heads, head_dim = q.shape[1:]
     for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
         if pages.ndim != 4 or pages.shape[3] != head_dim or pages.shape != k_pages.shape:
@@ -67,13 +81,39 @@ def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, rows: AttentionRows, cho
     n_kv_heads = k_pages.shape[2]
     if n_heads % n_kv_heads:
         raise BadOption(f"q must have a multiple of the {n_kv_heads} KV heads, got {n_heads} heads")
+
+
+def _check_rows(q: Tensor, k_pages: Tensor, rows: AttentionRows) -> None:
+    n_kv_heads = k_pages.shape[2]
     if rows.groups < 1 or n_kv_heads % rows.groups:
         raise BadOption(f"groups must divide the {n_kv_heads} KV heads, got {rows.groups}")
-    for name in ("seat", "offset", "start", "live", "sparse", "scored"):
-        if getattr(rows, name).shape != rows.seat.shape:
-            raise BadOption(f"rows.{name} must be [{len(rows.seat)}] as rows.seat is")
-    if chosen is not None and len(chosen.positions) != rows.groups:
-        raise BadOption(f"chosen.positions must hold {rows.groups} lists per seat, got {len(chosen.positions)}")
+    if rows.table.ndim != 2:
+        raise BadOption(f"rows.table must be [seats, blocks], got {list(rows.table.shape)}")
+    for name in ("seat", "offset", "start", "live", "sparse", "scored", "table"):
+        x, flag = getattr(rows, name), name in ("sparse", "scored")
+        if name != "table" and x.shape != rows.seat.shape:
+            raise BadOption(f"rows.{name} must be [{len(rows.seat)}] as rows.seat is, got {list(x.shape)}")
+        _check_kind(f"rows.{name}", x, (torch.bool,) if flag else INTEGERS, q.device)
+
+
+def _check_chosen(q: Tensor, rows: AttentionRows, chosen: Chosen) -> None:
+    seats = rows.table.shape[0]
+    if chosen.positions.ndim != 3 or chosen.positions.shape[:2] != (rows.groups, seats):
+        raise BadOption(
+            f"chosen.positions must be [{rows.groups}, {seats}, k_max], {rows.groups} lists per seat, "
+            f"got {list(chosen.positions.shape)}"
+        )
+    for name in ("counts", "tail_from"):
+        if getattr(chosen, name).shape != (seats,):
+            raise BadOption(f"chosen.{name} must be [{seats}], got {list(getattr(chosen, name).shape)}")
+    for name, x in chosen._asdict().items():
+        _check_kind(f"chosen.{name}", x, INTEGERS, q.device)
+
+
+def _check_kind(name: str, x: Tensor, kinds: tuple[torch.dtype, ...], device: torch.device) -> None:
+    if x.dtype not in kinds or x.device != device:
+        wanted = " or ".join(str(kind) for kind in kinds)
+        raise BadOption(f"{name} must be {wanted} on {device}, as q is, got {x.dtype} on {x.device}")
 
 
 def _implementation(impl: str) -> Callable[..., Any]:

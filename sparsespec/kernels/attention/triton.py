@@ -24,6 +24,8 @@ from sparsespec.kernels.attention.triton_plan import Tiling, Work
 MAX_HEAD_DIM = 256
 MAX_SCORED = 16
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+INTERPRETED = not isinstance(attend, triton.JITFunction)
+"""Whether the kernels run in Triton's interpreter, on any device; else they need a GPU."""
 
 
 def attention(
@@ -95,7 +97,7 @@ def run(
     Scores [groups, B, S] go into `into` [groups, work.n_rows, work.s_cap], by default a buffer of `work` that the next
     layer overwrites. Only what scored rows hold is written: the rest is as the caller left it, zeros.
     """
-    check_layout(q, k_pages, v_pages, chosen)
+    check_layout(q, k_pages, v_pages, rows, chosen)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     into = work.scores if into is None else into
@@ -153,7 +155,7 @@ def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
     padded = triton.next_power_of_2(work.score_rows)
     chunk = max(work.tiling.block, min(1024, 8192 // padded))
     reduce_scores[(work.s_cap // chunk, len(rows.seat), work.groups)](
-        into, lse, work.p, work.p_max, rows.scored, rows.offset, rows.start, rows.live,
+        into, lse, work.p, work.p_max, rows.scored, rows.sparse, rows.offset, rows.start, rows.live,
         work.n_rows, work.s_cap,
         HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, CHUNK=chunk,
         FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, SCORE_ROWS_P=padded, num_warps=4,
@@ -171,21 +173,29 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
 
 def check(k_pages: Tensor, ends: tuple[int, int]) -> None:
     """Raise `BadOption` for what these kernels cannot do."""
-    head_dim, least = k_pages.shape[3], 16 if k_pages.is_cuda else 1
+    head_dim, least = k_pages.shape[3], 1 if INTERPRETED else 16
     if k_pages.dtype not in DTYPES:
         raise BadOption(f"attention impl 'triton' takes float16, bfloat16 or float32, got {k_pages.dtype}")
     if head_dim & (head_dim - 1) or not least <= head_dim <= MAX_HEAD_DIM:
         raise BadOption(f"attention impl 'triton' takes head dims 16, 32, 64, 128 and 256, got {head_dim}")
     if min(ends) < 0 or sum(ends) > MAX_SCORED:
         raise BadOption(f"attention impl 'triton' scores at most {MAX_SCORED} queries of a row, got ends {ends}")
+    if not k_pages.is_cuda and not INTERPRETED:
+        raise BadOption(f"attention impl 'triton' takes k_pages on a CUDA device, got {k_pages.device}")
 
 
-def check_layout(q: Tensor, k_pages: Tensor, v_pages: Tensor, chosen: Chosen | None) -> None:
+def check_layout(q: Tensor, k_pages: Tensor, v_pages: Tensor, rows: AttentionRows, chosen: Chosen | None) -> None:
     """Raise `BadOption` for strides that the kernels do not follow."""
     for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
         if not pages.is_contiguous():
             raise BadOption(f"attention impl 'triton' takes contiguous {name}, got strides {pages.stride()}")
     if q.stride()[1:] != (q.shape[2], 1):
         raise BadOption(f"attention impl 'triton' takes q with contiguous heads, got strides {q.stride()}")
-    if chosen is not None and chosen.positions.stride(2) != 1:
-        raise BadOption("attention impl 'triton' takes chosen.positions that are contiguous along a list")
+    lists = {f"rows.{name}": getattr(rows, name) for name in ("seat", "offset", "start", "live", "sparse", "scored")}
+    if chosen is not None:
+        lists |= {"chosen.counts": chosen.counts, "chosen.tail_from": chosen.tail_from}
+        if chosen.positions.stride(2) != 1:
+            raise BadOption("attention impl 'triton' takes chosen.positions that are contiguous along a list")
+    for name, x in lists.items():
+        if not x.is_contiguous():
+            raise BadOption(f"attention impl 'triton' takes contiguous {name}, got strides {x.stride()}")

@@ -54,7 +54,7 @@ def fold_splits(
 
 @triton.jit
 def reduce_scores(
-    scores_ptr, lse_ptr, p_ptr, p_max_ptr, scored_ptr, offset_ptr, start_ptr, live_ptr,
+    scores_ptr, lse_ptr, p_ptr, p_max_ptr, scored_ptr, sparse_ptr, offset_ptr, start_ptr, live_ptr,
     n_rows, s_cap,
     HKV: tl.constexpr, G: tl.constexpr, LIST_HEADS: tl.constexpr, BLOCK_N: tl.constexpr, CHUNK: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, SCORE_ROWS_P: tl.constexpr,
@@ -66,7 +66,8 @@ def reduce_scores(
     live = tl.load(live_ptr + row).to(tl.int32)
     start = tl.load(start_ptr + row).to(tl.int32)
     end = start + live
-    if (tl.load(scored_ptr + row) != 0) & (live > 0) & (chunk * CHUNK < end):
+    wanted = (tl.load(scored_ptr + row) != 0) & (tl.load(sparse_ptr + row) == 0)
+    if wanted & (live > 0) & (chunk * CHUNK < end):
         n_first = tl.minimum(FIRST, live)
         begin_last = tl.maximum(live - LAST, n_first)
         n_scored = n_first + live - begin_last

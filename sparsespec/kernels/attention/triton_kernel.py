@@ -125,7 +125,7 @@ def attend(
         now = tl.where(i < live, start + i, -1)
         listed, count, tail = chosen_ptr, 0, 0
         if SPARSE:
-            listed += (head // LIST_HEADS) * stride_list + seat * stride_seat
+            listed += (head // LIST_HEADS).to(tl.int64) * stride_list + seat * stride_seat
             count, tail = tl.load(count_ptr + seat).to(tl.int32), tl.load(tail_ptr + seat).to(tl.int32)
         score_row = tl.full([BLOCK_M], -1, tl.int32)
         if SCORED:
