@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,16 +32,20 @@ def room(op: str) -> ModuleType:
     return importlib.import_module(f"sparsespec.kernels.{op}.triton")
 
 
-def mutant(module: ModuleType, old: str, new: str, folder: Path) -> ModuleType:
-    """Return the module with every `old` in its source replaced by `new`."""
+def mutant(module: ModuleType, folder: Path, *changes: tuple[str, str]) -> ModuleType:
+    """Return the module with every `old` of the changes (old, new) in its source replaced by `new`."""
     assert module.__file__ is not None
     source = Path(module.__file__).read_text("utf-8")
-    assert old in source, f"the mutant's {old!r} is gone from {module.__file__}"
+    for old, new in changes:
+        assert old in source, f"the mutant's {old!r} is gone from {module.__file__}"
+        source = source.replace(old, new)
     path = folder / "mutated.py"
-    path.write_text(source.replace(old, new), "utf-8")
+    path.write_text(source, "utf-8")
     spec = importlib.util.spec_from_file_location("mutated", path)
     assert spec is not None and spec.loader is not None
     mutated = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up
+    sys.modules[spec.name] = mutated
     spec.loader.exec_module(mutated)
     return mutated
 
@@ -55,23 +60,31 @@ class _Spy:
 
 
 @contextmanager
-def launched(module: ModuleType, kernel: str, api: ModuleType) -> Iterator[None]:
-    """Fail unless the body launches `kernel`; block the reference and poison new tensors meanwhile."""
+def poisoned() -> Iterator[pytest.MonkeyPatch]:
+    """Fill what `torch.empty` gives meanwhile, so that nothing left unwritten can be right by chance."""
     empty, empty_like = torch.empty, torch.empty_like
 
-    def poisoned(x: torch.Tensor) -> torch.Tensor:
+    def poison(x: torch.Tensor) -> torch.Tensor:
         return x.fill_(torch.nan if x.is_floating_point() else POISON)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+        patch.setattr(torch, "empty_like", lambda *a, **k: poison(empty_like(*a, **k)))
+        yield patch
+
+
+@contextmanager
+def launched(module: ModuleType, kernel: str, api: ModuleType) -> Iterator[None]:
+    """Fail unless the body launches `kernel`; block the reference and poison new tensors meanwhile."""
 
     def blocked(*_: Any, **__: Any) -> None:
         raise AssertionError("the reference was called")
 
-    with pytest.MonkeyPatch.context() as patch:
+    with poisoned() as patch:
         spy = _Spy(getattr(module, kernel))
         patch.setattr(module, kernel, spy)
-        patch.setattr(torch, "empty", lambda *a, **k: poisoned(empty(*a, **k)))
-        patch.setattr(torch, "empty_like", lambda *a, **k: poisoned(empty_like(*a, **k)))
         for name in api.IMPLS:
             patch.setitem(api.IMPLS, name, blocked)
-        patch.setitem(importlib.import_module("sys").modules, f"{api.__package__}.reference", None)
+        patch.setitem(sys.modules, f"{api.__package__}.reference", None)
         yield
     assert spy.launches, f"{kernel} was not launched"

@@ -166,27 +166,45 @@ MUTANTS = {
     "first token of the page": ("slot // page_size, slot % page_size", "slot // page_size, slot * 0"),
     "angle of position 0": ("cos + position * angle", "cos + 0 * position * angle"),
     "one norm for both": ("c, s, k_norm, i", "c, s, q_norm, i"),
+    "rotated by the position before": ("tl.load(positions + token)", "tl.maximum(tl.load(positions + token) - 1, 0)"),
+    "dead queries write a live slot": ("slot = tl.load(slots + token)", "slot = tl.maximum(tl.load(slots + token), 5)"),
 }
 
 
 @pytest.mark.parametrize("name", [None, *MUTANTS])
 def test_mutants_run_and_are_caught(name: str | None, tmp_path: Path) -> None:
-    module = mutant(ours, *MUTANTS[name], tmp_path) if name else ours
-    good = [check(problem(seed, 3, (4, 2), 8), module) for seed in range(3)]
+    module = mutant(ours, tmp_path, MUTANTS[name]) if name else ours
+    good = []
+    for seed in range(3):
+        p = problem(seed, 3, (4, 2), 8)
+        # one query is dead, the others stand behind position 0 and away from slot 5
+        p["slots"], p["positions"] = torch.tensor([0, 11, 6]), torch.tensor([0, 9, 20])
+        good.append(check(p, module))
     assert all(good) if name is None else not any(good)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("q", lambda x: x.double(), "takes q of float32"),
+        ("q", lambda x: x.double(), "k must be torch.float64"),
         ("k", lambda x: x.half(), "k must be torch.float32"),
         ("v", lambda x: x[:, :, :4], "k and v must both be"),
         ("v", lambda x: x.transpose(0, 2).contiguous().transpose(0, 2), "v must be contiguous along the head"),
         ("k_pages", lambda x: x[:, :, :, :4], "k_pages must be"),
-        ("slots", lambda x: x.int(), "slots must be contiguous int64"),
+        ("q", lambda x: x[0], r"q must be \[N, Hq, D\]"),
+        ("k", lambda x: x[0], "k and v must both be"),
+        ("k_pages", lambda x: x[0], "k_pages must be"),
+        ("v_pages", lambda x: x.half(), "v_pages must be torch.float32"),
+        ("v_pages", lambda x: x.to("meta"), "v_pages must be torch.float32 on .* got torch.float32 on meta"),
+        ("slots", lambda x: x.int(), "slots must be int64"),
+        ("slots", lambda x: x.repeat_interleave(2)[::2], "slots must be contiguous"),
+        ("slots", lambda x: x.to("meta"), "slots must be int64 on"),
         ("positions", lambda x: x[:1], "positions must be"),
         ("sin", lambda x: x[:, :1], "sin must be"),
+        ("cos", lambda x: x.to("meta"), "cos must be floats on"),
+        ("cos", lambda x: x.repeat_interleave(2, 1)[:, ::2], "cos and sin must have rows alike"),
+        ("q_norm", lambda x: x.int(), "q_norm must be floats"),
+        ("q_norm", lambda x: x.repeat_interleave(2)[::2], "q_norm must be contiguous"),
         ("k_norm", lambda _: None, "both be given or both be None"),
         ("k_norm", lambda x: x[:4], "k_norm must be"),
     ],
@@ -196,6 +214,35 @@ def test_bad_input_is_named(name: str, change: Any, message: str) -> None:
     p[name] = change(p[name])
     with pytest.raises(BadOption, match=message):
         api.append_kv(**p, impl="triton")
+
+
+def test_a_float_type_that_the_kernel_does_not_take_is_named() -> None:
+    with pytest.raises(BadOption, match="takes q of float32"):
+        api.append_kv(**on(problem(0, 2, (2, 1), 8), DEVICE, torch.float64), impl="triton")
+
+
+@pytest.mark.parametrize("impl", ["reference", "triton"])
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("slots", [4, 10**6], "slots must be in 0 … .* got 1000000"),
+        ("slots", [-1, 4], "slots must be in 0 … .* got -1"),
+        ("positions", [MAX_POSITION, 0], f"positions must be in 0 … {MAX_POSITION - 1}, got {MAX_POSITION}"),
+    ],
+)
+def test_where_checked_an_index_out_of_range_is_named(name: str, values: list[int], message: str, impl: str) -> None:
+    p = problem(0, 2, (2, 1), 8)
+    p[name] = torch.tensor(values)
+    p = on(p, DEVICE)
+    with pytest.raises(BadOption, match=message):
+        api.append_kv(**p, impl=impl, checked=True)
+    assert p["k_pages"].isnan().all(), "nothing is written before the check"
+
+
+def test_where_checked_what_is_in_range_passes() -> None:
+    p = on(problem(0, 3, (2, 1), 8), DEVICE)
+    free = {**p, "k_pages": p["k_pages"].clone(), "v_pages": p["v_pages"].clone()}
+    assert torch.equal(api.append_kv(**p, impl="triton", checked=True), api.append_kv(**free, impl="triton"))
 
 
 def test_unknown_and_missing_implementations_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,12 @@ def problem(kind: str, shape: tuple[int, int, int, int], k_max: int, pool: int, 
     return scores_of(kind, shape, seed), below, count, k_max, pool
 
 
+def yardstick(given_problem: Problem) -> Tensor:
+    """Return what the reference gives on a CPU in float64: sorting on a GPU need not order -0 and NaN alike."""
+    scores, below, count, k_max, pool = (x.cpu() if torch.is_tensor(x) else x for x in given_problem)
+    return reference.top_positions(scores.double(), below, count, k_max, pool)
+
+
 def run(given_problem: Problem, module: ModuleType = ours) -> Tensor:
     """Return what the kernel of `module` gives, on the CPU."""
     scores, below, count, k_max, pool = given_problem
@@ -90,7 +96,7 @@ def test_is_the_reference_bit_for_bit(
 ) -> None:
     scores, below, count, k_max, pool = problem(kind, shape, k_max, pool, seed, layered)
     scores = scores.to(dtype)
-    want = reference.top_positions(scores, below, count, k_max, pool)
+    want = yardstick((scores, below, count, k_max, pool))
     on = [x.to(DEVICE) for x in (scores, below, count)]
     with launched(ours, "_top_positions", api):
         got = api.top_positions(*on, k_max, pool=pool, impl="triton")
@@ -102,7 +108,7 @@ def test_takes_views_of_wider_buffers() -> None:
     below, count = torch.tensor([20, 7], device=DEVICE), torch.tensor([6, 7], device=DEVICE)
     for view in (wide[:, 1:, ::2, :24], wide[:, :2, 1:3, 3:26]):
         got = api.top_positions(view, below, count, 9, impl="triton")
-        assert torch.equal(got, api.top_positions(view.contiguous(), below, count, 9, impl="reference"))
+        assert torch.equal(got.cpu(), yardstick((view, below, count, 9, 1)))
 
 
 def test_a_broken_promise_about_counts_does_not_write_elsewhere() -> None:
@@ -118,7 +124,21 @@ KINDS = ("probabilities", "ties", "odd", "rising", "zeros")
 MUTANTS = {
     "wrong mask bound": ("tl.load(below_of + row), length", "tl.load(below_of + row) + 1, length"),
     "pool shifted by one": ("(shift - POOL // 2)", "(shift + 1 - POOL // 2)"),
-    "minus zero below zero": (".to(tl.float32) + 0.0", ".to(tl.float32)"),
+    "minus zero below zero": ("tl.where(bits == _LOWEST, 0, key)", "key"),
+    "NaN ordered by its sign": (
+        "tl.where((bits & _HIGHEST) > _INFINITY, _HIGHEST, key)",
+        "tl.maximum(key, _LOWEST + 1)",
+    ),
+    "one position too few": ("(count_of + layer * count_stride + row)", "(count_of + layer * count_stride + row) - 1"),
+    "ties to the higher position": (
+        """        index = above_seen + (before >> 16) + tl.minimum(ties_before, need)
+        tl.store(out + index, at.to(tl.int64), mask=above | (tie & (ties_before < need)))
+""",
+        """        spare = tl.sum(tie.to(tl.int32)) - need
+        index = above_seen + (before >> 16) + tl.maximum(ties_before - spare, 0)
+        tl.store(out + index, at.to(tl.int64), mask=above | (tie & (ties_before >= spare)))
+""",
+    ),
     "ties counted anew in each block": ("ties_seen + (before & 0xFFFF)", "(before & 0xFFFF)"),
     "places counted anew in each block": ("above_seen += total >> 16", "above_seen = total >> 16"),
 }
@@ -128,16 +148,17 @@ MUTANTS = {
 def test_mutants_run_and_are_caught(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what a mutant leaves unwritten is a position too: it must be caught by being wrong
     monkeypatch.setattr(torch, "empty", torch.zeros)
-    module = mutant(ours, *MUTANTS[name], tmp_path) if name else ours
-    for size, value in (("WRITE_BLOCK", 16), ("LARGEST_BLOCK", 1024)):
-        monkeypatch.setattr(module, size, value)
+    module = mutant(ours, tmp_path, MUTANTS[name]) if name else ours
+    # that mutant counts the ties of a block
+    monkeypatch.setattr(module, "WRITE_BLOCK", 64 if name == "ties to the higher position" else 16)
+    monkeypatch.setattr(module, "LARGEST_BLOCK", 1024)
     caught = 0
     for seed, kind in enumerate(KINDS):
         scores = scores_of(kind, (1, 1, 2, 37), seed)
         drawn = scores, torch.tensor([33, 20]), torch.tensor([18, 7]), 20, 1 if kind == "zeros" else 3
         got = run(drawn, module)
         assert ((got >= 0) & (got < 37)).all(), "a mutant must give positions that a list can hold"
-        caught += not torch.equal(got, reference.top_positions(*drawn))
+        caught += not torch.equal(got, yardstick(drawn))
     assert bool(caught) == bool(name), f"{name}: {caught} of {len(KINDS)} problems differ"
 
 
@@ -175,8 +196,7 @@ def test_real_sizes(length: int, dtype: torch.dtype, pool: int) -> None:
     for kind in ("probabilities", "ties", "odd"):
         scores, below, count, k_max, pool = problem(kind, (2, 2, 4, length), length // 2, pool, length, True)
         scores = scores.to(dtype)
-        # the reference is what it gives on a CPU: sorting on a GPU need not order a NaN with a sign alike
-        want = reference.top_positions(scores, below, count, k_max, pool)
+        want = yardstick((scores, below, count, k_max, pool))
         on = [x.to(DEVICE) for x in (scores, below, count)]
         with launched(ours, "_top_positions", api):
             got = api.top_positions(*on, k_max, pool=pool, impl="triton")
@@ -196,4 +216,4 @@ def test_a_captured_launch_follows_its_inputs() -> None:
         for x, y in zip(on, fresh, strict=True):
             x.copy_(y)
         graph.replay()
-        assert torch.equal(got, api.top_positions(*on, k_max, impl="reference"))
+        assert torch.equal(got.cpu(), yardstick((*on, k_max, 1)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from sparsespec.core.errors import BadOption, MissingPackage, unknown
@@ -32,6 +33,7 @@ def append_kv(
     k_norm: Tensor | None,
     eps: float,
     impl: str,
+    checked: bool = False,
 ) -> Tensor:
     """Write k and v at `slots` and return the rotated queries, [N, Hq, D].
 
@@ -49,9 +51,10 @@ def append_kv(
         k_norm: Weight of the key norm [D]; None where q_norm is.
         eps: Epsilon of both norms.
         impl: Which implementation.
+        checked: Whether to look at every position and slot first; that waits for the device, so no CUDA graph takes it.
 
     Raises:
-        BadOption: if a shape cannot work, or only one of the norms is given.
+        BadOption: if a shape, type or device cannot work, only one of the norms is given, or `checked` found something.
         MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
@@ -59,6 +62,8 @@ def append_kv(
     _check_shapes(q, k, v, k_pages, v_pages)
     _check_tables(q, positions, slots, cos, sin)
     _check_norms(q, q_norm, k_norm)
+    if checked:
+        _check_values(positions, slots, cos, k_pages)
     return run(
         q,
         k,
@@ -76,23 +81,32 @@ def append_kv(
 
 
 def _check_shapes(q: Tensor, k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
+    if q.ndim != 3:
+        raise BadOption(f"q must be [N, Hq, D], got {list(q.shape)}")
     n, _, head_dim = q.shape
     if head_dim % 2:
         raise BadOption(f"q must have an even head dimension to be rotated, got {head_dim}")
-    if k.shape != (n, k.shape[1], head_dim) or v.shape != k.shape:
+    if k.ndim != 3 or k.shape != (n, k.shape[1], head_dim) or v.shape != k.shape:
         raise BadOption(f"k and v must both be [{n}, Hkv, {head_dim}] beside q, got {list(k.shape)}, {list(v.shape)}")
     for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
-        if pages.shape[2:] != k.shape[1:] or pages.shape != k_pages.shape:
+        if pages.ndim != 4 or pages.shape[2:] != k.shape[1:] or pages.shape != k_pages.shape:
             raise BadOption(f"{name} must be [pages, P, {k.shape[1]}, {head_dim}] as k is, got {list(pages.shape)}")
+    for name, x in (("k", k), ("v", v), ("k_pages", k_pages), ("v_pages", v_pages)):
+        if x.dtype != q.dtype or x.device != q.device:
+            raise BadOption(f"{name} must be {q.dtype} on {q.device} as q is, got {x.dtype} on {x.device}")
 
 
 def _check_tables(q: Tensor, positions: Tensor, slots: Tensor, cos: Tensor, sin: Tensor) -> None:
     for name, x in (("positions", positions), ("slots", slots)):
         if x.shape != q.shape[:1]:
             raise BadOption(f"{name} must be [{q.shape[0]}], one number for each token of q, got {list(x.shape)}")
+        if x.dtype != torch.int64 or x.device != q.device:
+            raise BadOption(f"{name} must be int64 on {q.device} as q is, got {x.dtype} on {x.device}")
     for name, x in (("cos", cos), ("sin", sin)):
         if x.shape != (cos.shape[0], q.shape[-1] // 2):
             raise BadOption(f"{name} must be [M, {q.shape[-1] // 2}], half of q's head dimension, got {list(x.shape)}")
+        if not x.is_floating_point() or x.device != q.device:
+            raise BadOption(f"{name} must be floats on {q.device} as q is, got {x.dtype} on {x.device}")
 
 
 def _check_norms(q: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> None:
@@ -101,6 +115,15 @@ def _check_norms(q: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> Non
     for name, x in (("q_norm", q_norm), ("k_norm", k_norm)):
         if x is not None and x.shape != q.shape[-1:]:
             raise BadOption(f"{name} must be [{q.shape[-1]}], a weight for each number of a head, got {list(x.shape)}")
+        if x is not None and (not x.is_floating_point() or x.device != q.device):
+            raise BadOption(f"{name} must be floats on {q.device} as q is, got {x.dtype} on {x.device}")
+
+
+def _check_values(positions: Tensor, slots: Tensor, cos: Tensor, k_pages: Tensor) -> None:
+    for name, x, limit in (("positions", positions, len(cos)), ("slots", slots, k_pages.shape[:2].numel())):
+        wrong = x[(x < 0) | (x >= limit)]
+        if len(wrong):
+            raise BadOption(f"{name} must be in 0 … {limit - 1}, got {int(wrong[0])}")
 
 
 def _implementation(impl: str) -> Callable[..., Tensor]:

@@ -96,7 +96,10 @@ def append_kv(
 ) -> Tensor:
     """See `kernels/append_kv/api.py`; q, k and v may be views of one projection, each head contiguous."""
     normed = q_norm is not None and k_norm is not None
-    _check({"q": q, "k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages}, {"positions": positions, "slots": slots})
+    _check(
+        {"q": q, "k": k, "v": v, "k_pages": k_pages, "v_pages": v_pages},
+        {"positions": positions, "slots": slots, "q_norm": q_norm, "k_norm": k_norm},
+    )
     _check_tables(cos, sin)
     n, n_q_heads, head_dim = q.shape
     n_kv_heads, half = k.shape[1], head_dim // 2
@@ -126,21 +129,19 @@ def append_kv(
     return out
 
 
-def _check(data: dict[str, Tensor], index: dict[str, Tensor]) -> None:
+def _check(data: dict[str, Tensor], rows: dict[str, Tensor | None]) -> None:
     """Raise `BadOption`, naming the argument, where a launch would misread memory or round in secret."""
     q = data["q"]
     if q.dtype not in DTYPES:
         raise BadOption(f"append_kv impl='triton' takes q of float32, float16 or bfloat16, got {q.dtype}")
-    for name, x in data.items():
-        if x.dtype != q.dtype or x.device != q.device:
-            raise BadOption(f"{name} must be {q.dtype} on {q.device} as q is, got {x.dtype} on {x.device}")
-        if x.stride(-1) != 1 and x.numel():
-            raise BadOption(f"{name} must be contiguous along the head dimension, got strides {x.stride()}")
-    for name, x in index.items():
-        if x.dtype != torch.int64 or not x.is_contiguous() or x.device != q.device:
-            raise BadOption(f"{name} must be contiguous int64 on {q.device}, got {x.dtype} on {x.device}")
     if not q.is_cuda and isinstance(_append_kv, triton.JITFunction):
         raise BadOption(f"q must be on a CUDA device for impl='triton', got {q.device}")
+    for name, x in data.items():
+        if x.stride(-1) != 1 and x.numel():
+            raise BadOption(f"{name} must be contiguous along the head dimension, got strides {x.stride()}")
+    for name, x in rows.items():
+        if x is not None and not x.is_contiguous():
+            raise BadOption(f"{name} must be contiguous, got strides {x.stride()}")
 
 
 def _check_tables(cos: Tensor, sin: Tensor) -> None:

@@ -12,7 +12,7 @@ def top_positions(scores: Tensor, below: Tensor, count: Tensor, k_max: int, pool
     column = torch.arange(length, device=scores.device)
     legal = column < below[:, None]
     masked = scores.masked_fill(~legal, -torch.inf)
-    if pool > 1:
+    if pool > 1 and length:
         flat = masked.reshape(-1, 1, length)
         pooled = torch.nn.functional.max_pool1d(flat, pool, stride=1, padding=pool // 2)
         masked = pooled.view_as(masked).masked_fill(~legal, -torch.inf)

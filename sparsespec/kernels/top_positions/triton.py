@@ -28,6 +28,7 @@ WRITE_BLOCK = 2048
 
 _LOWEST = tl.constexpr(-(2**31))  # the key of what must not be chosen; no score has it
 _HIGHEST = tl.constexpr(2**31 - 1)  # the key of every NaN, which torch sorts above infinity
+_INFINITY = tl.constexpr(0x7F800000)  # the bits of infinity, above which all are NaN
 
 
 @triton.jit
@@ -39,11 +40,11 @@ def _load_keys(scores, at, below, UNIT: tl.constexpr, POOL: tl.constexpr):
     for shift in tl.static_range(POOL):
         p = at + (shift - POOL // 2)
         mask = (p >= 0) & (p < limit) if POOL > 1 else p < limit
-        # adding 0 makes -0 equal 0
-        x = tl.load(scores + p, mask=mask, other=0.0).to(tl.float32) + 0.0
-        bits = x.to(tl.int32, bitcast=True)
-        # negative numbers order backwards
-        key = tl.where(x == x, bits ^ ((bits >> 31) & _HIGHEST), _HIGHEST)
+        bits = tl.load(scores + p, mask=mask, other=0.0).to(tl.float32).to(tl.int32, bitcast=True)
+        # integers only, so that no compiler setting for floats can change the order; negative numbers order backwards
+        key = bits ^ ((bits >> 31) & _HIGHEST)
+        key = tl.where(bits == _LOWEST, 0, key)  # -0 equals 0
+        key = tl.where((bits & _HIGHEST) > _INFINITY, _HIGHEST, key)
         best = tl.maximum(best, tl.where((p >= 0) & (p < below), key, _LOWEST))
     # what is at or above `below` may have neighbours below it
     return tl.where(at < below, best, _LOWEST) if POOL > 1 else best
