@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -103,8 +104,68 @@ class WritesDead(ReferenceAttention):
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = super().run(layer, q, k, v)
-        self._k_pages[layer, 1] = 0.0
+        self._bound.k_pages[layer, 1] = 0.0
         return out
+
+
+class SwapsKV(ReferenceAttention):
+    """Takes keys for values in the page that was bound first."""
+
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = super().run(layer, q, k, v)
+        page = int(self._rows.table[self._rows.seat[0], 0])
+        k_page, v_page = self._bound.k_pages[layer, page], self._bound.v_pages[layer, page]
+        kept = k_page.clone()
+        k_page.copy_(v_page), v_page.copy_(kept)
+        return out
+
+
+class Wider(ReferenceAttention):
+    """Shows scores in a buffer of a constant width, which is allowed."""
+
+    behind: ClassVar[float] = 0.0
+
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice and _Wide(choice, self.behind))
+
+
+class _Wide(_FirstList):
+    def __init__(self, choice: Any, behind: float) -> None:
+        self.choice, self.at, self.behind = choice, choice.at, behind
+
+    def see(self, layer: int, scores: Tensor) -> None:
+        self.choice.see(layer, torch.nn.functional.pad(scores, (0, 9), value=self.behind))
+
+
+class DirtyBehind(Wider):
+    behind = 0.5
+
+
+class Narrow(ReferenceAttention):
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice and _Cut(choice))
+
+
+class _Cut(_FirstList):
+    def __init__(self, choice: Any) -> None:
+        self.choice, self.at = choice, choice.at
+
+    def see(self, layer: int, scores: Tensor) -> None:
+        self.choice.see(layer, scores[..., :-1])
+
+
+class Doubles(ReferenceAttention):
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return super().run(layer, q, k, v).to(torch.float32)
+
+
+class ForgetsTheLast(ReferenceAttention):
+    """Never reads what lies behind the first hundred positions, as if a split were dropped."""
+
+    def plan(self, batch: Batch, choice: Any) -> None:
+        super().plan(batch, choice)
+        rows = self._rows
+        self._rows = replace(rows, start=torch.where(rows.sparse, rows.start, rows.start.clamp(max=100)))
 
 
 class Miscounting(ReferenceAttention):
@@ -113,12 +174,18 @@ class Miscounting(ReferenceAttention):
 
 
 class Neighbourly(ReferenceAttention):
-    """Adds a little of the neighbours, which no tolerance hides."""
+    """Adds a little of the neighbours, which every tolerance hides."""
+
+    batch_invariant = False
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = super().run(layer, q, k, v)
         alone = bool((self._batch.row_of == 0).all())
         return out if alone else out + 1e-14 * self._batch.alive[:, None, None]
+
+
+class SaysItIsInvariant(Neighbourly):
+    batch_invariant = True
 
 
 BROKEN: dict[type, str] = {
@@ -132,6 +199,10 @@ BROKEN: dict[type, str] = {
     LoudDead: "did not give 0",
     WritesDead: "wrote KV where no live token|is wrong in layer|read what nobody",
     Miscounting: "KV tokens, it reads",
+    SwapsKV: "the KV of position|is wrong in layer|read what nobody|wrote KV where",
+    DirtyBehind: "not 0 at positions that no row holds",
+    Narrow: "or wider",
+    Doubles: "returned torch.float32",
 }
 
 
@@ -140,20 +211,40 @@ def test_a_broken_promise_is_caught(part: type) -> None:
     caught(check_attention, part(), BROKEN[part])
 
 
+def test_scores_may_be_wider_than_the_longest_row() -> None:
+    check_attention(Wider(), examples=5)
+
+
+def test_what_only_a_long_context_shows_is_found_in_a_long_context() -> None:
+    check_attention(ForgetsTheLast(), examples=5)
+    with pytest.raises(AssertionError, match="is wrong in layer"):
+        check_attention(ForgetsTheLast(), examples=3, longest=600)
+
+
 def test_bits_that_depend_on_neighbours_are_caught_where_exactness_is_asked_for() -> None:
     check_attention(Neighbourly(), examples=5)
     with pytest.raises(AssertionError, match="something else alone"):
         check_attention(Neighbourly(), examples=5, exact=True)
+    with pytest.raises(AssertionError, match="something else alone"):
+        check_attention(SaysItIsInvariant(), examples=5)
 
 
-def test_half_types_are_judged_by_their_own_tolerance() -> None:
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_each_float_type_is_judged_by_its_own_tolerance(dtype: str) -> None:
     with pytest.raises(AssertionError, match="is wrong"):
-        check_attention(Coarse(), dtype="float32", examples=3)
+        check_attention(Coarse(), dtype=dtype, examples=3)
+    check_attention(Coarse(), dtype="bfloat16", examples=3)
 
 
 class Coarse(ReferenceAttention):
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return super().run(layer, q, k, v).to(torch.bfloat16).to(torch.float32)
+        return super().run(layer, q, k, v).to(torch.bfloat16).to(q.dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("part", [NoFuture, OneList, DraftsDense, OneEnd, Unnormed], ids=lambda part: part.__name__)
+def test_half_types_hide_no_mistake(part: type, dtype: str) -> None:
+    caught(partial(check_attention, dtype=dtype), part(), BROKEN[part])
 
 
 def test_drafts_are_among_what_is_drawn() -> None:

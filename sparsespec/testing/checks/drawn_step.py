@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -64,27 +65,55 @@ class Step:
         """Return the batch of all rows, or of some."""
         return batch_of(self.geometry, self.state, self.rows if rows is None else rows)
 
-    def fresh_choice(self) -> HandMade:
-        """Return the same selection, without scores."""
-        return HandMade(self.choice.layers)
+    def wide(self) -> Step:
+        """Return the same step in float64."""
+        geometry, side = replace(self.geometry, dtype="float64"), moved(self.side, torch.float64)
+        pools = {name: getattr(self, name).to(torch.float64) for name in ("k_pages", "v_pages")}
+        return replace(self, geometry=geometry, side=side, qkv=moved(self.qkv, torch.float64), **pools)
 
 
-def draw_step(dice: random.Random, dtype: str, *, wants_scores: bool) -> Step:
-    """Draw a step; content that no row may read is NaN, page 0 excepted, where dead queries write."""
+def moved(x: Any, to: Any) -> Any:
+    """Return tensors, and what is made of them, on another device, or its floats in another type."""
+    if isinstance(x, Tensor):
+        return x.to(to) if x.is_floating_point() or not isinstance(to, torch.dtype) else x
+    if is_dataclass(x) and not isinstance(x, type):
+        return replace(x, **{f.name: moved(getattr(x, f.name), to) for f in fields(x)})
+    if isinstance(x, Chosen):
+        return Chosen(*(moved(y, to) for y in x))
+    if isinstance(x, list | tuple):
+        return type(x)(moved(y, to) for y in x)
+    return x
+
+
+def draw_step(
+    dice: random.Random, dtype: str, *, wants_scores: bool, head_dims: Sequence[int] = (2, 4, 8), longest: int = 40
+) -> Step:
+    """Draw a step; content that no row may read is NaN, page 0 excepted, where dead queries write.
+
+    Args:
+        dice: Where chance comes from.
+        dtype: Float type of model and pool.
+        wants_scores: Whether rows are to be scored.
+        head_dims: Head dimensions to draw from.
+        longest: The last position at which a row may start.
+    """
     n_kv_heads = dice.choice((1, 2, 4))
+    page_size = dice.choice((1, 2, 4, 16))
+    max_context = longest + 24
     geometry = small_geometry(
         n_kv_heads=n_kv_heads,
         n_heads=n_kv_heads * dice.choice((1, 2, 3)),
-        head_dim=dice.choice((2, 4, 8)),
-        page_size=dice.choice((1, 2, 4, 16)),
-        n_pages=300,
+        head_dim=dice.choice(head_dims),
+        max_context=max_context,
+        page_size=page_size,
+        n_pages=4 * -(-max_context // page_size) + 44,
         dtype=dtype,
         groups=dice.choice((1, n_kv_heads, max(1, n_kv_heads // 2))),
         scored=dice.choice(((1, 1), (1, 0), (0, 2), (0, 8), (2, 3))) if wants_scores else (0, 0),
     )
     generator = torch.Generator().manual_seed(dice.randrange(1 << 31))
     state = state_of(geometry, generator)
-    rows = _draw_rows(dice, geometry, state, wants_scores)
+    rows = _draw_rows(dice, geometry, state, wants_scores, longest)
     kind, g = float_type(dtype), geometry
 
     def random_tensor(*shape: int) -> Tensor:
@@ -113,12 +142,13 @@ def draw_step(dice: random.Random, dtype: str, *, wants_scores: bool) -> Step:
     )
 
 
-def _draw_rows(dice: random.Random, g: Geometry, state: State, wants_scores: bool) -> list[RowAt]:
+def _draw_rows(dice: random.Random, g: Geometry, state: State, wants_scores: bool, longest: int) -> list[RowAt]:
     """Draw rows of distinct seats, ragged, some of them dead."""
     rows = []
     for seat in dice.sample(range(g.n_seats), dice.randint(1, g.n_seats)):
         phase, n_query = dice.choice((*Phase, Phase.DRAFT)), dice.randint(1, 8)
-        start = dice.choice((dice.randint(0, 1), g.page_size, dice.randint(0, 40), dice.randint(10, 40)))
+        far = dice.randint(0, longest), dice.randint(longest // 4, longest)
+        start = dice.choice((dice.randint(0, 1), g.page_size, *far))
         live = n_query if phase is Phase.PREFILL else dice.randint(0, n_query)
         drafted = dice.randint(0, min(3, start)) if phase is Phase.DRAFT else 0
         # c - 1 is where a VERIFY starts, and where the first DRAFT of a round did
