@@ -1,0 +1,158 @@
+"""Kernels with one line changed: each compiles, runs, gives finite numbers, and is caught by the law named beside it.
+
+Each runs the plan of one step after that of another, over a pool that holds numbers everywhere, so that what is wrong
+shows as a wrong number and not as a NaN.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kernels.attention_calls import (
+    SMALL,
+    Call,
+    Results,
+    Shape,
+    Wanted,
+    kernels,
+    lay_out,
+    who_owns_changes_bits,
+    wrong,
+)
+from tests.kernels.launched import DEVICE, mutant
+
+pytestmark = [
+    pytest.mark.gpu if DEVICE == "cuda" else pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, inside the interpreter
+]
+
+PARTS = {"kernel": ("attend",), "combine": ("fold_splits", "reduce_scores"), "plan": ("Work",)}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """Changes in the source of `triton_<part>`, and what must be wrong then."""
+
+    name: str
+    part: str
+    law: str
+    changes: tuple[tuple[str, str], ...]
+
+
+def one(name: str, part: str, law: str, old: str, new: str) -> Mutant:
+    return Mutant(name, part, law, ((old, new),))
+
+
+MUTANTS = [
+    one("a query sees the next token", "kernel", "out", "<= now[:, None])", "<= now[:, None] + 1)"),
+    one(
+        "first tail token twice, newest never",
+        "kernel",
+        "out",
+        "tail + e - count)",
+        "tail + tl.maximum(e - count - 1, 0))",
+    ),
+    one(
+        "first of a list twice, last never",
+        "kernel",
+        "out",
+        "tl.load(listed + e,",
+        "tl.load(listed + tl.maximum(e - 1, 0),",
+    ),
+    one("newest token not read by drafts", "kernel", "out", "n_seen if SPARSE else", "n_seen - 1 if SPARSE else"),
+    one("lists of the first heads for all", "kernel", "out", "(head // LIST_HEADS)", "(head // HKV)"),
+    one("last key of a split dropped", "kernel", "out", "s * SPLIT + SPLIT)", "s * SPLIT + SPLIT - 1)"),
+    one("weights not rescaled", "kernel", "out", "acc = acc * alpha[:, None]", "acc = acc * 1.0"),
+    one("sum not rescaled", "kernel", "lse", "lsum * alpha + tl.sum", "lsum + tl.sum"),
+    Mutant(
+        "K for V in the first page",
+        "kernel",
+        "out",
+        (
+            (
+                "acc = tl.dot(p.to(v.dtype), v, acc",
+                "v = tl.where((e < PAGE)[:, None], k, v)\n" + 8 * " " + "acc = tl.dot(p.to(v.dtype), v, acc",
+            ),
+        ),
+    ),
+    Mutant(
+        "splits of one item read as one",
+        "kernel",
+        "bits",
+        (
+            ("tl.where(split < 0, n_splits, split + 1)", "tl.where(split < 0, 1, split + 1)"),
+            (
+                "tl.minimum(n_seen, s * SPLIT + SPLIT)",
+                "tl.minimum(n_seen, s * SPLIT + tl.where(split < 0, n_seen, SPLIT))",
+            ),
+        ),
+    ),
+    one("last split dropped", "combine", "out", "for s in range(n_splits)", "for s in range(n_splits - 1)"),
+    one(
+        "splits weighed alike",
+        "combine",
+        "lse",
+        "folded(m, lsum, acc, m2, l2, acc2)",
+        "folded(m, lsum, acc, m2 * 0, l2, acc2)",
+    ),
+    one(
+        "dead queries get ones",
+        "combine",
+        "dead",
+        "tl.zeros([GP, D], tl.float32).to(",
+        "tl.full([GP, D], 1, tl.float32).to(",
+    ),
+    one("scores by the first query's LSE", "combine", "scores", "(first_token + i)", "(first_token + 0 * i)"),
+    one("scores by the LSE of the next head", "combine", "scores", "+ head * G + r", "+ (HKV - 1 - head) * G + r"),
+    one("scores summed, not averaged", "combine", "scores", "(n_scored * (", "(n_scored * 0 + ("),
+    one("maximum of the first block for all", "combine", "scores", "+ block[None, :],", "+ 0 * block[None, :],"),
+    one("pages of the step before", "plan", "out", "self.table.copy_(", "self.table.any() or self.table.copy_("),
+    one("partials of all rows in one place", "plan", "out", "(rows < row) & (owns == 0)", "(rows < 0) & (owns == 0)"),
+]
+
+
+def call_of(seed: int = 0) -> Call:
+    """Return a call with two rows that are cut into splits, one of them scored, a sparse row and a dead query."""
+    rows = (
+        Wanted(70, 3, scored=True, gap=1),
+        Wanted(40, 2),
+        Wanted(50, 2, sparse=True, tail=45, count=10),
+    )
+    shape = Shape(group=2, groups=2, ends=(1, 1))
+    return lay_out(rows, torch.float32, shape, seed, longest=96, blank=0.5)
+
+
+def after_another(call: Call) -> Results:
+    """Run the call with buffers that another step was planned in before, over other pages."""
+    before = replace(call.rows, table=call.rows.table.flip(0), start=call.rows.start // 2)
+    work = kernels.plan(call.q, call.k, before, tiling=SMALL)
+    work.fill(call.rows, len(call.q))
+    return call.launch(call.rows, work, blank=0.0)
+
+
+def broken_laws(call: Call) -> list[str]:
+    """Return what a call shows to be wrong, bits included."""
+    results = after_another(call)
+    live = [x for x in results if x is not None]
+    assert all(x.isfinite().all() for x in live), "a mutant must give finite numbers"
+    found = wrong(call, lambda: results)
+    return found or ["bits"] * who_owns_changes_bits(call)
+
+
+def test_the_kernels_as_they_are_break_no_law() -> None:
+    assert broken_laws(call_of()) == []
+
+
+@pytest.mark.parametrize("case", MUTANTS, ids=lambda case: case.name)
+def test_a_mutant_runs_and_is_caught(case: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = importlib.import_module(f"sparsespec.kernels.attention.triton_{case.part}")
+    mutated = mutant(module, tmp_path, *case.changes)
+    for name in PARTS[case.part]:
+        monkeypatch.setattr(kernels, name, getattr(mutated, name))
+    assert case.law in broken_laws(call_of())
