@@ -120,12 +120,17 @@ def test_installed_parts_are_on_their_shelves_with_their_origin(installed: Envir
     assert listed["pillar"] == listed["fixed"] == ["sparsespec", None]
 
 
-def test_the_contract_and_their_own_tests_hold_for_installed_parts(installed: Environment) -> None:
+def test_contract_laws_and_their_own_tests_hold_for_installed_parts(installed: Environment) -> None:
     said = installed.run(
-        *("-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", "logsparse or aimd or extras"),
-        *("tests/policies/test_contract.py", str(EXAMPLE / "tests")),
+        *("-m", "pytest", "-v", "-p", "no:cacheprovider", "-k", "logsparse or aimd or extras or few_compositions"),
+        *("tests/policies/test_contract.py", "tests/laws/test_exact_tokens.py", str(EXAMPLE / "tests")),
     )
-    for name in ("test_is_a_selector[logsparse]", "test_is_a_length_policy[aimd]", "test_extras.py"):
+    for name in (
+        "test_is_a_selector[logsparse]",
+        "test_is_a_length_policy[aimd]",
+        "few_compositions",
+        "test_extras.py",
+    ):
         assert name in said
 
 

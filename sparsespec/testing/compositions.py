@@ -1,7 +1,7 @@
 """Random compositions of everything on the shelves, legal and small enough to hurt.
 
 Parts are drawn evenly by name, so a new plug-in is drawn by existing: with the options below where its name is known
-here, else with its defaults. Budgets are small, because a draft that reads everything proves nothing.
+here, else with its defaults and a budget. Budgets are small, because a draft that reads everything proves nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from sparsespec.core import registry
 from sparsespec.core.capabilities import check_capabilities
 from sparsespec.core.errors import SparseSpecError
+from sparsespec.core.options import parameters_of
 from sparsespec.core.spec import LOOPS, SHELVES, EngineSpec, PartSpec
 from sparsespec.testing.adversaries import register_adversaries
 
@@ -61,7 +62,7 @@ def _part(shelf: str, name: str, names: dict[str, str], dice: random.Random) -> 
         options = _length(name, names, dice)
     else:
         make = _OPTIONS.get((shelf, name))
-        options = make(dice) if make else {}
+        options = make(dice) if make else _small(shelf, name, dice)
     return PartSpec(shelf, name, options)
 
 
@@ -75,6 +76,12 @@ def _length(name: str, names: dict[str, str], dice: random.Random) -> Options:
         stop = dice.choice((0.0, 0.0, 0.5, 1.0))
         return {"max_draft": draft, "max_guess": guess, "stop": stop, "seed": dice.randrange(100)}
     return {}
+
+
+def _small(shelf: str, name: str, dice: random.Random) -> Options:
+    """Return a small budget for a part that takes one, and nothing else: the part is not known here."""
+    takes = parameters_of(registry.lookup(shelf, name)).keys() & {"budget", "min_budget"}
+    return {option: value for option, value in _budget(dice).items() if option in takes} if takes else {}
 
 
 def _budget(dice: random.Random) -> Options:
