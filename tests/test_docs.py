@@ -12,6 +12,7 @@ import pytest
 
 import sparsespec
 from sparsespec import PRESETS, llm, testing
+from sparsespec.cli.app import app, models_app
 from sparsespec.core import protocols, registry
 from sparsespec.core.spec import SHELVES
 from sparsespec.models.catalog import load
@@ -45,7 +46,8 @@ def the_whole_of(page: str) -> dict[str, dict[str, list[str]]]:
     parts = re.split(r"From `([\w.]+)`", page)
     found: dict[str, dict[str, list[str]]] = {}
     for module, text in zip(parts[1::2], parts[2::2], strict=True):
-        for names, members in re.findall(r"^\| (`[^|]*`) \| ([^|]*)\|", text, re.MULTILINE):
+        section = text.partition("\n## ")[0]
+        for names, members in re.findall(r"^\| (`[^|]*`) \| ([^|]*)\|", section, re.MULTILINE):
             found.setdefault(module, {}).update(dict.fromkeys(NAMED.findall(names), NAMED.findall(members)))
     return found
 
@@ -151,3 +153,13 @@ def members_of(value: Any) -> set[str]:
     own = {f.name for f in fields(value)} if is_dataclass(value) else set[str]()
     written = re.findall(r"^ {8}(\w+): ", value.__doc__ or "", re.MULTILINE) if isinstance(value, type) else []
     return own | set(written) | set(dir(value)) | getattr(value, "__annotations__", {}).keys()
+
+
+def test_the_page_names_every_command() -> None:
+    section = (DOCS / "all-of-sparsespec.md").read_text("utf-8").partition("## The command line")[2].partition("\n## ")[0]
+    commands = {str(command.name or command.callback.__name__) for command in app.registered_commands}  # type: ignore[union-attr]
+    groups = {str(group.name) for group in app.registered_groups}
+    subcommands = {f"models {command.name}" for command in models_app.registered_commands} - {"models list"}
+    named = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert named == commands | groups
+    assert all(f"`{name}`" in section for name in subcommands)
