@@ -46,7 +46,7 @@ QUESTIONS = (
 
 def machine() -> dict[str, Any]:
     """Return what figures depend on: device, threads, versions, date."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")}
+    versions = {name: version_of(name) for name in ("torch", "transformers", "numpy")}
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "device": f"{platform.machine()} CPU, {len(os.sched_getaffinity(0))} cores",
@@ -56,6 +56,14 @@ def machine() -> dict[str, Any]:
         "sparsespec": importlib.import_module("sparsespec").__version__,
         **versions,
     }
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, None of one that is not."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def problems(path: Path | None) -> list[tuple[str, str]]:

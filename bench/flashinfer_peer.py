@@ -27,24 +27,33 @@ WORKSPACE = 256 * 2**20
 MODULE = "flashinfer"
 
 
+def is_installed() -> bool:
+    """Say whether there is something to import."""
+    return importlib.util.find_spec(MODULE) is not None
+
+
 def version() -> str | None:
-    """Return FlashInfer's version, or None where it is not installed."""
-    return importlib.import_module(MODULE).__version__ if importlib.util.find_spec(MODULE) else None
+    """Return FlashInfer's version, None where it is not installed, and why it cannot be imported where it is broken."""
+    if not is_installed():
+        return None
+    try:
+        return importlib.import_module(MODULE).__version__
+    except Exception as error:  # its own dependencies; each case says so again
+        return f"{type(error).__name__}: {error}"[:100]
 
 
 def top_k(scores: Sequence[Tensor], k: int) -> Peers:
     """Return `top_k` on the same lists: values and indices, in no order."""
-    if not version():
+    if not is_installed():
         return {}
-    flashinfer: Any = importlib.import_module(MODULE)
-    return {"top_k": lambda: [lambda x=x: flashinfer.top_k(x.flatten(0, 2), k) for x in scores]}
+    return {"top_k": lambda: [lambda x=x: _flashinfer().top_k(x.flatten(0, 2), k) for x in scores]}
 
 
 def attention(
     case: Rows, shape: Shape, k_pages: Tensor, v_pages: Tensor, sets: Sequence[Inputs], scale: float
 ) -> Peers:
     """Return the wrappers that can do what `case` does; none returns scores."""
-    if not version():
+    if not is_installed():
         return {}
     sparse = [is_sparse for _, _, is_sparse in case.rows]
     if all(sparse):
@@ -55,6 +64,10 @@ def attention(
         return {"decode": lambda: [_decode(shape, k_pages, v_pages, *one[:2], scale) for one in sets]}
     backends = ("fa2", "fa3") if any(n > 512 for _, n, _ in case.rows) else ("fa2",)
     return {b: lambda b=b: [_prefill(b, shape, k_pages, v_pages, *one[:2], scale) for one in sets] for b in backends}
+
+
+def _flashinfer() -> Any:
+    return importlib.import_module(MODULE)
 
 
 def _int(x: Tensor) -> Tensor:
@@ -75,9 +88,8 @@ def _pages(rows: AttentionRows, page_size: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _decoder() -> Any:
-    flashinfer: Any = importlib.import_module(MODULE)
     space = torch.empty(WORKSPACE, dtype=torch.uint8, device="cuda")
-    return flashinfer.BatchDecodeWithPagedKVCacheWrapper(space, "NHD", use_tensor_cores=True)
+    return _flashinfer().BatchDecodeWithPagedKVCacheWrapper(space, "NHD", use_tensor_cores=True)
 
 
 def _types(scale: float) -> dict[str, Any]:
@@ -91,9 +103,8 @@ def _decode(shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, 
 
 
 def _prefill(backend: str, shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, scale: float) -> Call:
-    flashinfer: Any = importlib.import_module(MODULE)
     space = torch.empty(WORKSPACE, dtype=torch.uint8, device="cuda")
-    wrapper = flashinfer.BatchPrefillWithPagedKVCacheWrapper(space, "NHD", backend=backend)
+    wrapper = _flashinfer().BatchPrefillWithPagedKVCacheWrapper(space, "NHD", backend=backend)
     sizes = (shape.heads, shape.kv_heads, shape.head_dim, k.shape[1])
     wrapper.plan(_starts(rows.live), *_pages(rows, k.shape[1]), *sizes, causal=True, **_types(scale))
     return lambda: wrapper.run(q, (k, v))
@@ -123,14 +134,13 @@ def _sparse(shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, 
 
 
 def _mixed(shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, chosen: Chosen, scale: float) -> Call:
-    flashinfer: Any = importlib.import_module(MODULE)
     page_size = k.shape[1]
     picked = _slots(rows, chosen, page_size)[0]
     dense = (rows.table[:, :, None] * page_size + torch.arange(page_size, device=k.device)).flatten(1)
     ends, sparse = (rows.start + rows.live).tolist(), rows.sparse.tolist()
     lists = [picked[i] if sparse[i] else dense[i, : ends[i]] for i in range(len(ends))]
     counts = torch.tensor([len(x) for x in lists], device=k.device)
-    wrapper = flashinfer.BatchAttention("NHD")
+    wrapper = _flashinfer().BatchAttention("NHD")
     sizes = (shape.heads, shape.kv_heads, shape.head_dim, shape.head_dim, 1)
     starts, indices = _starts(counts), _int(torch.cat(lists))
     wrapper.plan(_starts(rows.live), starts, indices, _int(counts), *sizes, causal=True, **_types(scale))

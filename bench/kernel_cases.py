@@ -15,6 +15,7 @@ from bench.timing import Call, buffers_for
 from sparsespec.core.batch import AttentionRows, Chosen
 from sparsespec.kernels.append_kv.api import append_kv
 from sparsespec.kernels.attention.api import attention
+from sparsespec.kernels.copy_pages.api import copy_pages
 from sparsespec.kernels.top_positions.api import top_positions
 
 PAGE = 16
@@ -186,8 +187,9 @@ class Top:
             return "" if same else "positions differ from the reference's"
 
         def agrees(got: tuple[Tensor, Tensor]) -> bool:
-            # as sets: a peer gives no order
-            return torch.equal(got[1].sort(-1).values, call(scores[0], "triton").flatten(0, 2))
+            # by value, in no order: among equal scores a peer may choose others
+            ours = scores[0].gather(-1, call(scores[0], "triton"))
+            return torch.equal(got[0].sort(-1).values, ours.flatten(0, 2).sort(-1).values)
 
         peers = flashinfer_peer.top_k(scores, self.k) if self.pool == 1 else {}
         return Ready([lambda x=x: call(x, "triton") for x in scores], n_bytes, wrong, peers, agrees)
@@ -238,6 +240,34 @@ class Append:
         return Ready([lambda s=s: call(*s) for s in sets], n_bytes, wrong)
 
 
+@dataclass(frozen=True)
+class Copy:
+    """`pages` pages of all layers to copy within a pool."""
+
+    pages: int
+
+    def __call__(self, shape: Shape) -> Ready:
+        """Allocate a pool of keys, the pages to be read in its first half, and pairs in random order."""
+        n = self.pages
+        size = (shape.layers, 2 * n, PAGE, shape.kv_heads, shape.head_dim)
+        pool = torch.randn(size, device="cuda", dtype=torch.bfloat16)
+        count = torch.tensor(n, device="cuda")
+        n_bytes = 2 * pool.numel() // 2 * pool.element_size()
+        sets = [
+            torch.stack((torch.randperm(n, device="cuda"), n + torch.randperm(n, device="cuda")), 1)
+            for _ in range(buffers_for(n_bytes))
+        ]
+
+        def wrong() -> str:
+            want = pool.clone()
+            copy_pages(want, want, sets[0], count, impl="reference")
+            copy_pages(pool, pool, sets[0], count, impl="triton")
+            return "" if torch.equal(pool, want) else "pages differ from the reference's"
+
+        calls = [lambda pairs=pairs: copy_pages(pool, pool, pairs, count, impl="triton") for pairs in sets]
+        return Ready(calls, n_bytes, wrong)
+
+
 def cases(batch: int = 64, length: int = 8192) -> list[Case]:
     """Return the table: Qwen3-8B with the bars it must meet, and SmolLM2's shapes."""
     verify = Rows(((length, 9, False),) * batch, scored=True)
@@ -260,6 +290,7 @@ def cases(batch: int = 64, length: int = 8192) -> list[Case]:
         Case("top_positions", "7 rows, 8 groups", q, Top(7, 8), None, 1.0),
         Case("top_positions", "64 rows, pool 5", q, Top(64, 1, pool=5)),
         *(Case("append_kv", f"{n} tokens", q, Append(n)) for n in (64, 576, 2048)),
+        Case("copy_pages", "512 pages", q, Copy(512)),
         Case("attention", "verify, 9 queries, scores", s, verify),
         Case("attention", "decode", s, decode),
         Case("attention", "sparse 5 %, groups 1", s, Rows(sparse, chosen=few)),

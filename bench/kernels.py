@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import importlib.metadata
+import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from bench import flashinfer_peer
-from bench.common import Report, machine
+from bench.common import Report, machine, version_of
 from bench.kernel_cases import Case, Ready, cases
 from bench.timing import Times, read_ceiling, time_calls
 from sparsespec.core.errors import MissingPackage, SparseSpecError
@@ -37,7 +38,7 @@ def device() -> dict[str, Any]:
         **machine(),
         "device": f"{gpu.name}, {gpu.multi_processor_count} SMs",
         "cuda": torch.version.cuda,
-        "triton": importlib.metadata.version("triton"),
+        "triton": version_of("triton"),
         "flashinfer": flashinfer_peer.version(),
     }
 
@@ -64,13 +65,18 @@ def measure(case: Case, ceiling: float, report: Report) -> bool:
     key = {"model": case.shape.name, "op": case.op, "case": case.name}
     try:
         ready = case.make(case.shape)
+        wrong = ready.check()
+        times = None if wrong else time_calls(ready.calls)
     except SparseSpecError as error:
         report.row(f"{label} skipped: {error}", **key, skipped=str(error))
         return True
-    if wrong := ready.check():
+    except Exception as error:  # a case that the compiler or the device refuses must not hide the others
+        why = f"{type(error).__name__}: {error}"
+        report.row(f"{label} RED, it failed: {why.splitlines()[0][:120]}", **key, red=why)
+        return False
+    if times is None:
         report.row(f"{label} RED, not timed: {wrong}", **key, red=wrong)
         return False
-    times = time_calls(ready.calls)
     share = ready.bytes / (1e-6 * times.p50) / ceiling
     peers, failed = peers_of(ready)
     best = min((t.p50 for t in peers.values()), default=None)
@@ -103,10 +109,7 @@ def verdicts(case: Case, share: float, ratio: float | None) -> list[str]:
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw the share of the read ceiling of each case, beside its best peer's."""
-    try:
-        from matplotlib import pyplot
-    except ModuleNotFoundError as error:
-        raise MissingPackage("--plot needs: pip install matplotlib") from error
+    pyplot = importlib.import_module("matplotlib.pyplot")
     rows = rows[::-1]
     _, axes = pyplot.subplots(figsize=(9, 0.4 * len(rows) + 1.5))
     for i, row in enumerate(rows):
@@ -134,7 +137,7 @@ class Kept(Report):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.kernels", description=__doc__.splitlines()[0])
-    parser.add_argument("--op", help="only cases of this op: attention, top_positions or append_kv")
+    parser.add_argument("--op", help="only cases of this op: attention, top_positions, append_kv or copy_pages")
     parser.add_argument("--model", help="only cases of this model: qwen3-8b or smollm2-135m")
     parser.add_argument("--case", help="only cases whose name holds this")
     parser.add_argument("--out", type=Path, help="append JSON lines here")
@@ -142,6 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise SystemExit("bench.kernels times kernels on a CUDA GPU and found none; bench.dense_cpu measures a CPU")
+    if args.plot and not importlib.util.find_spec("matplotlib"):
+        raise MissingPackage("--plot needs: pip install matplotlib")
     wanted = [
         case
         for case in cases()

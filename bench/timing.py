@@ -31,7 +31,7 @@ class Times(NamedTuple):
 def buffers_for(call_bytes: int) -> int:
     """Return how many sets of inputs exceed the L2 cache twice over, when a call reads `call_bytes`."""
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
-    return max(2, min(32, math.ceil(2 * l2 / max(1, call_bytes))))
+    return max(2, min(128, math.ceil(2 * l2 / max(1, call_bytes))))
 
 
 def capture(calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
