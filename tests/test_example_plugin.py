@@ -152,6 +152,16 @@ def test_the_command_line_takes_installed_parts(installed: Environment, tmp_path
     assert said["spec"]["selector"]["name"] == "logsparse"
 
 
+def test_the_command_line_lists_installed_parts(installed: Environment) -> None:
+    shelves = json.loads(installed.run("-m", "sparsespec", "plugins", "--json"))
+    for shelf, name in (("selector", "logsparse"), ("length", "aimd")):
+        (row,) = (row for row in shelves[shelf] if row["name"] == name)
+        assert row["origin"] == "sparsespec-extras"
+        assert row["doc"]
+        assert row["options"]
+        assert row["error"] is None
+
+
 def test_uninstalling_makes_the_names_unknown_again(example: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "environment")
     before = parts(environment)
