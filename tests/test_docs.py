@@ -156,7 +156,8 @@ def members_of(value: Any) -> set[str]:
 
 
 def test_the_page_names_every_command() -> None:
-    section = (DOCS / "all-of-sparsespec.md").read_text("utf-8").partition("## The command line")[2].partition("\n## ")[0]
+    page = (DOCS / "all-of-sparsespec.md").read_text("utf-8")
+    section = page.partition("## The command line")[2].partition("\n## ")[0]
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
     groups = {str(group.name) for group in app.registered_groups}
     subcommands = {f"models {command.name}" for command in models_app.registered_commands} - {"models list"}
