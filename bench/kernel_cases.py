@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from sparsespec.kernels.attention.api import attention
 from sparsespec.kernels.copy_pages.api import copy_pages
 from sparsespec.kernels.top_positions.api import top_positions
 
+Kernel = Callable[..., Any]
+"""An attention function: `(q, k_pages, v_pages, rows, *, scale, chosen)` to out, LSE and scores, as the op says."""
 PAGE = 16
 CLOSE = 1e-2
 """Largest relative error ‖x - y‖ / ‖y‖ of bf16 results; wrong kernels are off by far more."""
@@ -37,10 +40,6 @@ class Shape:
     def token_bytes(self) -> int:
         """K and V of a token in one layer, bf16."""
         return 2 * 2 * self.kv_heads * self.head_dim
-
-
-QWEN3_8B = Shape("qwen3-8b", 36, 32, 8, 128)
-SMOLLM2 = Shape("smollm2-135m", 30, 9, 3, 64)
 
 
 @dataclass
@@ -72,13 +71,17 @@ def _error(got: Tensor, want: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of an attention case: (length, queries, reads a selection) of each; `chosen` positions where it does."""
+    """Rows of an attention case: (length, queries, reads a selection) of each; `chosen` positions where it does.
+
+    A `kernel` is timed in place of the project's, which is then one of its peers.
+    """
 
     rows: tuple[tuple[int, int, bool], ...]
     scored: bool = False
     groups: int = 1
     chosen: int = 0
     pool_seed: int = 0
+    kernel: Kernel | None = None
 
     def __call__(self, shape: Shape) -> Ready:
         """Allocate; all sets of inputs share one pool of pages and differ in queries, tables and selections."""
@@ -92,14 +95,21 @@ class Rows:
         n_bytes = self.bytes(shape)
         sets = [self._inputs(shape, pages, blocks, generator) for _ in range(buffers_for(n_bytes))]
         scale = shape.head_dim**-0.5
-        calls = [self._call(q, k_pages, v_pages, rows, scale, chosen) for q, rows, chosen in sets]
+        ours = lambda: [self._call(q, k_pages, v_pages, rows, scale, chosen) for q, rows, chosen in sets]  # noqa: E731
         peers = flashinfer_peer.attention(self, shape, k_pages, v_pages, sets, scale)
+        theirs = self.kernel
+        if theirs is not None:
+            peers = {"sparsespec": ours, **peers}
+            calls = [partial(theirs, q, k_pages, v_pages, r, scale=scale, chosen=chosen) for q, r, chosen in sets]
+        else:
+            calls = ours()
 
         def agrees(got: Any) -> bool:
             out = got[0] if isinstance(got, tuple) else got
             return _error(out.flatten(), calls[0]()[0].double().flatten()) < CLOSE
 
-        return Ready(calls, n_bytes, lambda: self._wrong(*sets[0], k_pages, v_pages, scale), peers, agrees)
+        wrong = partial(self._wrong, *sets[0], k_pages, v_pages, scale, calls[0])
+        return Ready(calls, n_bytes, wrong, peers, agrees)
 
     def bytes(self, shape: Shape) -> int:
         """Return the fewest bytes of a call: KV read, queries and results, scores written."""
@@ -146,14 +156,17 @@ class Rows:
         work = module.plan(q, k, rows)
         return lambda: module.run(q, k, v, rows, work, scale=scale, chosen=chosen)
 
-    def _wrong(self, q: Tensor, rows: AttentionRows, chosen: Chosen | None, k: Tensor, v: Tensor, scale: float) -> str:
-        got = attention(q, k, v, rows, scale=scale, chosen=chosen, impl="triton")
+    def _wrong(
+        self, q: Tensor, rows: AttentionRows, chosen: Chosen | None, k: Tensor, v: Tensor, scale: float, call: Call
+    ) -> str:
+        out, lse, scores = call()
         exact = [x.double() for x in (q, k, v)]
         want = attention(*exact, rows, scale=scale, chosen=chosen, impl="reference")
-        errors = {"out": _error(got.out, want.out), "lse": _error(got.lse, want.lse)}
+        errors = {"out": _error(out, want.out), "lse": _error(lse, want.lse)}
         if want.scores is not None:
-            assert got.scores is not None
-            errors["scores"] = _error(got.scores[..., : want.scores.shape[-1]], want.scores)
+            if scores is None:
+                return "it gives no scores"
+            errors["scores"] = _error(scores[..., : want.scores.shape[-1]], want.scores)
         return ", ".join(f"{name} errs by {e:.2g}" for name, e in errors.items() if not e < CLOSE)
 
 
@@ -266,36 +279,3 @@ class Copy:
 
         calls = [lambda pairs=pairs: copy_pages(pool, pool, pairs, count, impl="triton") for pairs in sets]
         return Ready(calls, n_bytes, wrong)
-
-
-def cases(batch: int = 64, length: int = 8192) -> list[Case]:
-    """Return the table: Qwen3-8B with the bars it must meet, and SmolLM2's shapes."""
-    verify = Rows(((length, 9, False),) * batch, scored=True)
-    decode = Rows(((length, 1, False),) * batch)
-    sparse = ((length, 1, True),) * batch
-    few, more = round(0.05 * length), round(0.1 * length)
-    mixed = Rows(((length, 9, False),) * 7 + ((length, 1, True),) * (batch - 7), scored=True, chosen=few)
-    prefill = Rows(((length, 2048, False),))
-    q, s = QWEN3_8B, SMOLLM2
-    table = [
-        Case("attention", "verify, 9 queries, scores", q, verify, 0.87, 1.09),
-        Case("attention", "decode", q, decode, 0.94),
-        Case("attention", "sparse 5 %, groups 1", q, Rows(sparse, chosen=few), 0.75, 1.0),
-        Case("attention", "sparse 5 %, groups 8", q, Rows(sparse, groups=8, chosen=few), 0.75, 1.0),
-        Case("attention", "sparse 10 %, groups 1", q, Rows(sparse, chosen=more), 0.85, 1.0),
-        Case("attention", "sparse 10 %, groups 8", q, Rows(sparse, groups=8, chosen=more), 0.85, 1.0),
-        Case("attention", "mixed, 7 verify and 57 draft", q, mixed, 0.8, 1.0),
-        Case("attention", "prefill, 2048 at 8192", q, prefill, None, 1 / 0.6),
-        Case("top_positions", "64 rows, shared by the layer", q, Top(64, 1), None, 1.0),
-        Case("top_positions", "7 rows, 8 groups", q, Top(7, 8), None, 1.0),
-        Case("top_positions", "64 rows, pool 5", q, Top(64, 1, pool=5)),
-        *(Case("append_kv", f"{n} tokens", q, Append(n)) for n in (64, 576, 2048)),
-        Case("copy_pages", "512 pages", q, Copy(512)),
-        Case("attention", "verify, 9 queries, scores", s, verify),
-        Case("attention", "decode", s, decode),
-        Case("attention", "sparse 5 %, groups 1", s, Rows(sparse, chosen=few)),
-        Case("attention", "sparse 5 %, groups 3", s, Rows(sparse, groups=3, chosen=few)),
-        Case("top_positions", "64 rows, shared by the layer", s, Top(64, 1), None, 1.0),
-        Case("append_kv", "576 tokens", s, Append(576)),
-    ]
-    return table

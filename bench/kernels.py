@@ -1,6 +1,7 @@
 """How far is each kernel from the hardware's limit, and from FlashInfer? GPU time only.
 
     python -m bench.kernels [--op attention] [--model qwen3-8b] [--out results.jsonl] [--plot results.svg]
+    python -m bench.kernels --kernel your_package.module:function
 
 An op is checked before it is timed, and not timed if the check is red. Graph replays over rotating inputs are timed,
 so neither host time nor a warm cache is in the figures. The read ceiling is the best of three readers of the same run.
@@ -22,7 +23,8 @@ import torch
 
 from bench import flashinfer_peer
 from bench.common import Report, machine, version_of
-from bench.kernel_cases import Case, Ready, cases
+from bench.kernel_cases import Case, Ready
+from bench.kernel_table import cases
 from bench.timing import Times, read_ceiling, time_calls
 from sparsespec.core.errors import MissingPackage, SparseSpecError
 
@@ -135,11 +137,20 @@ class Kept(Report):
             self.rows.append(values)
 
 
+def kernel_of(path: str) -> Any:
+    """Return the function that `module:function` names."""
+    module, colon, name = path.partition(":")
+    if not colon:
+        raise SystemExit(f"--kernel is written module:function, got {path!r}")
+    return getattr(importlib.import_module(module), name)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.kernels", description=__doc__.splitlines()[0])
     parser.add_argument("--op", help="only cases of this op: attention, top_positions, append_kv or copy_pages")
     parser.add_argument("--model", help="only cases of this model: qwen3-8b or smollm2-135m")
     parser.add_argument("--case", help="only cases whose name holds this")
+    parser.add_argument("--kernel", help="module:function, an attention kernel of yours to time beside the project's")
     parser.add_argument("--out", type=Path, help="append JSON lines here")
     parser.add_argument("--plot", type=Path, help="draw the shares here")
     args = parser.parse_args(argv)
@@ -149,7 +160,7 @@ def main(argv: list[str] | None = None) -> int:
         raise MissingPackage("--plot needs: pip install matplotlib")
     wanted = [
         case
-        for case in cases()
+        for case in cases(kernel=kernel_of(args.kernel) if args.kernel else None)
         if args.op in (None, case.op)
         and args.model in (None, case.shape.name)
         and (args.case is None or args.case in case.name)
