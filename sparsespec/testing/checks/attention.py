@@ -68,7 +68,7 @@ def check_attention(
         _check_alone(judge, part, together, device, exact)
         if torch.device(device).type == "cuda" and "capturable" in part.gives:
             replayed = captured(another("attention", part), step, device)
-            same = all(torch.equal(a, b) for a, b in zip(replayed, together.outs, strict=True))
+            same = all(judge.same(a, b, exact) for a, b in zip(replayed, together.outs, strict=True))
             require(same, f"{judge.name} gives something else when its step is replayed from a CUDA graph")
 
 
@@ -114,7 +114,7 @@ def _check_alone(judge: _Judge, part: Any, together: Ran, device: str, exact: bo
         alone = _run(another("attention", part), judge.step, [row], device)
         for layer, out in enumerate(alone.outs):
             among = together.outs[layer][first : first + row.n_query]
-            same = torch.equal(out, among) if exact else error(out, among) <= judge.limits.outs
+            same = judge.same(out, among, exact)
             require(same, f"{judge.name}: {row} gets something else alone than among its neighbours, in layer {layer}")
         first += row.n_query
 
@@ -124,6 +124,10 @@ class _Judge:
 
     def __init__(self, name: str, step: Step, limits: _Limits) -> None:
         self.name, self.step, self.limits = name, step, limits
+
+    def same(self, one: Tensor, other: Tensor, exact: bool) -> bool:
+        """Say whether two outputs are the same: bit for bit if `exact`, else as far as the float type can tell."""
+        return torch.equal(one, other) if exact else error(one, other) <= self.limits.outs
 
     def judge(self, got: Ran, want: Ran) -> None:
         """Raise unless everything is what it should be."""
