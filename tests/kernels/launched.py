@@ -20,6 +20,8 @@ import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+WHERE = pytest.mark.gpu if DEVICE == "cuda" else pytest.mark.slow
+"""The mark of all tests of a Triton kernel: `-m gpu` runs all of them on a GPU."""
 POISON = -7777777
 """What integer outputs hold before a launch; floats hold NaN."""
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sparsespec.core.errors import BadOption, MissingPackage, UnknownName
 from sparsespec.kernels.append_kv import api, reference
-from tests.kernels.launched import DEVICE, launched, mutant, room
+from tests.kernels.launched import DEVICE, WHERE, launched, mutant, room
 
-pytestmark = pytest.mark.slow
+pytestmark = WHERE
 
 ours = room("append_kv")
 

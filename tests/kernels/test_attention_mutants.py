@@ -25,10 +25,10 @@ from tests.kernels.attention_calls import (
     who_owns_changes_bits,
     wrong,
 )
-from tests.kernels.launched import DEVICE, mutant
+from tests.kernels.launched import WHERE, mutant
 
 pytestmark = [
-    pytest.mark.gpu if DEVICE == "cuda" else pytest.mark.slow,
+    WHERE,
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, inside the interpreter
 ]
 

@@ -34,11 +34,11 @@ from tests.kernels.attention_calls import (
     who_owns_changes_bits,
     wrong,
 )
-from tests.kernels.launched import DEVICE
+from tests.kernels.launched import DEVICE, WHERE
 
 ON_GPU = DEVICE == "cuda"
 pytestmark = [
-    pytest.mark.slow,
+    WHERE,
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, inside the interpreter
 ]
 
@@ -160,6 +160,12 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "shape of chosen.counts": ("counts", lambda x: x[:1], r"chosen\.counts must be"),
     "strides of chosen.tail_from": ("tail_from", strided, r"contiguous chosen\.tail_from"),
 }
+
+
+def test_more_scored_heads_than_fit_are_named() -> None:
+    call = draw(1, torch.float32, Shape(group=33, n_kv_heads=1, ends=(0, 8)))
+    with pytest.raises(BadOption, match="at most 7 queries of a row where 33 query heads share a KV head"):
+        asked(call, "q", lambda x: x)
 
 
 def asked(call: Call, name: str, change: Any, **options: Any) -> Any:

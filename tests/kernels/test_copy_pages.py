@@ -14,7 +14,9 @@ from torch import Tensor
 
 from sparsespec.core.errors import BadOption, MissingPackage, UnknownName
 from sparsespec.kernels.copy_pages import api
-from tests.kernels.launched import DEVICE, launched, mutant, room
+from tests.kernels.launched import DEVICE, WHERE, launched, mutant, room
+
+pytestmark = WHERE
 
 ours = room("copy_pages")
 IMPLS = (*api.IMPLS, *api.LAZY)
