@@ -23,6 +23,7 @@ from sparsespec.kernels.attention.triton_plan import Tiling, Work
 
 MAX_HEAD_DIM = 256
 MAX_SCORED = 16
+MAX_SCORE_ROWS = 256
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 INTERPRETED = not isinstance(attend, triton.JITFunction)
 """Whether the kernels run in Triton's interpreter, on any device; else they need a GPU."""
@@ -47,7 +48,7 @@ def attention(
 
 def plan(q: Tensor, k_pages: Tensor, rows: AttentionRows, *, tiling: Tiling | None = None) -> Work:
     """Return the work list of a step, for all its layers, in new buffers."""
-    check(k_pages, rows.ends)
+    check(k_pages, q.shape[1], rows.ends)
     work = work_for(k_pages, q.shape[1], rows, q.shape[0], tiling=tiling)
     work.fill(rows, q.shape[0])
     return work
@@ -171,8 +172,9 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
     return Tiling()
 
 
-def check(k_pages: Tensor, ends: tuple[int, int]) -> None:
+def check(k_pages: Tensor, n_heads: int, ends: tuple[int, int]) -> None:
     """Raise `BadOption` for what these kernels cannot do."""
+    group = n_heads // k_pages.shape[2]
     head_dim, least = k_pages.shape[3], 1 if INTERPRETED else 16
     if k_pages.dtype not in DTYPES:
         raise BadOption(f"attention impl 'triton' takes float16, bfloat16 or float32, got {k_pages.dtype}")
@@ -180,6 +182,11 @@ def check(k_pages: Tensor, ends: tuple[int, int]) -> None:
         raise BadOption(f"attention impl 'triton' takes head dims 16, 32, 64, 128 and 256, got {head_dim}")
     if min(ends) < 0 or sum(ends) > MAX_SCORED:
         raise BadOption(f"attention impl 'triton' scores at most {MAX_SCORED} queries of a row, got ends {ends}")
+    if sum(ends) * group > MAX_SCORE_ROWS:
+        raise BadOption(
+            f"attention impl 'triton' scores at most {MAX_SCORE_ROWS // group} queries of a row where {group} query "
+            f"heads share a KV head, got ends {ends}"
+        )
     if not k_pages.is_cuda and not INTERPRETED:
         raise BadOption(f"attention impl 'triton' takes k_pages on a CUDA device, got {k_pages.device}")
 

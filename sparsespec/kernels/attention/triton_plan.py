@@ -47,7 +47,8 @@ def _splits_and_entries(
     return splits, owns, tiles * tl.where(owns, 1, splits)
 
 
-@triton.jit
+# Counts change with every step, and none of them is worth a kernel of its own.
+@triton.jit(do_not_specialize=["n_rows", "n_entries_max", "n_tokens"])
 def make_work(
     seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, row_ptr, row_of_ptr, total_ptr,
     n_rows, n_entries_max, n_tokens,
