@@ -32,7 +32,7 @@ class TritonAttention:
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool."""
         self._kernels = _kernels(k_pages.device)
-        self._kernels.check(k_pages[0], geometry.scored)
+        self._kernels.check(k_pages[0], geometry.n_heads, geometry.scored)
         self._bound = Bound(geometry, model, k_pages, v_pages)
         self._work: Work | None = None
         self._scores: Tensor | None = None
