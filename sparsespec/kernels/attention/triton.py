@@ -164,11 +164,15 @@ def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
 
 
 def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
-    """Return the sizes for a float type and head dimension: never for a batch, or bits would depend on it."""
+    """Return the sizes for a float type and head dimension: never for a batch, or bits would depend on it.
+
+    Warps at head dimension 256 and in float32 are those with which registers hold a tile: with fewer, the compiler
+    keeps up to 2 KB a thread in memory.
+    """
     if dtype == torch.float32:
-        return Tiling(tile=16, block=32, sparse_block=32, stages=2, sparse_stages=2)
+        return Tiling(tile=16, block=32, sparse_block=32, stages=2, sparse_warps=4, sparse_stages=2)
     if head_dim == 256:
-        return Tiling(block=32, sparse_block=32, warps=4, programs=1, sparse_programs=2)
+        return Tiling(block=32, warps=8, programs=1, sparse_block=32, sparse_warps=4, sparse_programs=2)
     return Tiling()
 
 
