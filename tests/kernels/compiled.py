@@ -1,0 +1,136 @@
+"""Compiles Triton kernels for a GPU that is not there: run as a program, it prints what compiled, as JSON.
+
+Launches are recorded, not made: each kernel is compiled for the arguments it would have been launched with. Says
+nothing about results; a kernel that the interpreter runs may yet not compile, and this finds it without a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sparsespec.core.batch import AttentionRows, Chosen
+from sparsespec.kernels.append_kv import triton as append_kv
+from sparsespec.kernels.attention import triton as attention
+from sparsespec.kernels.attention import triton_plan
+from sparsespec.kernels.copy_pages import triton as copy_pages
+from sparsespec.kernels.top_positions import triton as top_positions
+
+HOPPER = GPUTarget("cuda", 90, 32)
+TYPES = {
+    torch.bool: "i1",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+}
+
+
+class Recorder:
+    """Stands for a kernel, and compiles it where it would be launched."""
+
+    def __init__(self, kernel: Any, found: dict[str, int]) -> None:
+        self.kernel, self.found = kernel, found
+
+    def __getitem__(self, grid: object) -> Any:
+        return self._launch
+
+    def _launch(self, *args: Any, **options: Any) -> None:
+        parameters = {p.name: p for p in self.kernel.params}
+        given = dict(zip(parameters, args, strict=False))
+        given |= {name: options.pop(name) for name in list(options) if name in parameters}
+        signature, constants, attributes = {}, {}, {}
+        for i, name in enumerate(parameters):
+            x, p = given[name], parameters[name]
+            if p.is_constexpr or (type(x) is int and x == 1 and not p.do_not_specialize):
+                signature[name], constants[name] = "constexpr", x
+                continue
+            signature[name] = _type(x)
+            if not p.do_not_specialize and (torch.is_tensor(x) or (type(x) is int and x % 16 == 0)):
+                attributes[(i,)] = [["tt.divisibility", 16]]
+        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
+        compiled = triton.compile(source, target=HOPPER, options=options)
+        assert compiled.asm["cubin"]
+        name = self.kernel.__name__
+        self.found[name] = self.found.get(name, 0) + 1
+
+
+def _type(x: Any) -> str:
+    if torch.is_tensor(x):
+        return f"*{TYPES[x.dtype]}"
+    if isinstance(x, float):
+        return "fp32"
+    return "i32" if -(2**31) <= x < 2**31 else "i64"
+
+
+@contextmanager
+def recorded(found: dict[str, int], *kernels: tuple[ModuleType, str]) -> Iterator[None]:
+    """Compile these kernels instead of launching them, and let CPU tensors pass for a GPU's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "INTERPRETED", True)
+        for module, name in kernels:
+            patch.setattr(module, name, Recorder(getattr(module, name), found))
+        yield
+
+
+def step(dtype: torch.dtype, heads: tuple[int, int, int], groups: int, ends: tuple[int, int]) -> None:
+    """Plan and run one layer of a step with a dense and a sparse row of contexts of 4,096."""
+    n_kv, group, head_dim = heads
+    table = torch.arange(512).view(2, 256)
+    pages = torch.empty(2, 513, 16, n_kv, head_dim, dtype=dtype)
+    q = torch.empty(16, n_kv * group, head_dim, dtype=dtype)
+    two = torch.tensor([9, 1])
+    flags = torch.tensor([False, True])
+    rows = AttentionRows(torch.arange(2), two, two, two, flags, ~flags, table, ends, groups)
+    chosen = Chosen(torch.empty(groups, 2, 128, dtype=torch.int32), two, two)
+    work = attention.plan(q, pages[0], rows)
+    attention.run(q, pages[0], pages[1], rows, work, scale=0.1, chosen=chosen)
+
+
+def append(dtype: torch.dtype, heads: tuple[int, int, int], normed: bool) -> None:
+    """Append 16 tokens."""
+    n_kv, group, head_dim = heads
+    q, k = (torch.empty(16, n, head_dim, dtype=dtype) for n in (n_kv * group, n_kv))
+    pages = torch.empty(2, 9, 16, n_kv, head_dim, dtype=dtype)
+    norm = torch.empty(head_dim, dtype=dtype) if normed else None
+    angle = torch.empty(64, head_dim // 2, dtype=dtype)
+    index = torch.zeros(16, dtype=torch.int64)
+    append_kv.append_kv(
+        q, k, k, *pages, positions=index, slots=index, cos=angle, sin=angle, q_norm=norm, k_norm=norm, eps=1e-6
+    )
+
+
+def main() -> None:
+    found: dict[str, int] = {}
+    attend = [(attention, name) for name in ("attend", "fold_splits", "reduce_scores")]
+    with recorded(found, *attend, (triton_plan, "make_work")):
+        step(torch.bfloat16, (8, 4, 128), 8, (1, 1))
+        step(torch.float16, (3, 3, 64), 1, (0, 8))
+        step(torch.float32, (1, 16, 256), 1, (1, 1))
+    with recorded(found, (append_kv, "_append_kv")):
+        append(torch.bfloat16, (8, 4, 128), normed=True)
+        append(torch.float32, (3, 3, 64), normed=False)
+    with recorded(found, (top_positions, "_top_positions"), (copy_pages, "_copy_pages")):
+        for length, dtype in ((8192, torch.float32), (40001, torch.float16)):
+            scores = torch.empty(2, 2, 2, length, dtype=dtype)
+            two = torch.tensor([5, 6])
+            top_positions.top_positions(scores, two, two, 410, 1 if length == 8192 else 5)
+        pool = torch.empty(2, 8, 16, 8, 128, dtype=torch.bfloat16)
+        copy_pages.copy_pages(pool, pool, torch.zeros(4, 2, dtype=torch.int64), torch.tensor(3))
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
