@@ -21,6 +21,9 @@ def test_a_pool_starts_with_a_finite_page_0_and_knows_its_size() -> None:
 
 def test_fresh_pages_are_poisoned_in_stream_order_and_only_in_checked_mode() -> None:
     device, pool = LazyDevice(), KVPool(small_geometry(n_pages=5))
+    # a new pool holds whatever lay in that memory
+    pool.k.zero_()
+    pool.v.zero_()
     Mover(device, pool, checked=False).fresh([2])
     mover = Mover(device, pool, checked=True)
     mover.fresh([])
