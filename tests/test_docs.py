@@ -57,7 +57,13 @@ def whole() -> dict[str, dict[str, list[str]]]:
     return the_whole_of((DOCS / "all-of-sparsespec.md").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.stem)
+def _run(page: Path) -> Any:
+    """Return a page with Python as a parameter; those that decode for seconds are slow."""
+    quick = page.stem in ("README", "write-a-selector")
+    return pytest.param(page, id=page.stem, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", [_run(p) for p in PAGES if blocks(p)])
 def test_the_python_of_a_page_runs(page: Path, small: tuple[Any, Tokenizer], monkeypatch: pytest.MonkeyPatch) -> None:
     real = llm.load_model
     monkeypatch.setattr(llm, "load_model", lambda name, *a, **k: small if name == "smollm2" else real(name, *a, **k))

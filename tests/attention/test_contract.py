@@ -42,6 +42,7 @@ def test_on_a_gpu_a_backend_computes_attention(name: str, dtype: str, longest: i
     check_attention(name, dtype=dtype, device="cuda", head_dims=head_dims, longest=longest, examples=4, exact=exact)
 
 
+@pytest.mark.slow
 @interpreted
 def test_without_a_gpu_the_error_says_what_would_work() -> None:
     code = """

@@ -26,6 +26,7 @@ COMPOSITIONS = {
     "triforce": {"selector": PILLAR, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"},
     "tight memory": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered", "n_pages": 40},
 }
+SLOW = ("pillar lockstep", "triforce")
 LOOPS = ("sync", "delayed", "resident")
 # composition: (steps, drafted, accepted) in each loop
 GOLDEN: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -55,6 +56,8 @@ def _measure(composition: str, loop: str) -> tuple[int, int, int]:
     return steps, total.num_draft_tokens, total.num_accepted_tokens
 
 
-@pytest.mark.parametrize("composition", COMPOSITIONS)
+@pytest.mark.parametrize(
+    "composition", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in COMPOSITIONS]
+)
 def test_steps_and_acceptances_are_what_they_were(composition: str) -> None:
     assert tuple(_measure(composition, loop) for loop in LOOPS) == GOLDEN[composition]
