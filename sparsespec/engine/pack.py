@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from sparsespec.core.batch import Batch, State
 from sparsespec.core.config import Geometry
@@ -27,9 +28,9 @@ class HostBatch:
     n_rows: int
     n_tokens: int
     n_table: int
-    decoding: tuple[int, ...]  # indices of DRAFT and VERIFY rows
+    n_decoding: int  # DRAFT and VERIFY rows
+    n_logits: int  # query tokens of those rows: their logits are wanted
     width: int  # query tokens of the widest of them; 0 without any
-    logit_rows: tuple[int, ...]  # query tokens whose logits are wanted: all of those rows
     step: int
 
 
@@ -37,7 +38,8 @@ class Ring:
     """Host buffers for packed steps, used in turn."""
 
     def __init__(self, geometry: Geometry, lag: int) -> None:
-        size = geometry.n_seats * (N_COLUMNS + 3 * geometry.pages_per_seat)
+        # of each row: its columns, its number among the decoding ones, and the pages it may gain
+        size = geometry.n_seats * (N_COLUMNS + 1 + 3 * geometry.pages_per_seat)
         self._buffers = [np.zeros(size, dtype=np.int64) for _ in range(lag + 1)]
         self._next = 0
 
@@ -49,7 +51,6 @@ class Ring:
         columns = buffer[: N_COLUMNS * n].reshape(N_COLUMNS, n)
         offset = 0
         decoding: list[int] = []
-        logit_rows: list[int] = []
         for j, (row, request) in enumerate(zip(rows, requests, strict=True)):
             stop_below = request.round.stop_below if request.round else 0.0
             filling = row.phase is Phase.PREFILL
@@ -66,33 +67,37 @@ class Ring:
             columns[6, j] = np.float64(stop_below).view(np.int64)
             if not filling:
                 decoding.append(j)
-                logit_rows += range(offset, offset + row.n_query)
             offset += row.n_query
-        entries = buffer[N_COLUMNS * n : N_COLUMNS * n + 3 * len(placed.table)]
-        entries[:] = np.array(placed.table, dtype=np.int64).reshape(-1)
+        tail = buffer[N_COLUMNS * n :]
+        tail[: len(decoding)] = decoding
+        tail[len(decoding) :][: 3 * len(placed.table)] = np.array(placed.table, dtype=np.int64).reshape(-1)
+        queries = [rows[j].n_query for j in decoding]
         return HostBatch(
             buffer=buffer,
             n_rows=n,
             n_tokens=offset,
             n_table=len(placed.table),
-            decoding=tuple(decoding),
-            width=max((rows[j].n_query for j in decoding), default=0),
-            logit_rows=tuple(logit_rows),
+            n_decoding=len(decoding),
+            n_logits=sum(queries),
+            width=max(queries, default=0),
             step=step,
         )
 
 
-def unpack(host: HostBatch, state: State) -> Batch:
+def unpack(host: HostBatch, state: State) -> tuple[Batch, Tensor]:
     """Upload a packed step, enter its pages into the tables, and find where each row starts.
 
-    `live` is what the row can use at most, guesses not counted; `set_live` completes it.
+    Returns:
+        The batch, whose `live` is what a row can use at most, guesses not counted; its query tokens are still to be
+        laid out. And the indices of its decoding rows, [R].
     """
     n, device = host.n_rows, state.c.device
-    size = N_COLUMNS * n + 3 * host.n_table
+    first_entry = N_COLUMNS * n + host.n_decoding
+    size = first_entry + 3 * host.n_table
     packed = torch.from_numpy(host.buffer[:size]).to(device, copy=True)
     seat, phase, n_query, k, offset, scored, stop_bits = packed[: N_COLUMNS * n].view(N_COLUMNS, n)
     if host.n_table:
-        entry_seat, block, page = packed[N_COLUMNS * n :].view(-1, 3).T
+        entry_seat, block, page = packed[first_entry:].view(-1, 3).T
         state.table[entry_seat, block] = page
     state.stop_below[seat] = stop_bits.view(torch.float64)
     c, d = state.c[seat], state.d[seat]
@@ -102,7 +107,7 @@ def unpack(host: HostBatch, state: State) -> Batch:
     known = torch.where((phase == Phase.VERIFY) & (k > 0), 1 + d, 1)
     live = torch.where(filling, n_query, torch.where(can, known, 0))
     empty = seat.new_zeros(0)
-    return Batch(
+    batch = Batch(
         seat=seat,
         phase=phase,
         n_query=n_query,
@@ -119,9 +124,10 @@ def unpack(host: HostBatch, state: State) -> Batch:
         state=state,
         step=host.step,
     )
+    return batch, packed[N_COLUMNS * n : first_entry]
 
 
-def guess_room(batch: Batch) -> torch.Tensor:
+def guess_room(batch: Batch) -> Tensor:
     """Return how many guesses each row can take, [B]: those behind drafts, or behind c where k = 0."""
     drafting = batch.phase == Phase.DRAFT
     d = batch.state.d[batch.seat]

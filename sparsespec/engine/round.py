@@ -21,7 +21,7 @@ from sparsespec.engine.settle import report, settle
 @torch.inference_mode()
 def run_round(host: HostBatch, flight: Flight, *, model: Model, parts: Parts, state: State, geometry: Geometry) -> None:
     """Propose, select, forward, chain, settle, and copy the results into `flight`'s host buffers."""
-    batch = unpack(host, state)
+    batch, rows = unpack(host, state)
     if parts.proposer.guesses:
         known = batch.start + 1
         guesses = parts.proposer.propose(state, batch.seat, known, guess_room(batch))
@@ -33,8 +33,7 @@ def run_round(host: HostBatch, flight: Flight, *, model: Model, parts: Parts, st
     choice = parts.selector.select(batch) if parts.selector.drafts else None
     if choice is not None and geometry.checked:
         choice = CheckedSelection(choice, batch)
-    logits = forward(model, parts.attention, batch, choice, host.logit_rows)
-    rows = torch.tensor(host.decoding, dtype=torch.int64, device=batch.seat.device)
+    logits = forward(model, parts.attention, batch, choice, rows, host.n_logits)
     if logits is None:
         outcome, _ = settle(batch, rows, None, None, None)
     else:

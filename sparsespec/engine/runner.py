@@ -33,16 +33,24 @@ def forward(
     attention: Attention,
     batch: Batch,
     choice: Selection | None,
-    logit_rows: tuple[int, ...],
+    rows: Tensor,
+    n_logits: int,
 ) -> Tensor | None:
-    """Run the model over `batch` and return the logits of `logit_rows`, [T, V]; None if there are none."""
+    """Run the model over `batch` and return the logits of the `n_logits` queries of `rows`, [T, V]; None if T is 0."""
     attention.plan(batch, choice)
     hidden = model.forward(batch.tokens, attention.run)
-    if not logit_rows:
+    if not n_logits:
         return None
-    if len(logit_rows) < len(hidden):
-        hidden = hidden[torch.tensor(logit_rows, device=hidden.device)]
+    if n_logits < len(hidden):
+        hidden = hidden[_queries(batch, rows, n_logits)]
     return model.logits(hidden)
+
+
+def _queries(batch: Batch, rows: Tensor, n: int) -> Tensor:
+    """Return which of the step's query tokens belong to `rows`, [n]."""
+    n_query = batch.n_query[rows]
+    first = batch.offset[rows] - (n_query.cumsum(0) - n_query)
+    return torch.arange(n, device=rows.device) + torch.repeat_interleave(first, n_query, output_size=n)
 
 
 def chain_rows(batch: Batch, rows: Tensor, width: int) -> ChainRows:

@@ -109,11 +109,11 @@ def report(
 def _report_logprobs(
     flight: Flight, batch: Batch, rows: Tensor, judged: ChainRows, chained: Chained, logits: Tensor
 ) -> None:
-    chosen = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-    width = chained.tokens.shape[1]
-    for j in range(width):
-        has = (j < chained.emitted).nonzero().squeeze(1)
-        chosen[judged.first[has] + j] = chained.tokens[has, j]
+    column = torch.arange(chained.tokens.shape[1], device=logits.device)
+    # tokens behind what a row emitted go to a place behind the last, which is cut off
+    place = torch.where(column < chained.emitted[:, None], judged.first[:, None] + column, len(logits))
+    chosen = torch.zeros(len(logits) + 1, dtype=torch.int64, device=logits.device)
+    chosen = chosen.scatter_(0, place.flatten(), chained.tokens.flatten())[:-1]
     n = flight.logprob_ids.shape[1] - 1
     ids, values, chosen_values = logprobs(logits, chosen, n, impl="reference")
     torch.from_numpy(flight.logprob_ids).copy_(torch.cat((chosen[:, None], ids), 1))

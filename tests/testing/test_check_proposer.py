@@ -54,6 +54,8 @@ class Dicing(Ngram):
 
 
 class Outside(Ngram):
+    gives: frozenset[str] = frozenset()  # what it does wrong, it does by looking
+
     def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
         count = super().propose(state, seat, known, room)
         has = count > 0
@@ -81,6 +83,15 @@ class Learning(NoProposer):
         outcome.batch.state.tokens[0, 0] += 1
 
 
+class Peeking(Ngram):
+    """Stops early where nobody has room, which it cannot know without looking."""
+
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        if not room.any():
+            return torch.zeros_like(room)
+        return super().propose(state, seat, known, room)
+
+
 class NoWords(NoProposer):
     needs = frozenset({"scores", "telepathy"})
 
@@ -96,6 +107,7 @@ BROKEN: dict[type, str] = {
     Lying: "says that it never does",
     Shapeless: "one whole number per row",
     Learning: "observe changed state.tokens",
+    Peeking: "cannot be captured",
     NoWords: "must be a frozenset",
 }
 

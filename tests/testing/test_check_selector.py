@@ -66,6 +66,8 @@ class Overlapping(Small):
 
 
 class TailByLayer(Small):
+    gives: frozenset[str] = frozenset()  # what it does wrong, it does by looking
+
     def select(self, batch: Batch) -> Any:
         return _TailByLayer(super().select(batch))
 
@@ -93,6 +95,14 @@ class Meddling(Small):
 class WritesInSelect(Small):
     def select(self, batch: Batch) -> Any:
         batch.state.d.zero_()
+        return super().select(batch)
+
+
+class Peeking(Small):
+    """Looks how long the contexts are, and says that it does not."""
+
+    def select(self, batch: Batch) -> Any:
+        batch.state.c.max().item()
         return super().select(batch)
 
 
@@ -131,6 +141,8 @@ class Undeclared(Small):
 
 class Rejected(LatePillar):
     """Chooses among all positions that were scored, those of rejected drafts included."""
+
+    gives: frozenset[str] = frozenset()  # what it does wrong, it does by looking
 
     def observe(self, outcome: Outcome) -> None:
         super().observe(outcome)
@@ -172,6 +184,7 @@ BROKEN: dict[type, str] = {
     Floats: "no integers",
     Meddling: "observe changed state.filled",
     WritesInSelect: "select changed state.d",
+    Peeking: "cannot be captured",
     Dicing: "changed its choice",
     Eager: "allocates table; that is for bind",
     Rounding: "does not come back from its spec",

@@ -99,29 +99,28 @@ class Pillar:
         return self._step
 
     def observe(self, outcome: Outcome) -> None:
-        """Refresh the rows that were scored in this step."""
-        batch = outcome.batch
-        scored = batch.scored & (batch.live > 0)
-        if not self.warm_start:
-            scored = scored & (batch.phase == Phase.VERIFY)
-        rows = scored.nonzero().squeeze(1)
-        if self._step is None or not self._step.scores or not len(rows):
+        """Refresh the rows that were scored in this step; all rows are computed, and the others keep what they have."""
+        if self._step is None or not self._step.scores:
             return
-        seat = batch.seat[rows]
+        batch, seat = outcome.batch, outcome.batch.seat
+        fresh = batch.scored & (batch.live > 0)
+        if not self.warm_start:
+            fresh = fresh & (batch.phase == Phase.VERIFY)
         c = batch.state.c[seat]
-        scores = self._smoothed(torch.stack(self._step.scores)[:, :, rows], seat, c)
+        scores = self._smoothed(torch.stack(self._step.scores), seat, c, fresh)
         reads = allowed(c, self.budget, self.min_budget)
         share = torch.ceil(reads.to(torch.float64) * self.recent).to(torch.int64)
-        newest = torch.minimum(torch.maximum(share, outcome.emitted[rows]), reads)
-        tail_from = c - 1 - newest
-        count = torch.minimum(reads - newest, tail_from)
+        newest = torch.minimum(torch.maximum(share, outcome.emitted), reads)
+        tail_from = torch.where(fresh, c - 1 - newest, 0)
+        count = torch.where(fresh, torch.minimum(reads - newest, tail_from), 0)
         best = top_positions(scores, tail_from, count, self._k_max, pool=self.pool, impl="reference")
-        self._positions[:, :, seat] = best.to(torch.int32)
-        self._counts[:, seat] = count
-        self._tail_from[seat] = tail_from
+        old = self._positions[:, :, seat]
+        self._positions[:, :, seat] = torch.where(fresh[:, None], best.to(torch.int32), old)
+        self._counts[:, seat] = torch.where(fresh, count, self._counts[:, seat])
+        self._tail_from[seat] = torch.where(fresh, tail_from, self._tail_from[seat])
 
-    def _smoothed(self, scores: Tensor, seat: Tensor, c: Tensor) -> Tensor:
-        """Return scores [L, groups, R, S], mixed with those of earlier rounds."""
+    def _smoothed(self, scores: Tensor, seat: Tensor, c: Tensor, fresh: Tensor) -> Tensor:
+        """Return scores [L, groups, B, S], mixed with those of earlier rounds; only `fresh` rows [B] are remembered."""
         if self._running is None:
             return scores
         length = scores.shape[-1]
@@ -129,6 +128,6 @@ class Pillar:
         # a position that earlier rounds could not see starts with what it gets now
         mixed = torch.where(old > 0, self.smooth * old + (1 - self.smooth) * scores, scores)
         # a rejected position will hold another token, which must not inherit its scores
-        kept = torch.arange(length, device=c.device) < c[:, None]
-        self._running[:, :, seat, :length] = torch.where(kept, mixed, 0).to(torch.float32)
+        kept = torch.where(torch.arange(length, device=c.device) < c[:, None], mixed, 0).to(torch.float32)
+        self._running[:, :, seat, :length] = torch.where(fresh[:, None], kept, old)
         return mixed

@@ -34,7 +34,7 @@ class Random:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    gives: frozenset[str] = frozenset()
     drafts = True
     scored = (0, 0)
 

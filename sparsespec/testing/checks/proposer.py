@@ -12,6 +12,7 @@ from sparsespec.core.batch import Outcome
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Phase
 from sparsespec.core.spec import PartLike
+from sparsespec.testing.checks.peeks import kept_promise
 from sparsespec.testing.checks.stage import (
     RowAt,
     another,
@@ -54,7 +55,8 @@ def _check_text(part: Any, twin: Any, geometry: Geometry, dice: random.Random) -
     room = [dice.randint(0, min(geometry.max_guess, geometry.max_context - n)) for n in known]
     call = (torch.tensor(seats), torch.tensor(known), torch.tensor(room))
     before = snapshot(state)
-    counts = part.propose(state, *call)
+    with kept_promise(part):
+        counts = part.propose(state, *call)
     whole = isinstance(counts, Tensor) and counts.shape == (len(seats),) and not counts.is_floating_point()
     require(whole, f"{name}.propose must return one whole number per row, got {counts!r}")
     require_untouched(state, before, f"{name}.propose", but=("tokens",))
@@ -92,6 +94,7 @@ def _observe(part: Any, twin: Any, state: Any, geometry: Geometry, seats: list[i
     before = snapshot(state)
     gone = [dice.choice(seats)]
     for each in (part, twin):
-        each.observe(Outcome(batch, counts, torch.full_like(counts, 2)))
+        with kept_promise(each):
+            each.observe(Outcome(batch, counts, torch.full_like(counts, 2)))
         each.reset(gone)
     require_untouched(state, before, f"{type(part).__name__}.observe")

@@ -14,6 +14,7 @@ from sparsespec.core.config import kv_budget
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
 from sparsespec.core.spec import PartLike
+from sparsespec.testing.checks.peeks import kept_promise
 from sparsespec.testing.checks.stage import (
     RowAt,
     batch_of,
@@ -105,7 +106,8 @@ class _History:
     def _observe(self, batch: Batch, emitted: dict[int, int]) -> None:
         """Let a step settle as the engine does: choose, see, move on, observe."""
         g, dead = self.geometry, self.dice.random() < 0.1
-        choice = self.part.select(batch)
+        with kept_promise(self.part):
+            choice = self.part.select(batch)
         length = int((batch.start + batch.live).max())
         if self.wants and not dead:
             for layer in range(g.n_layers):
@@ -119,7 +121,8 @@ class _History:
         self.state.c[batch.seat] += counts
         self.state.d[batch.seat] = 0
         before = snapshot(self.state)
-        self.part.observe(Outcome(batch, counts, drafted))
+        with kept_promise(self.part):
+            self.part.observe(Outcome(batch, counts, drafted))
         require_untouched(self.state, before, f"{self.name}.observe")
 
     def _scores(self, batch: Batch, length: int) -> Tensor:
@@ -143,9 +146,10 @@ class _History:
         keys = LayerKeys(torch.randn(shape, generator=self.generator, dtype=torch.float64), batch)
         q = torch.randn((len(batch.tokens), g.n_heads, g.head_dim), generator=self.generator, dtype=torch.float64)
         before = snapshot(self.state)
-        choice, again = self.part.select(batch), self.part.select(batch)
-        layers = [choice.at(layer, q, keys) for layer in range(g.n_layers)]
-        twice = [again.at(layer, q, keys) for layer in range(g.n_layers)]
+        with kept_promise(self.part):
+            choice, again = self.part.select(batch), self.part.select(batch)
+            layers = [choice.at(layer, q, keys) for layer in range(g.n_layers)]
+            twice = [again.at(layer, q, keys) for layer in range(g.n_layers)]
         require_untouched(self.state, before, f"{self.name}.select")
         # nothing is chosen for a row without live queries
         seats = [row.seat for row in rows if row.live]
