@@ -51,7 +51,10 @@ def remove(name: str, cache: str | Path | None = None) -> int:
     entry = entries[name]
     if entry.kind == "alias":
         assert entry.path is not None and entry.n_bytes is not None
-        shutil.rmtree(entry.path)
+        try:
+            shutil.rmtree(entry.path)
+        except OSError as error:
+            raise BadModel(f"{error.filename} cannot be removed ({error.strerror}); remove it by hand") from error
         return entry.n_bytes
     (repo,) = (r for r in _repos(cache) if r.repo_id == name)
     revisions = [revision.commit_hash for revision in repo.revisions]

@@ -56,11 +56,17 @@ def ensure(cache: Path, progress: Progress | None = None) -> Path:
     from sparsespec.models.gguf_llama import convert, need_gguf
 
     need_gguf()
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=cache) as scratch:
-        made = Path(scratch) / "model"
-        convert(_gguf(cache, Path(scratch), progress), made, progress)
-        _put(made, target)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=cache) as scratch:
+            made = Path(scratch) / "model"
+            convert(_gguf(cache, Path(scratch), progress), made, progress)
+            _put(made, target)
+    except OSError as error:
+        raise BadModel(
+            f"smollm2 cannot be put into {cache} ({error.strerror or error}); give a cache folder with room for 1 GB "
+            "that can be written, or set $SPARSESPEC_CACHE to one"
+        ) from error
     return target
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsespec.core.errors import BadModel, BadOption, MissingPackage
+from sparsespec.core.errors import BadModel, BadOption, BadRequest, MissingPackage
 from sparsespec.models.config import eos_ids
 from sparsespec.models.weights import read_json
 
@@ -43,7 +43,12 @@ class Tokenizer:
         self.special_ids: frozenset[int] = frozenset((*self._inner.all_special_ids, *marked))
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a plain text, with the start token where the model wants one."""
+        """Return the ids of a plain text, with the start token where the model wants one.
+
+        Raises:
+            BadRequest: if the text cannot be written in UTF-8.
+        """
+        _check_text(text)
         return list(self._inner.encode(text))
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
@@ -55,11 +60,14 @@ class Tokenizer:
         Raises:
             BadModel: if the model has no chat template.
             BadOption: if the template refuses the messages.
+            BadRequest: if a text cannot be written in UTF-8.
         """
         if not self._inner.chat_template:
             raise BadModel("this model has no chat template; encode the prompt as plain text")
         if not messages or any("role" not in m or "content" not in m for m in messages):
             raise BadOption("a chat needs at least one message, each with 'role' and 'content'")
+        for message in messages:
+            _check_text(message["content"])
         try:
             return list(
                 self._inner.apply_chat_template(
@@ -84,6 +92,16 @@ class Tokenizer:
     def vocab(self) -> int:
         """Number of ids that have a piece; a model's V may be larger."""
         return len(self._inner)
+
+
+def _check_text(text: object) -> None:
+    """Raise `BadRequest` for a text that holds what bytes that are no UTF-8 were decoded to."""
+    try:
+        str(text).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadRequest(
+            f"a text must be Unicode, and character {error.start} is half of one; read it as UTF-8"
+        ) from error
 
 
 def _auto(folder: Path) -> Any:

@@ -189,6 +189,13 @@ def test_a_prompt_that_is_none_is_refused(
     one_sentence(cli.run(["generate", *arguments]), capsys, fragment)
 
 
+def test_bytes_that_are_no_text_are_refused(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for flag in ("--chat", "--no-chat"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(b"fox \xff".decode("utf-8", "surrogateescape")))
+        code = cli.run(["generate", "-m", str(folder), flag])
+        one_sentence(code, capsys, "character 4 is half of one; read it as UTF-8")
+
+
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path / "b", tmp_path):

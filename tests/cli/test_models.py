@@ -127,6 +127,14 @@ def test_a_mistake_is_one_sentence(arguments: list[str], fragment: str, capsys: 
     one_sentence(cli.run(["models", *arguments]), capsys, fragment)
 
 
+def test_a_cache_that_cannot_be_written_is_one_sentence(
+    cache: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache / "file").write_text("in the way")
+    monkeypatch.setenv("SPARSESPEC_CACHE", str(cache / "file" / "below"))
+    one_sentence(cli.run(["models", "pull", "smollm2"]), capsys, "set $SPARSESPEC_CACHE to one")
+
+
 def test_nothing_is_removed_where_nobody_can_be_asked(cache: Path, capsys: Capture) -> None:
     folder = fetch(cache)
     one_sentence(cli.run(["models", "remove", "smollm2", "--json"]), capsys, "add --yes to remove smollm2")
