@@ -156,9 +156,10 @@ def _interrupts() -> Iterator[Callable[[], int]]:
 def _tell(talk: Talk, line: str, answer: Answer) -> None:
     done = answer.done
     if talk.as_json:
-        assert done is not None, "only a terminal is asked for interrupts"
-        words = {"user": line, "assistant": answer.text, "finish_reason": done.finish_reason, "error": done.error}
-        say_json(words | {"seed": done.seed, "seconds": answer.seconds, "metrics": done.metrics.to_dict()})
+        said: dict[str, Any] = {"user": line, "assistant": answer.text, "seconds": answer.seconds}
+        said["finish_reason"] = done.finish_reason if done else "abort"
+        said |= {"error": done and done.error, "seed": done and done.seed, "metrics": done and done.metrics.to_dict()}
+        say_json(said)
     elif done is None:
         stdout().print("[dim]interrupted[/]")
     else:
