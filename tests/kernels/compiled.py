@@ -7,23 +7,31 @@ nothing about results; a kernel that the interpreter runs may yet not compile, a
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import triton
+import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sparsespec.core.batch import AttentionRows, Chosen
+from sparsespec.core.noise import Key
 from sparsespec.kernels.append_kv import triton as append_kv
 from sparsespec.kernels.attention import triton as attention
 from sparsespec.kernels.attention import triton_plan
 from sparsespec.kernels.copy_pages import triton as copy_pages
+from sparsespec.kernels.draw import triton as draw
+from sparsespec.kernels.draw import triton_cut
 from sparsespec.kernels.top_positions import triton as top_positions
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -35,7 +43,16 @@ TYPES = {
     torch.float16: "fp16",
     torch.bfloat16: "bf16",
     torch.float32: "fp32",
+    torch.float64: "fp64",
 }
+DRAW = (
+    (draw, "_peaks"),
+    (triton_cut, "_cut"),
+    (draw, "_pick"),
+    (draw, "_best_span"),
+    (draw, "_weights"),
+    (draw, "_invert"),
+)
 
 
 class Recorder:
@@ -64,7 +81,19 @@ class Recorder:
         compiled = triton.compile(source, target=HOPPER, options=options)
         assert compiled.asm["cubin"]
         name = self.kernel.__name__
+        if name in {name for _, name in DRAW}:
+            assert not (n := _stack_bytes(compiled.asm["cubin"])), f"{name} keeps {n} bytes a thread outside registers"
         self.found[name] = self.found.get(name, 0) + 1
+
+
+def _stack_bytes(cubin: bytes) -> int:
+    """Return the bytes of stack a thread needs: what it spills, mostly."""
+    tools = Path(next(iter(triton.backends.nvidia.__path__))) / "bin"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.check_output([tools / "cuobjdump", "-res-usage", file.name], text=True)
+    return int(re.findall(r"STACK:(\d+)", usage)[0])
 
 
 def _type(x: Any) -> str:
@@ -112,6 +141,14 @@ def append(dtype: torch.dtype, heads: tuple[int, int, int], normed: bool) -> Non
     )
 
 
+def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
+    """Draw for four rows, and ask for their top probabilities."""
+    logits = torch.empty(4, vocab, dtype=dtype)
+    real, whole = torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.int64)
+    draw.draw(logits, real, whole, real, real, Key(whole, whole, whole, whole))
+    draw.top_probability(logits)
+
+
 def main() -> None:
     found: dict[str, int] = {}
     attend = [(attention, name) for name in ("attend", "fold_splits", "reduce_scores")]
@@ -129,6 +166,9 @@ def main() -> None:
             top_positions.top_positions(scores, two, two, 410, 1 if length == 8192 else 5)
         pool = torch.empty(2, 8, 16, 8, 128, dtype=torch.bfloat16)
         copy_pages.copy_pages(pool, pool, torch.zeros(4, 2, dtype=torch.int64), torch.tensor(3))
+    with recorded(found, *DRAW):
+        for dtype in (torch.bfloat16, torch.float32):
+            draw_tokens(dtype, 151_936)
     print(json.dumps(found))
 
 

@@ -1,7 +1,7 @@
 """The op `draw`: processors + noise + argmax, and questions about a law.
 
 `process` turns a model's logits into those of the law that is sampled, `draw` samples it with the noise of a key, and
-`top_probability` and `logprobs` look at a law without drawing. There is one implementation yet, "reference".
+`top_probability` and `logprobs` look at a law without drawing. "triton" implements `draw` and `top_probability`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sparsespec.core.errors import ContractBroken, unknown
+from sparsespec.core.errors import ContractBroken, MissingPackage, unknown
 from sparsespec.core.noise import Key
 from sparsespec.kernels.draw import reference
 
-_IMPLS = {"reference": reference}
+IMPLS = {"reference": reference}
+LAZY = {"triton": ("draw", "top_probability")}
+"""What implementations offer that need an optional package; imported when asked for."""
 
 
 class LogProbs(NamedTuple):
@@ -56,7 +58,7 @@ def process(
         ContractBroken: Shapes do not fit, or a row has NaN or no finite best logit.
     """
     _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return _resolve(impl).process(logits, temperature, top_k, top_p, min_p)
+    return _resolve(impl, "process").process(logits, temperature, top_k, top_p, min_p)
 
 
 def draw(
@@ -80,23 +82,28 @@ def draw(
     Args:
         logits, temperature, top_k, top_p, min_p: As in `process`.
         seed, sample, position, tag: [T] int64, the noise's key.
-        impl: "reference".
+        impl: "reference", or "triton" on a GPU.
 
     Raises:
-        ContractBroken: As `process`.
+        BadOption: "triton" does not take the type or layout of an argument.
+        ContractBroken: As `process`; but "triton" cannot see what a row holds, and draws token 0 where "reference"
+            raises for its logits.
+        MissingPackage: `impl` needs a package that is not installed.
     """
     _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     _check_rows(logits, seed=seed, sample=sample, position=position, tag=tag)
     key = Key(seed, sample, position, tag)
-    return _resolve(impl).draw(logits, temperature, top_k, top_p, min_p, key)
+    return _resolve(impl, "draw").draw(logits, temperature, top_k, top_p, min_p, key)
 
 
 def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:
     """Return the probability of the best token of each row, [T] float32 (float64 for float64 logits).
 
-    The law is softmax(logits) [T, V] as given: of processed logits, that of the law which is sampled.
+    The law is softmax(logits) [T, V] as given: of processed logits, that of the law which is sampled. "triton" takes
+    no float64, and rounds otherwise than "reference" does.
     """
-    return _resolve(impl).top_probability(logits)
+    _check_rows(logits)
+    return _resolve(impl, "top_probability").top_probability(logits)
 
 
 def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference") -> LogProbs:
@@ -111,14 +118,21 @@ def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference")
     _check_rows(logits, chosen=chosen)
     if not 0 <= n <= logits.shape[1]:
         raise ContractBroken(f"logprobs needs n in 0 … {logits.shape[1]}, got {n}")
-    return LogProbs(*_resolve(impl).logprobs(logits, chosen, n))
+    return LogProbs(*_resolve(impl, "logprobs").logprobs(logits, chosen, n))
 
 
-def _resolve(impl: str) -> ModuleType:
-    """Return the module that implements the op."""
-    if impl not in _IMPLS:
-        raise unknown("implementation of draw", impl, _IMPLS)
-    return _IMPLS[impl]
+def _resolve(impl: str, what: str) -> ModuleType:
+    """Return the module that implements the function `what` of the op."""
+    if impl in IMPLS:
+        return IMPLS[impl]
+    if what not in LAZY.get(impl, ()):
+        name = "draw" if what == "draw" else f"draw's {what}"
+        raise unknown(f"implementation of {name}", impl, (*IMPLS, *(name for name in LAZY if what in LAZY[name])))
+    try:
+        from sparsespec.kernels.draw import triton
+    except ModuleNotFoundError as error:
+        raise MissingPackage("draw with impl='triton' needs: pip install 'sparsespec[triton]'") from error
+    return triton
 
 
 def _check_rows(logits: Tensor, **columns: Tensor) -> None:

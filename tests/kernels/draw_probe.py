@@ -1,0 +1,44 @@
+"""Small kernels that show what the noise of `kernels/draw/triton.py` is, before it is added to anything."""
+
+# pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sparsespec.kernels.draw.triton import _bits, _gumbel, _quick_gumbel
+
+
+@triton.jit
+def _show_bits(seeds, words, out, start, n_rows, N: tl.constexpr):
+    row = tl.program_id(0)
+    sample, position = tl.load(words + row), tl.load(words + n_rows - 1 - row)
+    tag = tl.load(words + (row + n_rows - 1) % n_rows)
+    bits = _bits(tl.load(seeds + row), sample, position, tag, start, N)
+    tl.store(out + row * N + tl.arange(0, N), bits.to(tl.int64))
+
+
+@triton.jit
+def _show_noise(bits, exact, quick, n, N: tl.constexpr):
+    at = tl.program_id(0) * N + tl.arange(0, N)
+    some = tl.load(bits + at, mask=at < n, other=0).to(tl.uint32)
+    tl.store(exact + at, _gumbel(some), mask=at < n)
+    tl.store(quick + at, _quick_gumbel(some), mask=at < n)
+
+
+def bits(seeds: Tensor, words: Tensor, start: int, n: int) -> Tensor:
+    """Return the bits [R, n] from token `start` on; row r's key has `words` at r, at its mirror and before r."""
+    out = torch.empty((len(seeds), n), dtype=torch.int64, device=seeds.device)
+    _show_bits[(len(seeds),)](seeds, words, out, start, len(seeds), N=n)
+    return out
+
+
+def noise(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the noise of `bits`, and the quick one."""
+    exact, quick = (torch.empty(len(bits), dtype=torch.float32, device=bits.device) for _ in range(2))
+    _show_noise[(-(-len(bits) // 1024),)](bits, exact, quick, len(bits), N=1024)
+    return exact, quick

@@ -1,0 +1,361 @@
+"""Held against the reference: in the interpreter on small vocabularies, on a GPU on real ones."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sparsespec.core.errors import BadOption, MissingPackage, UnknownName
+from sparsespec.core.noise import NOISE_HIGH, NOISE_LOW, Key, block_bits, from_bits, gumbel
+from sparsespec.kernels.draw import api, reference
+from tests.kernels.launched import DEVICE, WHERE, launched, mutant, poisoned, room
+
+pytestmark = WHERE
+
+ours: Any = room("draw")
+cut: Any = importlib.import_module("sparsespec.kernels.draw.triton_cut")
+probe: Any = importlib.import_module("tests.kernels.draw_probe")
+
+Filters = tuple[float, int, float, float]
+
+OFF: Filters = (1.0, 0, 1.0, 0.0)
+KINDS: tuple[Filters, ...] = (
+    OFF,
+    (0.0, 3, 0.5, 0.5),
+    (0.7, 1, 1.0, 0.0),
+    (1.0, 5, 0.9, 0.0),
+    (1.0, 44, 0.9999, 0.0),
+    (1.3, 1000, 1.0, 0.05),
+    (1.0, 0, 1e-9, 0.0),
+    (1.0, 0, 0.0, 0.0),
+    (3.0, 0, 0.5, 0.0),
+    (1.0, 0, 0.95, 1.0),
+    (1e-30, 2, 0.9, 0.1),
+    (1e-300, 2, 0.9, 0.1),
+    (1e6, 0, 0.5, 0.0),
+)
+
+
+SIZES = {
+    "GROUP": cut.GROUP,
+    "TILE": ours.TILE,
+    "SPAN": ours.SPAN,
+    "HEAD": cut.HEAD,
+    "STREAMED_BLOCK": cut.STREAMED_BLOCK,
+}
+SMALL = {"GROUP": 4, "TILE": 16, "SPAN": 32, "HEAD": 4, "STREAMED_BLOCK": 64}
+
+
+def resize(patch: pytest.MonkeyPatch, sizes: dict[str, int], *modules: Any) -> None:
+    for module in modules:
+        for name, size in sizes.items():
+            if hasattr(module, name):
+                patch.setattr(module, name, size)
+
+
+@pytest.fixture(autouse=True)
+def _few_blocks() -> object:
+    """Let vocabularies of some dozen tokens span several groups, tiles and spans."""
+    with pytest.MonkeyPatch.context() as patch:
+        resize(patch, SMALL, ours, cut)
+        yield
+
+
+@pytest.fixture
+def as_shipped(_few_blocks: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    resize(monkeypatch, SIZES, ours, cut)
+
+
+def columns(*filters: Filters) -> list[Tensor]:
+    temperature, top_k, top_p, min_p = zip(*filters, strict=True)
+    real = [torch.tensor(part, dtype=torch.float64) for part in (temperature, top_p, min_p)]
+    return [real[0], torch.tensor(top_k), real[1], real[2]]
+
+
+def keys(n: int, position: int = 5) -> list[Tensor]:
+    """Return keys whose words all differ and use their high bits."""
+    row = torch.arange(n) + position
+    return [row * 0x9E3779B97F4A7C1 - 3, row + 2**31, 2**32 - 1 - row, row * 977]
+
+
+def logits_of(kind: str, n_rows: int, vocab: int, seed: int) -> Tensor:
+    """Return logits that float16 holds too: numbers, few values that tie, equal ones, or one that stands out."""
+    generator = torch.Generator().manual_seed(seed)
+    x = 2 * torch.randn(n_rows, vocab, generator=generator)
+    if kind == "ties":
+        x = (x * 2).round() / 4
+    if kind == "flat":
+        x = torch.full_like(x, 1.5)
+    if kind == "peak":
+        x[:, seed % vocab] += 30
+    masked = torch.rand(n_rows, vocab, generator=generator) < 0.2
+    masked[:, seed % vocab] = False
+    return x.masked_fill(masked, -torch.inf).half().float() if seed % 2 else x.half().float()
+
+
+def yardstick(logits: Tensor, rest: list[Tensor]) -> Tensor:
+    """Return what the reference draws on a CPU."""
+    return reference.draw(logits.cpu().float(), *(x.cpu() for x in rest[:4]), Key(*(x.cpu() for x in rest[4:])))
+
+
+def run(logits: Tensor, rest: list[Tensor], module: ModuleType = ours) -> Tensor:
+    """Return what the kernels of `module` draw, on the CPU."""
+    on = [x.to(DEVICE) for x in rest]
+    return module.draw(logits.to(DEVICE), *on[:4], Key(*on[4:])).cpu()
+
+
+@settings(max_examples=16 if DEVICE == "cpu" else 60)
+@given(
+    dtype=st.sampled_from((torch.float32, torch.float16)),
+    kind=st.sampled_from(("numbers", "ties", "flat", "peak")),
+    filters=st.lists(st.sampled_from(KINDS), min_size=1, max_size=2),
+    vocab=st.sampled_from((1, 2, 7, 45, 63)),
+    head=st.sampled_from((1, 4, 16)),
+    seed=st.integers(0, 1000),
+)
+def test_draws_the_reference_s_tokens(
+    dtype: torch.dtype, kind: str, filters: list[Filters], vocab: int, head: int, seed: int
+) -> None:
+    logits = logits_of(kind, len(filters), vocab, seed)
+    rest = [*columns(*filters), *keys(len(filters), seed)]
+    want = yardstick(logits, rest)
+    on = [x.to(DEVICE) for x in (logits.to(dtype), *rest)]
+    with pytest.MonkeyPatch.context() as patch, launched(ours, "_pick", api):
+        resize(patch, {"HEAD": head}, cut)
+        got = api.draw(*on, impl="triton")
+    assert torch.equal(got.cpu(), want)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "ties", "flat"])
+def test_filters_keep_what_the_reference_keeps(kind: str) -> None:
+    filters = [(1.0, 3, 1.0, 0.0), (1.0, 0, 0.6, 0.0), (0.8, 12, 0.9, 0.02), (1.0, 0, 1.0, 0.3)]
+    logits = logits_of(kind, len(filters), 45, 7)
+    on = [x.to(DEVICE) for x in columns(*filters)]
+    with poisoned():
+        shape = ours._shape(logits)
+        peaks, groups = ours._best_logits(logits.to(DEVICE), shape, tuple(on[:3]))
+        bound, last = cut.find_cut(logits.to(DEVICE), tuple(on), peaks, groups, shape.spans)
+    law = reference.process(logits, *columns(*filters))
+    value = (logits - logits.amax(-1, keepdim=True)) / on[0].cpu().float()[:, None]
+    limit = -bound.cpu().view(torch.float32)[:, None]
+    ids = torch.arange(45)
+    kept = (value > limit) | ((value == limit) & (ids <= last.cpu()[:, None]))
+    assert torch.equal(kept & logits.isfinite(), law.isfinite())
+
+
+def test_a_row_does_not_see_its_neighbours() -> None:
+    filters = [OFF, (0.0, 0, 1.0, 0.0), (0.7, 3, 1.0, 0.0), (1.0, 9, 0.8, 0.0), (1.3, 0, 0.5, 0.02)]
+    logits, rest = logits_of("numbers", 5, 45, 3), [*columns(*filters), *keys(5)]
+    tokens = run(logits, rest)
+    odds = ours.top_probability(logits.to(DEVICE)).cpu()
+    for rows in (torch.tensor([3]), torch.tensor([4, 0])):
+        assert torch.equal(run(logits[rows], [x[rows] for x in rest]), tokens[rows])
+        assert torch.equal(ours.top_probability(logits[rows].to(DEVICE)).cpu(), odds[rows])
+
+
+@pytest.mark.usefixtures("as_shipped")
+def test_sizes_as_shipped() -> None:
+    filters = [(0.6, 20, 0.95, 0.0), OFF, (1.0, 0, 0.95, 0.01)]
+    logits, rest = logits_of("numbers", 3, 20_011, 4), [*columns(*filters), *keys(3)]
+    assert torch.equal(run(logits, rest), yardstick(logits, rest))
+
+
+def test_rows_may_be_part_of_a_wider_buffer() -> None:
+    wide = logits_of("numbers", 4, 50, 2).to(DEVICE)
+    rest = [*columns(OFF, (1.0, 4, 0.9, 0.0)), *keys(2)]
+    view = wide[::2, 1:38]
+    assert torch.equal(run(view, rest), yardstick(view, rest))
+
+
+def test_bits_are_those_of_core_noise() -> None:
+    seeds = torch.tensor([0, 5, -1, 2**63 - 1, -(2**63), 0x0123456789ABCDEF])
+    words = torch.tensor([0, 1, 2**31, 2**32 - 1, 977, 2**32 - 2])
+    for start in (0, 1024, 151_552):
+        got = probe.bits(seeds.to(DEVICE), words.to(DEVICE), start, 64).cpu()
+        key = Key(*(x[:, None] for x in (seeds, words, words.flip(0), words.roll(1))))
+        want = block_bits(key, torch.arange(start // 4, start // 4 + 16)).flatten(1)
+        assert torch.equal(got, want)
+
+
+def test_noise_is_that_of_core_noise_to_the_last_bits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bits = torch.cat([
+        torch.randint(0, 2**32, (3000,), generator=generator),
+        torch.arange(256),
+        2**32 - 1 - torch.arange(256),
+        (torch.rand(584, generator=generator, dtype=torch.float64) * 32).exp2().long(),
+    ])  # fmt: skip
+    want = from_bits(bits, torch.float32)
+    exact, quick = (x.cpu() for x in probe.noise(bits.to(DEVICE)))
+    assert ((exact >= NOISE_LOW) & (exact <= NOISE_HIGH)).all()
+    # an ulp of E, and one of the result
+    assert ((exact - want).abs() <= 2.4e-7 * want.abs().clamp(min=1)).all()
+    assert (exact == want).float().mean() > 0.8
+    assert ((quick - exact).abs() < 1e-3).all(), "the kernel's slack is four times that"
+
+
+@pytest.mark.parametrize("survivor", [0, 5, 10])
+@pytest.mark.parametrize("bits", [0, 2**32 - 1])
+def test_a_masked_token_is_never_drawn(survivor: int, bits: int, tmp_path: Path) -> None:
+    # the survivor gets the noise under test, all others the best there is
+    old = "tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (TILE,))"
+    new = f"tl.where(start + tl.arange(0, TILE) == {survivor}, {bits}, 0).to(tl.uint32)"
+    module = mutant(ours, tmp_path, (old, new))
+    logits = torch.full((3, 11), 3.0)
+    logits[:, survivor] = 3.5
+    rest = [*columns((1.0, 1, 1.0, 0.0), (1.0, 0, 0.01, 0.0), (1.0, 0, 1.0, 0.9)), *keys(3)]
+    assert run(logits, rest, module).tolist() == [survivor] * 3
+
+
+def test_equal_scores_go_to_the_lowest_token(tmp_path: Path) -> None:
+    module: Any = mutant(
+        ours, tmp_path, ("tl.reshape(tl.join(tl.join(w0, w2)", "tl.reshape(0 * tl.join(tl.join(w0, w2)")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        resize(patch, SMALL, module)
+        logits = torch.full((2, 45), 1.0)
+        logits[1, :9] = 0.0
+        assert run(logits, [*columns(OFF, OFF), *keys(2)], module).tolist() == [0, 9]
+
+
+LANES = "tl.join(tl.join(w0, w2), tl.join(w1, w3))"
+BEST = "token = tl.min(tl.where(score == best, token, _NO_TOKEN), 0)"
+KEPT = "((key < cut) | ((key == cut) & (at <= last)))"
+CROSSING = "limit, limit, _MASS, BLOCK, STREAMED)\n            before"
+# Changes, and the filters of rows whose tokens they change.
+MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
+    "noise lane shifted": (ours, (LANES, "tl.join(tl.join(w1, w3), tl.join(w2, w0))"), OFF),
+    "block of noise shifted": (ours, ("(start // 4 + tl", "(start // 4 + 1 + tl"), OFF),
+    "ties to the higher token": (
+        ours,
+        (BEST, "token = tl.max(tl.where(score == best, token, -1), 0)"),
+        (0.0, 0, 1.0, 0.0),
+    ),
+    "too quick a test": (ours, ("(_MARGIN * 4294967296.0)", "(0.1 * 4294967296.0)"), OFF),
+    "k-th token dropped": (ours, (KEPT, "(key < cut)"), (1.0, 2, 1.0, 0.0)),
+    "crossing token dropped": (cut, (CROSSING, CROSSING.replace(")", ") - 1")), (1.0, 0, 0.5, 0.0)),
+    "one tie too many": (cut, ("n = some.to(tl.int32)", "n = some.to(tl.int32) + 1"), (1.0, 0, 0.1, 0.0)),
+    "top_k one too many": (cut, ("k = top_k.to(tl.int32)", "k = top_k.to(tl.int32) + 1"), (1.0, 1, 1.0, 0.0)),
+    "best ones of the head only": (cut, (">= k:", ">= 0:"), (9.0, 30, 1.0, 0.0)),
+    "mass of the head only": (cut, ("total = _tally(", "held + _tally("), (5.0, 0, 0.95, 0.0)),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_mutants_run_and_are_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, change, filters = MUTANTS[name]
+    module: Any = mutant(source, tmp_path, change)
+    resize(monkeypatch, SMALL | {"HEAD": 2 if "head" in name else 16}, module, cut)
+    if source is cut:
+        monkeypatch.setattr(ours, "find_cut", module.find_cut)
+    caught = 0
+    for seed, kind in enumerate(2 * ("flat", "ties", "numbers")):
+        logits = logits_of(kind, 2, 45, 2 * seed)
+        rest = [*columns(*[filters] * 2), *keys(2, seed)]
+        caught += not torch.equal(run(logits, rest, ours if source is cut else module), yardstick(logits, rest))
+        if caught:
+            break
+    assert caught, name
+
+
+def test_rows_without_a_law_draw_token_0() -> None:
+    logits = torch.zeros(4, 40)
+    logits[0, 7], logits[1, 8] = torch.nan, torch.inf
+    logits[2] = -torch.inf
+    logits[3, 9] = 30.0
+    on = [x.to(DEVICE) for x in (logits, *columns(OFF, (0.0, 0, 1.0, 0.0), (1.0, 3, 0.9, 0.1), OFF), *keys(4))]
+    assert api.draw(*on, impl="triton").tolist() == [0, 0, 0, 9]
+    assert api.top_probability(on[0], impl="triton").isnan().tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("vocab", [1, 45, 63])
+def test_top_probability_is_the_reference_s(vocab: int) -> None:
+    logits = logits_of("numbers", 3, vocab, 5)
+    with launched(ours, "_invert", api):
+        got = api.top_probability(logits.to(DEVICE), impl="triton")
+    torch.testing.assert_close(got.cpu(), logits.softmax(-1).amax(-1), rtol=2e-6, atol=0)
+
+
+def test_no_rows_are_no_problem() -> None:
+    none = torch.zeros(0, 5, device=DEVICE)
+    rest = [x[:0].to(DEVICE) for x in (*columns(OFF), *keys(1))]
+    assert api.draw(none, *rest, impl="triton").shape == (0,)
+    assert api.top_probability(none, impl="triton").shape == (0,)
+
+
+def test_bad_input_is_named() -> None:
+    x = torch.zeros(2, 8, device=DEVICE)
+    rest = [column.to(DEVICE) for column in (*columns(OFF, OFF), *keys(2))]
+    with pytest.raises(BadOption, match="logits of float32"):
+        api.draw(x.double(), *rest, impl="triton")
+    with pytest.raises(BadOption, match="contiguous along their last axis"):
+        api.top_probability(x.T, impl="triton")
+    with pytest.raises(BadOption, match="1 … 2"):
+        api.top_probability(x[:, :0], impl="triton")
+    with pytest.raises(BadOption, match=r"top_p must be contiguous torch\.float64"):
+        api.draw(x, *rest[:2], rest[2].float(), *rest[3:], impl="triton")
+    with pytest.raises(BadOption, match=r"position must be contiguous torch\.int64"):
+        api.draw(x, *rest[:6], rest[6].int(), rest[7], impl="triton")
+    with pytest.raises(UnknownName, match="did you mean 'triton'"):
+        api.draw(x, *rest, impl="tritom")
+    with pytest.raises(UnknownName, match="implementation of draw's process 'triton'; have: reference"):
+        api.process(x, *rest[:4], impl="triton")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("triton", "triton_cut"):
+        monkeypatch.delitem(sys.modules, f"sparsespec.kernels.draw.{name}")
+        monkeypatch.delattr(f"sparsespec.kernels.draw.{name}")
+    with pytest.raises(MissingPackage, match=r"pip install 'sparsespec\[triton\]'"):
+        api.top_probability(torch.zeros(1, 4), impl="triton")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("as_shipped")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("vocab", [50_257, 151_936])
+def test_real_sizes(vocab: int, dtype: torch.dtype) -> None:
+    filters = [*KINDS, (0.6, 20, 0.95, 0.0), (1.0, 400, 1.0, 0.0), (1.0, 0, 0.95, 0.0), (1.0, 0, 1.0, 0.01)]
+    for seed, kind in enumerate(("numbers", "ties", "flat", "peak")):
+        logits = logits_of(kind, len(filters), vocab, seed).to(dtype)
+        rest = [*columns(*filters), *keys(len(filters), seed)]
+        want = yardstick(logits, rest)
+        on = [x.to(DEVICE) for x in (logits, *rest)]
+        with launched(ours, "_pick", api):
+            got = api.draw(*on, impl="triton").cpu()
+        for row in (got != want).nonzero()[:, 0].tolist():
+            # only the last bits of a logarithm may decide otherwise
+            one = [x[row : row + 1] for x in rest]
+            score = reference.process(logits[row : row + 1].float(), *one[:4])
+            score += gumbel(*one[4:], vocab, torch.float32)
+            gap = score[0, want[row]] - score[0, got[row]]
+            assert gap < 1e-5, f"{kind}, {filters[row]}: token {got[row]}, not {want[row]}, {gap} below"
+        single = [x[3:4] for x in on]
+        assert torch.equal(api.draw(*single, impl="triton").cpu(), got[3:4])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("as_shipped")
+def test_a_captured_launch_follows_its_inputs() -> None:
+    filters = [(0.6, 20, 0.95, 0.0), OFF, (0.0, 0, 1.0, 0.0)]
+    on = [x.to(DEVICE) for x in (logits_of("numbers", 3, 20_011, 0), *columns(*filters), *keys(3))]
+    api.draw(*on, impl="triton")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got = api.draw(*on, impl="triton")
+    for seed in range(3):
+        fresh = logits_of("numbers", 3, 20_011, seed), *columns(*filters[seed:], *filters[:seed]), *keys(3, seed)
+        for x, y in zip(on, fresh, strict=True):
+            x.copy_(y)
+        graph.replay()
+        assert torch.equal(got.cpu(), yardstick(on[0], on[1:]))
