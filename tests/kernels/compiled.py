@@ -82,7 +82,9 @@ class Recorder:
         assert compiled.asm["cubin"]
         name = self.kernel.__name__
         if name in {name for _, name in DRAW}:
-            assert not (n := _stack_bytes(compiled.asm["cubin"])), f"{name} keeps {n} bytes a thread outside registers"
+            # none with triton 3.7.1, up to 16 with 3.6.0
+            n = _stack_bytes(compiled.asm["cubin"])
+            assert n <= 16, f"{name} keeps {n} bytes a thread outside registers"
         self.found[name] = self.found.get(name, 0) + 1
 
 
