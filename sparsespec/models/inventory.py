@@ -49,18 +49,16 @@ def remove(name: str, cache: str | Path | None = None) -> int:
     if name not in fetched:
         raise BadModel(f"there is no fetched model {name!r} to remove; have: {', '.join(fetched) or 'none'}")
     entry = entries[name]
-    if entry.kind == "alias":
-        assert entry.path is not None and entry.n_bytes is not None
-        try:
-            shutil.rmtree(entry.path)
-        except OSError as error:
-            raise BadModel(f"{error.filename} cannot be removed ({error.strerror}); remove it by hand") from error
-        return entry.n_bytes
-    (repo,) = (r for r in _repos(cache) if r.repo_id == name)
-    revisions = [revision.commit_hash for revision in repo.revisions]
-    strategy = _scan(cache).delete_revisions(*revisions)
-    strategy.execute()
-    return strategy.expected_freed_size
+    assert entry.path is not None and entry.n_bytes is not None
+    folder = entry.path
+    if entry.kind == "hub":
+        # the whole of it: a revision's hash may stand in the cache twice, if one model is a copy of another
+        (folder,) = (repo.repo_path for repo in _repos(cache) if repo.repo_id == name)
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise BadModel(f"{error.filename} cannot be removed ({error.strerror}); remove it by hand") from error
+    return entry.n_bytes
 
 
 def _scan(cache: str | Path | None) -> Any:
