@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 import sparsespec
 from tests.arch.fresh import run
 
@@ -48,6 +50,7 @@ result = [name for name in sys.modules if name.startswith("sparsespec.")]
     assert {name.split(".")[1] for name in loaded} == {"core"}
 
 
+@pytest.mark.slow
 def test_no_module_needs_triton_or_flashinfer_to_be_imported_except_its_own_backend() -> None:
     failed, seen = run(
         """

@@ -68,6 +68,7 @@ def test_a_float_type_that_triton_does_not_take_is_named() -> None:
         check_attention("triton", dtype="float64", examples=1)
 
 
+@pytest.mark.slow
 def test_the_shelf_is_described_without_importing_triton() -> None:
     code = """
 from sparsespec.core import registry

@@ -109,6 +109,7 @@ def test_the_strategy_keeps_its_bounds(case: Case) -> None:
     assert all(1 <= len(ask.prompt) <= 20 and ask.params.max_tokens <= 6 for ask in case.requests)
 
 
+@pytest.mark.slow
 def test_hypothesis_draws_many_compositions() -> None:
     seen: set[EngineSpec] = set()
 
