@@ -21,7 +21,9 @@ from tests.kernels.launched import DEVICE, poisoned, room
 
 kernels: Any = room("attention")
 
-SMALL = kernels.Tiling(tile=16, block=16, split=32, sparse_tile=16, sparse_block=16, own_tiles=2, own_busy=1000)
+SMALL = kernels.Tiling(
+    tile=16, block=16, split=32, sparse_tile=16, sparse_block=16, own_tiles=2, own_busy=1000, wide_tile=16
+)
 NAMES = ("seat", "offset", "start", "live", "sparse", "scored")
 LISTED = 24
 SCALE = 0.37

@@ -110,7 +110,7 @@ def _type(x: Any) -> str:
 def recorded(found: dict[str, int], *kernels: tuple[ModuleType, str]) -> Iterator[None]:
     """Compile these kernels instead of launching them, and let CPU tensors pass for a GPU's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "INTERPRETED", True)
+        patch.setattr(attention, "check", lambda *_: None)
         for module, name in kernels:
             patch.setattr(module, name, Recorder(getattr(module, name), found))
         yield
@@ -121,7 +121,7 @@ def step(dtype: torch.dtype, heads: tuple[int, int, int], groups: int, ends: tup
     n_kv, group, head_dim = heads
     table = torch.arange(512).view(2, 256)
     pages = torch.empty(2, 513, 16, n_kv, head_dim, dtype=dtype)
-    q = torch.empty(16, n_kv * group, head_dim, dtype=dtype)
+    q = torch.empty(80, n_kv * group, head_dim, dtype=dtype)
     two = torch.tensor([9, 1])
     flags = torch.tensor([False, True])
     rows = AttentionRows(torch.arange(2), two, two, two, flags, ~flags, table, ends, groups)
@@ -153,7 +153,7 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
 
 def main() -> None:
     found: dict[str, int] = {}
-    attend = [(attention, name) for name in ("attend", "fold_splits", "reduce_scores")]
+    attend = [(attention, name) for name in ("attend", "reduce_scores")]
     with recorded(found, *attend, (triton_plan, "make_work")):
         step(torch.bfloat16, (8, 4, 128), 8, (1, 1))
         step(torch.float16, (3, 3, 64), 1, (0, 8))

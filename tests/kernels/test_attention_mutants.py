@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # numpy, inside the interpreter
 ]
 
-PARTS = {"kernel": ("attend",), "combine": ("fold_splits", "reduce_scores"), "plan": ("Work",)}
+PARTS = {"kernel": ("attend",), "scores": ("reduce_scores",), "plan": ("Work",)}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,13 @@ MUTANTS = [
         "tl.load(listed + e,",
         "tl.load(listed + tl.maximum(e - 1, 0),",
     ),
-    one("newest token not read by drafts", "kernel", "out", "n_seen if SPARSE else", "n_seen - 1 if SPARSE else"),
+    one(
+        "newest token not read by drafts",
+        "kernel",
+        "out",
+        "n_seen if LIST == SPARSE else",
+        "n_seen - 1 if LIST == SPARSE else",
+    ),
     one("lists of the first heads for all", "kernel", "out", "(head // LIST_HEADS)", "(head // HKV)"),
     one("last key of a split dropped", "kernel", "out", "s * SPLIT + SPLIT)", "s * SPLIT + SPLIT - 1)"),
     one("weights not rescaled", "kernel", "out", "acc = acc * alpha[:, None]", "acc = acc * 1.0"),
@@ -93,27 +99,27 @@ MUTANTS = [
             ),
         ),
     ),
-    one("last split dropped", "combine", "out", "for s in range(n_splits)", "for s in range(n_splits - 1)"),
+    one("a tile folded before its last split", "kernel", "out", "== n_splits - 1:", "== n_splits - 2:"),
+    one("last split dropped", "kernel", "out", "for s in range(n_splits)", "for s in range(n_splits - 1)"),
     one(
         "splits weighed alike",
-        "combine",
+        "kernel",
         "lse",
         "folded(m, lsum, acc, m2, l2, acc2)",
         "folded(m, lsum, acc, m2 * 0, l2, acc2)",
     ),
     one(
         "dead queries get ones",
-        "combine",
+        "kernel",
         "dead",
-        "tl.zeros([GP, D], tl.float32).to(",
-        "tl.full([GP, D], 1, tl.float32).to(",
+        "tl.zeros([HEADS_P, D], tl.float32).to(",
+        "tl.full([HEADS_P, D], 1, tl.float32).to(",
     ),
-    one("scores by the first query's LSE", "combine", "scores", "(first_token + i)", "(first_token + 0 * i)"),
-    one("scores by the LSE of the next head", "combine", "scores", "+ head * G + r", "+ (HKV - 1 - head) * G + r"),
-    one("scores summed, not averaged", "combine", "scores", "(n_scored * (", "(n_scored * 0 + ("),
-    one("maximum of the first block for all", "combine", "scores", "+ block[None, :],", "+ 0 * block[None, :],"),
+    one("scores by the first query's LSE", "scores", "scores", "(first_token + i)", "(first_token + 0 * i)"),
+    one("scores by the LSE of the next head", "scores", "scores", "+ head * G + r", "+ (HKV - 1 - head) * G + r"),
+    one("scores summed, not averaged", "scores", "scores", "(n_scored * (", "(n_scored * 0 + ("),
+    one("maximum of the first block for all", "scores", "scores", "+ block[None, :],", "+ 0 * block[None, :],"),
     one("pages of the step before", "plan", "out", "self.table.copy_(", "self.table.any() or self.table.copy_("),
-    one("partials of all rows in one place", "plan", "out", "(rows < row) & (owns == 0)", "(rows < 0) & (owns == 0)"),
 ]
 
 

@@ -56,7 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(self.name)
             return self.kernel[grid]
 
-    for name in ("attend", "fold_splits", "reduce_scores"):
+    for name in ("attend", "reduce_scores"):
         monkeypatch.setattr(kernels, name, Spy(name))
     return names
 
@@ -70,7 +70,7 @@ def test_the_triton_kernels_do_the_work(launched: list[str], monkeypatch: pytest
     monkeypatch.setattr(reference, "attention", blocked)
     monkeypatch.setitem(api.IMPLS, "reference", blocked)
     api.attention(call.q, call.k, call.v, call.rows, scale=SCALE, chosen=call.chosen, impl="triton")
-    assert launched == ["attend", "attend", "fold_splits", "reduce_scores"]
+    assert launched == ["attend", "attend", "reduce_scores"]
 
 
 @pytest.mark.skipif(ON_GPU, reason="the interpreter's sizes")

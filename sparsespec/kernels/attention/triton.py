@@ -1,7 +1,7 @@
-"""`attention` in Triton: plan once on the device, then one persistent launch, a fold and a score reduction per layer.
+"""`attention` in Triton: plan once on the device, then per layer a launch for each kind of row, and one for scores.
 
 Nothing here waits for the device, so all of it can be recorded in a CUDA graph that serves every mix of phases. Split
-across files: `triton_plan` (the work list), `triton_kernel` (the attention kernel), `triton_combine` (what follows).
+across files: `triton_plan` (the work list), `triton_kernel` (the attention kernel), `triton_scores` (what follows).
 """
 
 # pyright: reportCallIssue=false, reportIndexIssue=false
@@ -9,6 +9,8 @@ across files: `triton_plan` (the work list), `triton_kernel` (the attention kern
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -17,9 +19,9 @@ from torch import Tensor
 
 from sparsespec.core.batch import AttentionRows, Chosen
 from sparsespec.core.errors import BadOption
-from sparsespec.kernels.attention.triton_combine import fold_splits, reduce_scores
-from sparsespec.kernels.attention.triton_kernel import attend
+from sparsespec.kernels.attention.triton_kernel import NARROW, SPARSE, WIDE, attend
 from sparsespec.kernels.attention.triton_plan import Tiling, Work
+from sparsespec.kernels.attention.triton_scores import reduce_scores
 
 MAX_HEAD_DIM = 256
 MAX_SCORED = 16
@@ -102,53 +104,67 @@ def run(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     into = work.scores if into is None else into
-    # Beside the dense rows, not before them: the two kinds of programs fill each other's gaps, and where one kind is
-    # absent its empty launches cost nothing.
-    side = work.side if chosen is not None else None
-    if side is not None:
-        side.wait_stream(torch.cuda.current_stream(q.device))
-        with torch.cuda.stream(side):
-            _attend(q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
-    elif chosen is not None:
-        _attend(q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
-    _attend(q, k_pages, v_pages, out, lse, rows, work, scale, None)
-    fold_splits[(q.shape[0], work.hkv)](
-        out, lse, work.row_of, work.rows, work.part_acc, work.part_m, work.part_l,
-        HKV=work.hkv, G=work.group, GP=triton.next_power_of_2(work.group), D=q.shape[2], BLOCK_M=work.tiling.tile,
-        num_warps=2,
-    )  # fmt: skip
+    # Side by side, not one after the other: the kinds of programs fill each other's gaps, and the empty launches of
+    # kinds that are absent cost next to nothing.
+    given = (q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
+    with _beside(work, 0):
+        if work.may_be_wide:
+            _attend(*given, WIDE.value)
+    with _beside(work, 1):
+        if chosen is not None:
+            _attend(*given, SPARSE.value)
+    _attend(*given, NARROW.value)
+    _join(work, 0)
     if into is not None:
         _reduce(into, lse, rows, work)
-    if side is not None:
-        torch.cuda.current_stream(q.device).wait_stream(side)
+    _join(work, 1)
     return out, lse, None if into is None else into[:, : len(rows.seat)]
+
+
+@contextmanager
+def _beside(work: Work, side: int) -> Iterator[None]:
+    """Launch on a stream that goes on from where the current one is; on a CPU, as ever."""
+    if work.sides is None:
+        yield
+        return
+    stream = work.sides[side]
+    stream.wait_stream(torch.cuda.current_stream(stream.device))
+    with torch.cuda.stream(stream):
+        yield
+
+
+def _join(work: Work, side: int) -> None:
+    if work.sides is not None:
+        torch.cuda.current_stream(work.sides[side].device).wait_stream(work.sides[side])
 
 
 def _attend(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, out: Tensor, lse: Tensor,
-    rows: AttentionRows, work: Work, scale: float, chosen: Chosen | None,
+    rows: AttentionRows, work: Work, scale: float, chosen: Chosen | None, kind: int,
 ) -> None:  # fmt: skip
-    """Launch the sparse rows if there is a selection, else the dense ones."""
-    t, sparse, unused = work.tiling, chosen is not None, work.total
+    """Launch the rows of one kind."""
+    t, sparse, unused = work.tiling, kind == SPARSE.value, work.total
     tile, block, warps, stages, programs = t.tile, t.block, t.warps, t.stages, t.programs
+    if kind == WIDE.value:
+        tile, warps, stages, programs = t.wide_tile, t.wide_warps, t.wide_stages, t.wide_programs
     if sparse:
         tile, block, warps, stages = t.sparse_tile, t.sparse_block, t.sparse_warps, t.sparse_stages
         programs = t.sparse_programs
     positions, counts, tails = chosen or (unused, unused, unused)
-    strides = positions.stride()[:2] if sparse else (0, 0)
+    strides = (0, 0) if chosen is None else positions.stride()[:2]
     attend[(work.multiprocessors * programs,)](
         q, k_pages, v_pages, out, lse,
-        work.entries, work.total, work.rows, work.table, rows.scored,
+        work.entries, work.total, work.first_part, work.row_of, work.table, rows.scored,
         positions, counts, tails,
-        work.part_acc, work.part_m, work.part_l,
+        work.part_acc, work.part_m, work.part_l, work.arrived,
         unused if work.p is None else work.p, unused if work.p_max is None else work.p_max,
         scale * math.log2(math.e),
         q.stride(0), k_pages.stride(1), work.table.stride(0), strides[0], strides[1], work.s_cap,
         HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.hkv // work.groups,
         BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
-        SPARSE=sparse, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
-        SCORE_ROWS=work.score_rows, PRECISION="ieee",
-        num_warps=warps, num_stages=stages,
+        LIST=kind, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
+        SCORE_ROWS=work.score_rows, DIRECT=not INTERPRETED and q.dtype != torch.float32, PRECISION="ieee",
+        HEADS_P=triton.next_power_of_2(q.shape[1]), num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
@@ -170,9 +186,17 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
     keeps up to 2 KB a thread in memory.
     """
     if dtype == torch.float32:
-        return Tiling(tile=16, block=32, sparse_block=32, stages=2, sparse_warps=4, sparse_stages=2)
+        return Tiling(
+            tile=16, block=32, stages=2,
+            wide_tile=16, wide_warps=4, wide_stages=2, wide_programs=2,
+            sparse_block=32, sparse_warps=4, sparse_stages=2,
+        )  # fmt: skip
     if head_dim == 256:
-        return Tiling(block=32, warps=8, programs=1, sparse_block=32, sparse_warps=4, sparse_programs=2)
+        return Tiling(
+            block=32, warps=8, stages=3, programs=1,
+            wide_tile=64, wide_stages=3,
+            sparse_block=32, sparse_warps=4, sparse_programs=2,
+        )  # fmt: skip
     return Tiling()
 
 

@@ -1,15 +1,14 @@
 """The plan of a step, made on the device: rows become a work list, without the host knowing lengths.
 
-The list holds one entry of eight int32 for each (row, query tile, split), those of dense rows first. The attention
+The list holds one entry of eight int32 for each (row, query tile, split): first those of dense rows of few queries,
+then those of dense rows of at least `own_tiles` tiles, which get higher tiles, then those of sparse rows. The attention
 kernel runs each entry once per KV head, heads fastest, so that programs side by side read the same tokens.
 
     row, tile, split, splits of the row, seat, first query token, position of that token, live queries
 
-`split` is -1 where the item owns all splits of its queries: rows of one split, sparse rows, rows with at least
-`own_tiles` query tiles, and all rows if that keeps the programs busy. Who owns what changes traffic, never bits.
-
-Beside it, per row: its first partial, or -1 where nothing is left to fold; splits; first query token; unused. The
-partials of a row lie in the order of its entries.
+`split` is -1 where the item owns all splits of its queries: rows of one split, sparse rows, rows of many queries, and
+all rows if that keeps the programs busy. Who owns what changes traffic, never bits. Beside the list, per row, stands
+the place of its first partial; its partials lie in the order of its entries.
 """
 
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
@@ -30,30 +29,32 @@ from sparsespec.core.batch import AttentionRows
 @triton.jit
 def _splits_and_entries(
     start, live, sparse,
-    HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, SPARSE_TILE: tl.constexpr, SPLIT: tl.constexpr,
-    OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
+    HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, WIDE_TILE: tl.constexpr, SPARSE_TILE: tl.constexpr,
+    SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """Return, for each row, its splits, whether items own them, and its entries."""
+    """Return, for each row, the list it is in, its splits, whether items own them, and its entries."""
     packed = live * G
-    tiles = tl.where(sparse, (packed + SPARSE_TILE - 1) // SPARSE_TILE, (packed + TILE - 1) // TILE)
+    tiles = (packed + TILE - 1) // TILE
+    kind = tl.where(sparse, 2, tl.where(tiles >= OWN_TILES, 1, 0))
+    tiles = tl.where(kind == 1, (packed + WIDE_TILE - 1) // WIDE_TILE, tiles)
+    tiles = tl.where(kind == 2, (packed + SPARSE_TILE - 1) // SPARSE_TILE, tiles)
     splits = tl.where(sparse, 1, tl.maximum(1, (start + live + SPLIT - 1) // SPLIT))
-    owns = (splits == 1) | (tiles >= OWN_TILES)
     # all rows own theirs if that keeps the programs nearly as busy: nothing is written twice then
-    n_items = tl.sum(tl.where(sparse, 0, tiles), 0) * HKV
-    n_splits = tl.sum(tl.where(sparse, 0, tiles * splits), 0) * HKV
+    n_items = tl.sum(tl.where(kind == 0, tiles, 0), 0) * HKV
+    n_splits = tl.sum(tl.where(kind == 0, tiles * splits, 0), 0) * HKV
     rounds = (n_items + PROGRAMS - 1) // PROGRAMS
-    longest = tl.max(tl.where(sparse | (live == 0), 0, splits), 0)
-    owns = owns | (100 * n_splits >= OWN_BUSY * rounds * PROGRAMS * longest)
-    return splits, owns, tiles * tl.where(owns, 1, splits)
+    longest = tl.max(tl.where((kind == 0) & (live > 0), splits, 0), 0)
+    owns = (splits == 1) | (kind == 1) | (100 * n_splits >= OWN_BUSY * rounds * PROGRAMS * longest)
+    return kind, splits, owns, tiles * tl.where(owns, 1, splits)
 
 
 # Counts change with every step, and none of them is worth a kernel of its own.
 @triton.jit(do_not_specialize=["n_rows", "n_entries_max", "n_tokens"])
 def make_work(
-    seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, row_ptr, row_of_ptr, total_ptr,
+    seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, first_part_ptr, row_of_ptr, total_ptr,
     n_rows, n_entries_max, n_tokens,
-    HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, SPARSE_TILE: tl.constexpr, SPLIT: tl.constexpr,
-    OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
+    HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, WIDE_TILE: tl.constexpr, SPARSE_TILE: tl.constexpr,
+    SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
     ROWS_P: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """Write the entries of one row; each program adds up the rows before its own."""
@@ -63,27 +64,28 @@ def make_work(
     start = tl.load(start_ptr + rows, mask=known, other=0).to(tl.int32)
     live = tl.load(live_ptr + rows, mask=known, other=0).to(tl.int32)
     sparse = tl.load(sparse_ptr + rows, mask=known, other=0) != 0
-    splits, owns, entries = _splits_and_entries(
-        start, live, sparse, HKV, G, TILE, SPARSE_TILE, SPLIT, OWN_TILES, OWN_BUSY, PROGRAMS
+    kind, splits, owns, entries = _splits_and_entries(
+        start, live, sparse, HKV, G, TILE, WIDE_TILE, SPARSE_TILE, SPLIT, OWN_TILES, OWN_BUSY, PROGRAMS
     )
-    n_dense = tl.sum(tl.where(sparse, 0, entries), 0)
+    n_narrow = tl.sum(tl.where(kind == 0, entries, 0), 0)
+    n_dense = n_narrow + tl.sum(tl.where(kind == 1, entries, 0), 0)
     if row == 0:
-        tl.store(total_ptr, n_dense)
-        tl.store(total_ptr + 1, tl.sum(entries, 0))
+        tl.store(total_ptr, n_narrow)
+        tl.store(total_ptr + 1, n_dense)
+        tl.store(total_ptr + 2, tl.sum(entries, 0))
+        tl.store(total_ptr + 3, n_tokens)
     mine = rows == row
     my_start = tl.sum(tl.where(mine, start, 0), 0)
     my_live = tl.sum(tl.where(mine, live, 0), 0)
+    my_kind = tl.sum(tl.where(mine, kind, 0), 0)
     my_splits = tl.sum(tl.where(mine, splits, 0), 0)
     my_entries = tl.sum(tl.where(mine, entries, 0), 0)
-    is_sparse = tl.sum(tl.where(mine & sparse, 1, 0), 0) > 0
     my_own = tl.sum(tl.where(mine & owns, 1, 0), 0) > 0
-    first = tl.sum(tl.where((rows < row) & (sparse == is_sparse), entries, 0), 0) + tl.where(is_sparse, n_dense, 0)
+    before = tl.where(my_kind == 0, 0, tl.where(my_kind == 1, n_narrow, n_dense))
+    first = before + tl.sum(tl.where((rows < row) & (kind == my_kind), entries, 0), 0)
     my_seat = tl.load(seat_ptr + row).to(tl.int32)
     my_offset = tl.load(offset_ptr + row).to(tl.int32)
-    first_part = tl.sum(tl.where((rows < row) & (owns == 0), entries, 0), 0)
-    tl.store(row_ptr + row * 4, tl.where(my_own, -1, first_part))
-    tl.store(row_ptr + row * 4 + 1, my_splits)
-    tl.store(row_ptr + row * 4 + 2, my_offset)
+    tl.store(first_part_ptr + row, tl.sum(tl.where((rows < row) & (owns == 0), entries, 0), 0))
     lane = tl.arange(0, STEP)
     for at in range(0, my_entries, STEP):
         e = at + lane
@@ -108,13 +110,14 @@ class Tiling:
     """Sizes the kernels are compiled for. They may depend on dtype and head dimension, never on a batch.
 
     Attributes:
-        tile: Packed query rows of a tile. With `block`, `split` and `warps` it decides the bits of a dense row.
-        block: KV entries of a block.
+        tile: Packed query rows of a tile, of rows of few queries.
+        block: KV entries of a block. With `split` it decides the bits of a dense row.
         split: KV entries of a split; a multiple of `block`.
         warps, stages: Of a program, and of its load pipeline.
         programs: Per multiprocessor.
+        wide_tile, wide_warps, wide_stages, wide_programs: The same for rows of many queries.
         sparse_tile, sparse_block, sparse_warps, sparse_stages, sparse_programs: The same for sparse rows.
-        own_tiles: From how many tiles on a row's items own all its splits.
+        own_tiles: From how many tiles on a row is one of many queries.
         own_busy: Per cent of the programs' time that must be in use for all items to own all splits.
     """
 
@@ -122,8 +125,12 @@ class Tiling:
     block: int = 64
     split: int = 2048
     warps: int = 4
-    stages: int = 3
+    stages: int = 5
     programs: int = 2
+    wide_tile: int = 128
+    wide_warps: int = 8
+    wide_stages: int = 5
+    wide_programs: int = 1
     sparse_tile: int = 16
     sparse_block: int = 64
     sparse_warps: int = 2
@@ -137,7 +144,7 @@ class Work:
     """The buffers of a plan, for up to `n_rows` rows and `n_tokens` query tokens of a page table [n_seats, n_blocks].
 
     They never move, so a captured graph may hold them. `cut` bounds the splits that wait for the fold: a row that is
-    cut has fewer than `own_tiles` tiles.
+    cut has fewer than `own_tiles` tiles. `arrived` counts them while a launch runs, and is zeros before and after.
     """
 
     def __init__(
@@ -151,7 +158,7 @@ class Work:
         # the interpreter runs programs one after another
         self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if cuda else 1
         self.programs = self.multiprocessors * tiling.programs
-        self.side = torch.cuda.Stream(device) if cuda else None
+        self.sides = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if cuda else None
         self.n_rows, self.n_tokens = n_rows, n_tokens
         self.length = n_blocks * page_size
         self.s_cap = -(-self.length // 1024) * 1024
@@ -167,8 +174,9 @@ class Work:
         def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        self.entries, self.rows = ints(self.n_entries, 8), ints(n_rows, 4)
-        self.row_of, self.total, self.table = ints(n_tokens), ints(2), ints(*table)
+        self.entries, self.first_part, self.arrived = ints(self.n_entries, 8), ints(n_rows), ints(cut, hkv)
+        self.row_of, self.total, self.table = ints(n_tokens), ints(4), ints(*table)
+        self.may_be_wide = n_tokens * group > (tiling.own_tiles - 1) * tiling.tile
         self.part_acc = floats(cut, hkv, tiling.tile, head_dim)
         self.part_m, self.part_l = floats(cut, hkv, tiling.tile), floats(cut, hkv, tiling.tile)
         self.score_rows = sum(ends) * group
@@ -192,9 +200,9 @@ class Work:
         self.table.copy_(rows.table)
         make_work[(n_rows,)](
             rows.seat, rows.offset, rows.start, rows.live, rows.sparse,
-            self.entries, self.rows, self.row_of, self.total,
+            self.entries, self.first_part, self.row_of, self.total,
             n_rows, self.n_entries, n_tokens,
-            HKV=self.hkv, G=self.group, TILE=t.tile, SPARSE_TILE=t.sparse_tile, SPLIT=t.split,
+            HKV=self.hkv, G=self.group, TILE=t.tile, WIDE_TILE=t.wide_tile, SPARSE_TILE=t.sparse_tile, SPLIT=t.split,
             OWN_TILES=t.own_tiles, OWN_BUSY=t.own_busy, PROGRAMS=self.programs,
             ROWS_P=triton.next_power_of_2(n_rows), STEP=128, num_warps=4,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Two small kernels behind the attention kernel: folding split results, and turning kept probabilities into scores.
+"""The kernel behind the attention kernel: it turns kept probabilities into scores.
 
 The attention kernel keeps, of each scored query, `p = exp2(x - m)` in half precision (float32 for float32 inputs) and
 the running maximum m of each block, while K is on chip. Here the final LSE is known: a score is the sum of
@@ -12,44 +12,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-from sparsespec.kernels.attention.triton_kernel import folded
-
-
-@triton.jit
-def fold_splits(
-    out_ptr, lse_ptr, row_of_ptr, row_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
-    HKV: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr,
-):  # fmt: skip
-    """Finish one query for one KV head: dead queries get zeros, queries cut into splits their fold."""
-    n = tl.program_id(0)
-    head = tl.program_id(1)
-    row = tl.load(row_of_ptr + n)
-    g = tl.arange(0, GP)
-    d = tl.arange(0, D)
-    at_out = (n.to(tl.int64) * HKV + head) * G + g
-    if row < 0:
-        nothing = tl.zeros([GP, D], tl.float32).to(out_ptr.dtype.element_ty)
-        tl.store(out_ptr + at_out[:, None] * D + d[None, :], nothing, mask=(g < G)[:, None])
-        tl.store(lse_ptr + at_out, tl.zeros([GP], tl.float32), mask=g < G)
-    else:
-        first = tl.load(row_ptr + row * 4)  # partial of tile 0, split 0; -1: nothing to fold
-        n_splits = tl.load(row_ptr + row * 4 + 1)
-        if first >= 0:
-            packed = (n - tl.load(row_ptr + row * 4 + 2)) * G + g
-            at = ((first + packed // BLOCK_M * n_splits) * HKV + head).to(tl.int64) * BLOCK_M + packed % BLOCK_M
-            m = tl.full([GP], float("-inf"), tl.float32)
-            lsum = tl.zeros([GP], tl.float32)
-            acc = tl.zeros([GP, D], tl.float32)
-            for s in range(n_splits):
-                here = at + s * (HKV * BLOCK_M)
-                m2 = tl.load(part_m_ptr + here, mask=g < G, other=0.0)
-                l2 = tl.load(part_l_ptr + here, mask=g < G, other=1.0)
-                acc2 = tl.load(part_acc_ptr + here[:, None] * D + d[None, :], mask=(g < G)[:, None], other=0.0)
-                m, lsum, acc = folded(m, lsum, acc, m2, l2, acc2)
-            out = (acc / lsum[:, None]).to(out_ptr.dtype.element_ty)
-            tl.store(out_ptr + at_out[:, None] * D + d[None, :], out, mask=(g < G)[:, None])
-            tl.store(lse_ptr + at_out, (m + tl.log2(lsum)) * 0.6931471805599453, mask=g < G)
 
 
 @triton.jit
