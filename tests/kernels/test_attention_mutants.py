@@ -116,9 +116,15 @@ MUTANTS = [
         "tl.full([HEADS_P, D], 1, tl.float32).to(",
     ),
     one("scores by the first query's LSE", "scores", "scores", "(first_token + i)", "(first_token + 0 * i)"),
-    one("scores by the LSE of the next head", "scores", "scores", "+ head * G + r", "+ (HKV - 1 - head) * G + r"),
+    one(
+        "scores by the LSE of the next head",
+        "scores",
+        "scores",
+        "* HKV + head) * G + h)",
+        "* HKV + (HKV - 1 - head)) * G + h)",
+    ),
     one("scores summed, not averaged", "scores", "scores", "(n_scored * (", "(n_scored * 0 + ("),
-    one("maximum of the first block for all", "scores", "scores", "+ block[None, :],", "+ 0 * block[None, :],"),
+    one("maximum of the first block for all", "scores", "scores", "+ block, mask", "+ 0 * block, mask"),
     one("pages of the step before", "plan", "out", "self.table.copy_(", "self.table.any() or self.table.copy_("),
 ]
 

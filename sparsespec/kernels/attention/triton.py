@@ -169,13 +169,12 @@ def _attend(
 
 
 def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
-    padded = triton.next_power_of_2(work.score_rows)
-    chunk = max(work.tiling.block, min(1024, 8192 // padded))
-    reduce_scores[(work.s_cap // chunk, len(rows.seat), work.groups)](
+    blocks = 512 // work.tiling.block
+    reduce_scores[(work.s_cap // 512, len(rows.seat), work.groups)](
         into, lse, work.p, work.p_max, rows.scored, rows.sparse, rows.offset, rows.start, rows.live,
         work.n_rows, work.s_cap,
-        HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, CHUNK=chunk,
-        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, SCORE_ROWS_P=padded, num_warps=4,
+        HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, BLOCKS=blocks,
+        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, UNROLL=8, num_warps=2,
     )  # fmt: skip
 
 
