@@ -105,31 +105,32 @@ def run(
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     into = work.scores if into is None else into
     # Side by side, not one after the other: the kinds of programs fill each other's gaps, and the empty launches of
-    # kinds that are absent cost next to nothing.
+    # kinds that are absent cost next to nothing. Sparse rows last: they are short, and fill the gaps best.
     given = (q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
-    with _beside(work, 0):
-        if work.may_be_wide:
+    since = None if work.sides is None else torch.cuda.current_stream(q.device).record_event()
+    if work.may_be_wide:
+        with _beside(work, 0, since):
             _attend(*given, WIDE.value)
-    with _beside(work, 1):
-        if chosen is not None:
-            _attend(*given, SPARSE.value)
     _attend(*given, NARROW.value)
-    _join(work, 0)
+    if work.may_be_wide:
+        _join(work, 0)
     if into is not None:
         _reduce(into, lse, rows, work)
-    _join(work, 1)
+    if chosen is not None:
+        with _beside(work, 1, since):
+            _attend(*given, SPARSE.value)
+        _join(work, 1)
     return out, lse, None if into is None else into[:, : len(rows.seat)]
 
 
 @contextmanager
-def _beside(work: Work, side: int) -> Iterator[None]:
-    """Launch on a stream that goes on from where the current one is; on a CPU, as ever."""
-    if work.sides is None:
+def _beside(work: Work, side: int, since: torch.cuda.Event | None) -> Iterator[None]:
+    """Launch on another stream, after what came before `since`; without streams, as ever."""
+    if work.sides is None or since is None:
         yield
         return
-    stream = work.sides[side]
-    stream.wait_stream(torch.cuda.current_stream(stream.device))
-    with torch.cuda.stream(stream):
+    work.sides[side].wait_event(since)
+    with torch.cuda.stream(work.sides[side]):
         yield
 
 
@@ -169,8 +170,9 @@ def _attend(
 
 
 def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
-    blocks = 512 // work.tiling.block
-    reduce_scores[(work.s_cap // 512, len(rows.seat), work.groups)](
+    positions = 512 if work.groups == work.hkv else 256
+    blocks = positions // work.tiling.block
+    reduce_scores[(work.s_cap // positions, len(rows.seat), work.groups)](
         into, lse, work.p, work.p_max, rows.scored, rows.sparse, rows.offset, rows.start, rows.live,
         work.n_rows, work.s_cap,
         HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, BLOCKS=blocks,

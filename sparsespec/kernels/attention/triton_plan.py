@@ -136,7 +136,7 @@ class Tiling:
     sparse_warps: int = 2
     sparse_stages: int = 4
     sparse_programs: int = 4
-    own_tiles: int = 4
+    own_tiles: int = 8
     own_busy: int = 90
 
 

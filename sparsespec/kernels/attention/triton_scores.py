@@ -36,15 +36,16 @@ def reduce_scores(
         begin_last = tl.maximum(live - LAST, n_first)
         n_scored = n_first + live - begin_last
         total = tl.zeros([BLOCKS, BLOCK_N], tl.float32)
-        for n in tl.range(0, LIST_HEADS * G * n_scored, loop_unroll_factor=UNROLL):
-            place, h = n % (n_scored * G) // G, n % G
-            head = group * LIST_HEADS + n // (n_scored * G)
+        for n in tl.range(0, LIST_HEADS * SCORE_ROWS, loop_unroll_factor=UNROLL):
+            head, place, h = group * LIST_HEADS + n // SCORE_ROWS, n % SCORE_ROWS // G, n % G
             i = tl.where(place < n_first, place, begin_last + place - n_first)
-            at = ((row * HKV + head) * SCORE_ROWS + place * G + h).to(tl.int64)
-            seen = block * BLOCK_N <= start + i
-            high = tl.load(p_max_ptr + at * (s_cap // BLOCK_N) + block, mask=seen, other=float("-inf"))
-            p = tl.load(p_ptr + at * s_cap + t, mask=t <= start + i, other=0.0).to(tl.float32)
-            lse = tl.load(lse_ptr + ((first_token + i) * HKV + head) * G + h) * 1.4426950408889634
-            total += p * tl.exp2(high - lse)[:, None]
+            now = tl.where(place < n_scored, start + i, -1)
+            at = ((row * HKV + head) * SCORE_ROWS + n % SCORE_ROWS).to(tl.int64)
+            high = tl.load(
+                p_max_ptr + at * (s_cap // BLOCK_N) + block, mask=block * BLOCK_N <= now, other=float("-inf")
+            )
+            p = tl.load(p_ptr + at * s_cap + t, mask=t <= now, other=0.0).to(tl.float32)
+            lse = tl.load(lse_ptr + ((first_token + i) * HKV + head) * G + h, mask=place < n_scored, other=0.0)
+            total += p * tl.exp2(high - lse * 1.4426950408889634)[:, None]
         total = total / (n_scored * (LIST_HEADS * G)).to(tl.float32)
         tl.store(scores_ptr + (group * n_rows + row).to(tl.int64) * s_cap + t, total)
