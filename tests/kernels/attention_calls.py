@@ -22,8 +22,9 @@ from tests.kernels.launched import DEVICE, poisoned, room
 kernels: Any = room("attention")
 
 SMALL = kernels.Tiling(
-    tile=16, block=16, split=32, sparse_tile=16, sparse_block=16, own_tiles=2, own_busy=1000, wide_tile=16
-)
+    tile=16, block=16, split=32, wide_tile=16, wide_pairs=False, sparse_tile=16, sparse_block=16,
+    own_tiles=2, own_busy=1000,
+)  # fmt: skip
 NAMES = ("seat", "offset", "start", "live", "sparse", "scored")
 LISTED = 24
 SCALE = 0.37

@@ -121,7 +121,7 @@ def step(dtype: torch.dtype, heads: tuple[int, int, int], groups: int, ends: tup
     n_kv, group, head_dim = heads
     table = torch.arange(512).view(2, 256)
     pages = torch.empty(2, 513, 16, n_kv, head_dim, dtype=dtype)
-    q = torch.empty(80, n_kv * group, head_dim, dtype=dtype)
+    q = torch.empty(160, n_kv * group, head_dim, dtype=dtype)
     two = torch.tensor([9, 1])
     flags = torch.tensor([False, True])
     rows = AttentionRows(torch.arange(2), two, two, two, flags, ~flags, table, ends, groups)

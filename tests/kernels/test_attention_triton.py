@@ -82,11 +82,13 @@ def test_the_triton_kernels_do_the_work(launched: list[str], monkeypatch: pytest
     heads=st.sampled_from(((1, 1), (1, 9), (3, 3), (2, 2), (1, 16))),
     shared=st.booleans(),
     ends=st.sampled_from(((0, 0), (1, 1), (1, 0), (0, 8), (2, 3))),
+    pairs=st.booleans(),
 )
 def test_is_what_the_reference_gives(
-    seed: int, half: bool, page: int, heads: tuple[int, int], shared: bool, ends: tuple[int, int]
+    seed: int, half: bool, page: int, heads: tuple[int, int], shared: bool, ends: tuple[int, int], pairs: bool
 ) -> None:
-    shape = Shape(n_kv_heads=heads[0], group=heads[1], page=page, groups=1 if shared else heads[0], ends=ends)
+    groups, tiling = 1 if shared else heads[0], replace(SMALL, wide_pairs=pairs)
+    shape = Shape(n_kv_heads=heads[0], group=heads[1], page=page, groups=groups, ends=ends, tiling=tiling)
     assert not wrong(draw(seed, torch.float16 if half else torch.float32, shape))
 
 

@@ -115,7 +115,7 @@ def run(
     if work.may_be_wide:
         _join(work, 0)
     if into is not None:
-        _reduce(into, lse, rows, work)
+        _reduce(into, q, lse, rows, work)
     if chosen is not None:
         with _beside(work, 1, since):
             _attend(*given, SPARSE.value)
@@ -164,20 +164,28 @@ def _attend(
         HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.hkv // work.groups,
         BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
         LIST=kind, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
-        SCORE_ROWS=work.score_rows, DIRECT=not INTERPRETED and q.dtype != torch.float32, PRECISION="ieee",
+        SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), PRECISION="ieee", PAIRED=kind == WIDE.value and t.wide_pairs,
         HEADS_P=triton.next_power_of_2(q.shape[1]), num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
-def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
+def _reduce(into: Tensor, q: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
     positions = 512 if work.groups == work.hkv else 256
     blocks = positions // work.tiling.block
     reduce_scores[(work.s_cap // positions, len(rows.seat), work.groups)](
         into, lse, work.p, work.p_max, rows.scored, rows.sparse, rows.offset, rows.start, rows.live,
         work.n_rows, work.s_cap,
         HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, BLOCKS=blocks,
-        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, UNROLL=8, num_warps=2,
+        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), UNROLL=8, num_warps=2,
     )  # fmt: skip
+
+
+def _is_direct(q: Tensor) -> bool:
+    """Return whether probabilities are kept in the order in which the threads of a product hold them.
+
+    That order is known for what runs on the tensor cores of a Hopper GPU, and tested there for these head dimensions.
+    """
+    return not INTERPRETED and q.dtype != torch.float32 and q.shape[2] in (64, 128)
 
 
 def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
@@ -189,7 +197,7 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
     if dtype == torch.float32:
         return Tiling(
             tile=16, block=32, stages=2,
-            wide_tile=16, wide_warps=4, wide_stages=2, wide_programs=2,
+            wide_tile=16, wide_warps=4, wide_stages=2, wide_programs=2, wide_pairs=False,
             sparse_block=32, sparse_warps=4, sparse_stages=2,
         )  # fmt: skip
     if head_dim == 256:
@@ -198,7 +206,7 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
             wide_tile=64, wide_stages=3,
             sparse_block=32, sparse_warps=4, sparse_programs=2,
         )  # fmt: skip
-    return Tiling()
+    return Tiling(block=64) if head_dim < 128 else Tiling()
 
 
 def check(k_pages: Tensor, n_heads: int, ends: tuple[int, int]) -> None:

@@ -65,13 +65,24 @@ def where_is(e, inside, listed, count, tail, table, PAGE: tl.constexpr, SPARSE: 
     return position, page.to(tl.int64) * PAGE + position % PAGE
 
 
+STORE_PAIRS = tl.constexpr(
+    "{ .reg .pred w0, w1; .reg .b64 a0, a1, lane; .reg .b32 l;"
+    " mov.u32 l, %laneid; and.b32 l, l, 3; mul.wide.u32 lane, l, 16;"
+    " setp.ne.s64 w0, $4, 0; setp.ne.s64 w1, $6, 0; add.s64 a0, $4, lane; add.s64 a1, $6, lane;"
+    " @w0 st.global.v4.b32 [a0], {$20, $22, $24, $26}; @w1 st.global.v4.b32 [a1], {$21, $23, $25, $27};"
+    " mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; }"
+)
+STORE_ONE = tl.constexpr("{ .reg .pred w; setp.ne.s64 w, $1, 0; @w st.global.f32 [$1], $2; mov.b32 $0, 0; }")
+
+
 @triton.jit
 def keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N: tl.constexpr, DIRECT: tl.constexpr):
     """Keep p and the running maximum of the scored rows of a tile for `reduce_scores`; `at` is the block's first entry.
 
-    With DIRECT each thread writes the pairs of half-precision neighbours that it holds. A `tl.store` brings the whole
-    tile into the order of memory first, which takes shared memory that the load pipeline needs, and a barrier, for one
-    row in eight. The interpreter knows no assembly.
+    With DIRECT each thread writes what it holds after a tensor-core product: of each 32 columns of a row, the four
+    threads of a quad hold two neighbours in every eight, and write them side by side, 64 bytes in all, in the order
+    that `reduce_scores` calls kept. A `tl.store` would bring the whole tile into the order of memory first, through
+    shared memory that the load pipeline needs, for one row in eight. The interpreter knows no assembly.
     """
     column = tl.arange(0, BLOCK_N)[None, :]
     p = p.to(p_ptr.dtype.element_ty)
@@ -79,65 +90,83 @@ def keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N: tl.con
     p_at = p_ptr + row * s_cap + at
     max_at = p_max_ptr + row * (s_cap // BLOCK_N) + at // BLOCK_N
     if DIRECT:
+        block_at = tl.where(wanted, p_at.to(tl.int64), 0)[:, None] + tl.where(wanted[:, None], column // 32 * 64, 0)
+        results: tl.constexpr = "=r,=r,=r,=r,"
+        pointers: tl.constexpr = "l,l,l,l,l,l,l,l,l,l,l,l,l,l,l,l,"
+        halves: tl.constexpr = "r,r,r,r,r,r,r,r"
         tl.inline_asm_elementwise(
-            "{ .reg .pred w; .reg .b64 a; setp.ne.s32 w, $6, 0; mad.wide.s32 a, $4, 2, $2;"
-            " @w st.global.b32 [a], $8; mov.b32 $0, 0; mov.b32 $1, 0; }",
-            "=r,=r,l,l,r,r,r,r,r",
-            [
-                tl.broadcast_to(p_at.to(tl.int64)[:, None], p.shape),
-                tl.broadcast_to(column, p.shape),
-                tl.broadcast_to(wanted.to(tl.int32)[:, None], p.shape),
-                p,
-            ],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=2,
+            STORE_PAIRS, results + pointers + halves, [block_at, p], dtype=tl.int8, is_pure=False, pack=16
         )
-        tl.inline_asm_elementwise(
-            "{ .reg .pred w; setp.ne.s32 w, $2, 0; @w st.global.f32 [$1], $3; mov.b32 $0, 0; }",
-            "=r,l,r,f",
-            [max_at.to(tl.int64), wanted.to(tl.int32), high],
-            dtype=tl.int32,
-            is_pure=False,
-            pack=1,
-        )
+        max_at = tl.where(wanted, max_at.to(tl.int64), 0)
+        tl.inline_asm_elementwise(STORE_ONE, "=r,l,f", [max_at, high], dtype=tl.int32, is_pure=False, pack=1)
     else:
         tl.store(p_at[:, None] + column, p, mask=wanted[:, None])
         tl.store(max_at, high, mask=wanted)
 
 
 @triton.jit
-def one_split(
-    q, now, k_head, v_head, table, listed, count, tail, lo, hi, score_row, p_ptr, p_max_ptr,
+def one_block(
+    x, v, m, lsum, acc, score_row, at, p_ptr, p_max_ptr, scale_log2, s_cap,
+    BLOCK_N: tl.constexpr, SCORED: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Take in a block of scores x [M, N] that are not scaled yet, and its values; return the new m, lsum and acc."""
+    high = tl.maximum(m, tl.max(x, 1) * scale_log2)
+    base = finite(high)
+    scales = tl.full(x.shape, 1.0, tl.float32) * scale_log2
+    p = tl.exp2(tl.fma(x, scales, -tl.broadcast_to(base[:, None], x.shape)))
+    alpha = tl.exp2(m - base)
+    lsum = lsum * alpha + tl.sum(p, 1)
+    acc = acc * alpha[:, None]
+    if SCORED:
+        keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N, DIRECT)
+    return high, lsum, tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def blocks(
+    m, lsum, acc, q, now, k_head, v_head, table, listed, count, tail, lo, hi, score_row, p_ptr, p_max_ptr,
     scale_log2, stride_slot, s_cap,
-    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, PAIRED: tl.constexpr, MASKED: tl.constexpr,
     SPARSE: tl.constexpr, SCORED: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Attend a tile to the entries lo … hi - 1; return maximum, sum and weighted values, neither folded nor divided."""
+    """Take in the blocks of the entries lo … hi - 1; without MASKED every query sees all of them.
+
+    PAIRED multiplies queries by the keys of two blocks at once, which tensor cores prefer, and then takes in one block
+    after the other.
+    """
     d = tl.arange(0, D)
-    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    lsum = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, D], tl.float32)
-    for at in range(lo, hi, BLOCK_N):
-        e = at + tl.arange(0, BLOCK_N)
-        inside = e < hi
+    STEP: tl.constexpr = 2 * BLOCK_N if PAIRED else BLOCK_N
+    for at in range(lo, hi, STEP):
+        e = at + tl.arange(0, STEP)
+        inside = (e < hi) | (not MASKED)
         position, slot = where_is(e, inside, listed, count, tail, table, PAGE, SPARSE)
-        at_kv = (slot * stride_slot)[:, None] + d[None, :]
-        k = tl.load(k_head + at_kv, mask=inside[:, None], other=0.0)
+        k = tl.load(k_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
         x = tl.dot(q, tl.trans(k), input_precision=PRECISION)
-        x = tl.where(inside[None, :] & (position[None, :] <= now[:, None]), x, float("-inf"))
-        high = tl.maximum(m, tl.max(x, 1) * scale_log2)
-        base = finite(high)
-        scales = tl.full(x.shape, 1.0, tl.float32) * scale_log2
-        p = tl.exp2(tl.fma(x, scales, -tl.broadcast_to(base[:, None], x.shape)))
-        alpha = tl.exp2(m - base)
-        lsum = lsum * alpha + tl.sum(p, 1)
-        acc = acc * alpha[:, None]
-        if SCORED:
-            keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N, DIRECT)
-        v = tl.load(v_head + at_kv, mask=inside[:, None], other=0.0)
-        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-        m = high
+        if MASKED:
+            x = tl.where(inside[None, :] & (position[None, :] <= now[:, None]), x, float("-inf"))
+        if PAIRED:
+            x1, x2 = tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, BLOCK_N]), [0, 2, 1]))
+            e = at + tl.arange(0, BLOCK_N)
+            inside = (e < hi) | (not MASKED)
+            _, slot = where_is(e, inside, listed, count, tail, table, PAGE, SPARSE)
+            v = tl.load(v_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
+            m, lsum, acc = one_block(
+                x1, v, m, lsum, acc, score_row, at, p_ptr, p_max_ptr, scale_log2, s_cap,
+                BLOCK_N, SCORED, DIRECT, PRECISION,
+            )  # fmt: skip
+            inside = (e + BLOCK_N < hi) | (not MASKED)
+            _, slot = where_is(e + BLOCK_N, inside, listed, count, tail, table, PAGE, SPARSE)
+            v = tl.load(v_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
+            m, lsum, acc = one_block(
+                x2, v, m, lsum, acc, score_row, at + BLOCK_N, p_ptr, p_max_ptr, scale_log2, s_cap,
+                BLOCK_N, SCORED, DIRECT, PRECISION,
+            )  # fmt: skip
+        else:
+            v = tl.load(v_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
+            m, lsum, acc = one_block(
+                x, v, m, lsum, acc, score_row, at, p_ptr, p_max_ptr, scale_log2, s_cap,
+                BLOCK_N, SCORED, DIRECT, PRECISION,
+            )  # fmt: skip
     return m, lsum, acc
 
 
@@ -149,7 +178,7 @@ def attend(
     HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, LIST_HEADS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, LIST: tl.constexpr, SCORED: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
-    HEADS_P: tl.constexpr,
+    PAIRED: tl.constexpr, HEADS_P: tl.constexpr,
 ):  # fmt: skip
     """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
     begin = 0
@@ -168,6 +197,7 @@ def attend(
         at_q = token[:, None] * stride_qn + h[:, None] * D + tl.arange(0, D)[None, :]
         q = tl.load(q_ptr + at_q, mask=(i < live)[:, None], other=0.0)
         now = tl.where(i < live, start + i, -1)
+        k_head, v_head, table = k_ptr + head * D, v_ptr + head * D, table_ptr + seat * stride_table
         listed, count, tail = chosen_ptr, 0, 0
         if LIST == SPARSE:
             listed += (head // LIST_HEADS).to(tl.int64) * stride_list + seat * stride_seat
@@ -183,11 +213,25 @@ def attend(
         m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         lsum, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
         for s in range(tl.maximum(split, 0), tl.where(split < 0, n_splits, split + 1)):
-            m2, l2, acc2 = one_split(
-                q, now, k_ptr + head * D, v_ptr + head * D, table_ptr + seat * stride_table, listed, count, tail,
-                0 if LIST == SPARSE else s * SPLIT, n_seen if LIST == SPARSE else tl.minimum(n_seen, s * SPLIT + SPLIT),
+            lo = 0 if LIST == SPARSE else s * SPLIT
+            hi = n_seen if LIST == SPARSE else tl.minimum(n_seen, s * SPLIT + SPLIT)
+            m2 = tl.full([BLOCK_M], float("-inf"), tl.float32)
+            l2, acc2 = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
+            if LIST == WIDE:
+                # up to the first query of the tile there is nothing to mask: no test, for most of a long prompt
+                open_to = (
+                    lo + tl.maximum(tl.minimum(hi, start + tl.min(i, 0) + 1) - lo, 0) // (2 * BLOCK_N) * 2 * BLOCK_N
+                )
+                m2, l2, acc2 = blocks(
+                    m2, l2, acc2, q, now, k_head, v_head, table, listed, count, tail, lo, open_to,
+                    score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
+                    D, PAGE, BLOCK_N, PAIRED, False, False, SCORED, DIRECT, PRECISION,
+                )  # fmt: skip
+                lo = open_to
+            m2, l2, acc2 = blocks(
+                m2, l2, acc2, q, now, k_head, v_head, table, listed, count, tail, lo, hi,
                 score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
-                D, PAGE, BLOCK_M, BLOCK_N, LIST == SPARSE, SCORED, DIRECT, PRECISION,
+                D, PAGE, BLOCK_N, PAIRED, True, LIST == SPARSE, SCORED, DIRECT, PRECISION,
             )  # fmt: skip
             if LIST == SPARSE:
                 m, lsum, acc = m2, l2, acc2

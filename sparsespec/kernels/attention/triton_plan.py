@@ -116,13 +116,14 @@ class Tiling:
         warps, stages: Of a program, and of its load pipeline.
         programs: Per multiprocessor.
         wide_tile, wide_warps, wide_stages, wide_programs: The same for rows of many queries.
+        wide_pairs: Whether those multiply the keys of two blocks at once.
         sparse_tile, sparse_block, sparse_warps, sparse_stages, sparse_programs: The same for sparse rows.
         own_tiles: From how many tiles on a row is one of many queries.
         own_busy: Per cent of the programs' time that must be in use for all items to own all splits.
     """
 
     tile: int = 64
-    block: int = 64
+    block: int = 32
     split: int = 2048
     warps: int = 4
     stages: int = 5
@@ -131,6 +132,7 @@ class Tiling:
     wide_warps: int = 8
     wide_stages: int = 5
     wide_programs: int = 1
+    wide_pairs: bool = True
     sparse_tile: int = 16
     sparse_block: int = 64
     sparse_warps: int = 2

@@ -19,11 +19,13 @@ def reduce_scores(
     scores_ptr, lse_ptr, p_ptr, p_max_ptr, scored_ptr, sparse_ptr, offset_ptr, start_ptr, live_ptr,
     n_rows, s_cap,
     HKV: tl.constexpr, G: tl.constexpr, LIST_HEADS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCKS: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, UNROLL: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Write BLOCKS blocks of scores of one row and group; what the row does not hold, and rows not scored, stay.
 
-    Each thread adds up its own positions, one scored query of one head after the other: no number is exchanged.
+    Each thread adds up its own positions, one scored query of one head after the other. No position is masked within a
+    block: what a query does not see was kept as zero. Where DIRECT, each 32 positions of a block were kept as 4 × 4 × 2
+    of what were 4 × 4 × 2 with the first two axes exchanged, and are put in order at the end.
     """
     row, group = tl.program_id(1), tl.program_id(2)
     live, start = tl.load(live_ptr + row).to(tl.int32), tl.load(start_ptr + row).to(tl.int32)
@@ -39,13 +41,14 @@ def reduce_scores(
         for n in tl.range(0, LIST_HEADS * SCORE_ROWS, loop_unroll_factor=UNROLL):
             head, place, h = group * LIST_HEADS + n // SCORE_ROWS, n % SCORE_ROWS // G, n % G
             i = tl.where(place < n_first, place, begin_last + place - n_first)
-            now = tl.where(place < n_scored, start + i, -1)
+            seen = block * BLOCK_N <= tl.where(place < n_scored, start + i, -1)
             at = ((row * HKV + head) * SCORE_ROWS + n % SCORE_ROWS).to(tl.int64)
-            high = tl.load(
-                p_max_ptr + at * (s_cap // BLOCK_N) + block, mask=block * BLOCK_N <= now, other=float("-inf")
-            )
-            p = tl.load(p_ptr + at * s_cap + t, mask=t <= now, other=0.0).to(tl.float32)
+            high = tl.load(p_max_ptr + at * (s_cap // BLOCK_N) + block, mask=seen, other=float("-inf"))
+            p = tl.load(p_ptr + at * s_cap + t, mask=seen[:, None], other=0.0).to(tl.float32)
             lse = tl.load(lse_ptr + ((first_token + i) * HKV + head) * G + h, mask=place < n_scored, other=0.0)
             total += p * tl.exp2(high - lse * 1.4426950408889634)[:, None]
         total = total / (n_scored * (LIST_HEADS * G)).to(tl.float32)
+        if DIRECT:
+            total = tl.permute(tl.reshape(total, [BLOCKS * BLOCK_N // 32, 4, 4, 2]), [0, 2, 1, 3])
+            total = tl.reshape(total, [BLOCKS, BLOCK_N])
         tl.store(scores_ptr + (group * n_rows + row).to(tl.int64) * s_cap + t, total)
