@@ -22,7 +22,7 @@ from tests.kernels.launched import DEVICE, poisoned, room
 kernels: Any = room("attention")
 
 SMALL = kernels.Tiling(
-    tile=16, block=16, split=32, wide_tile=16, wide_pairs=False, sparse_tile=16, sparse_block=16,
+    tile=16, block=16, split=32, wide_tile=16, sparse_tile=16, sparse_block=16,
     own_tiles=2, own_busy=1000,
 )  # fmt: skip
 NAMES = ("seat", "offset", "start", "live", "sparse", "scored")
@@ -99,18 +99,24 @@ class Wanted:
     gap: int = 0
 
 
-def draw(seed: int, dtype: torch.dtype, shape: Shape, starts: tuple[int, ...] = (0, 1, 15, 16, 31, 40, 64, 70)) -> Call:
+def draw(
+    seed: int,
+    dtype: torch.dtype,
+    shape: Shape,
+    starts: tuple[int, ...] = (0, 1, 15, 16, 31, 40, 64, 70),
+    lives: tuple[int, ...] = (0, 1, 1, 2, 3, 8, 9, 30),
+) -> Call:
     """Draw a call of 1 to 5 rows, dense and sparse, scored and not, dead and alive."""
     dice, wanted = random.Random(seed), []
     for _ in range(dice.randint(1, 5)):
-        start, live, sparse = dice.choice(starts), dice.choice((0, 1, 1, 2, 3, 8, 9, 30)), dice.random() < 0.4
+        start, live, sparse = dice.choice(starts), dice.choice(lives), dice.random() < 0.4
         tail = count = 0
         if sparse:
             live, tail = min(live, 8), dice.randint(0, start)
             count = dice.choice((0, min(tail, LISTED), dice.randint(0, min(tail, LISTED))))
         scored = not sparse and live > 0 and dice.random() < 0.7
         wanted.append(Wanted(start, live, sparse, scored, tail, count, dice.randint(0, 2)))
-    return lay_out(wanted, dtype, shape, seed, longest=max(starts) + 48)
+    return lay_out(wanted, dtype, shape, seed, longest=max(starts) + max(lives) + 18)
 
 
 def lay_out(

@@ -81,7 +81,7 @@ MUTANTS = [
         "K for V in the first page",
         "kernel",
         "out",
-        ((16 * " " + "x, v, m,", 16 * " " + "x, tl.where((e < PAGE)[:, None], k, v), m,"),),
+        (("acc = tl.dot(p.to(v.dtype), v,", "acc = tl.dot(p.to(v.dtype), tl.where((e < PAGE)[:, None], k, v),"),),
     ),
     Mutant(
         "splits of one item read as one",
@@ -120,7 +120,13 @@ MUTANTS = [
         "* HKV + (HKV - 1 - head)) * G + h,",
     ),
     one("scores summed, not averaged", "scores", "scores", "(n_scored * (", "(n_scored * 0 + ("),
-    one("maximum of the first block for all", "scores", "scores", "+ block, mask", "+ 0 * block, mask"),
+    one(
+        "maximum of the first block for all",
+        "scores",
+        "scores",
+        "+ block) * SCORE_ROWS + r",
+        "+ 0 * block) * SCORE_ROWS + r",
+    ),
     one("pages of the step before", "plan", "out", "self.table.copy_(", "self.table.any() or self.table.copy_("),
 ]
 

@@ -82,13 +82,11 @@ def test_the_triton_kernels_do_the_work(launched: list[str], monkeypatch: pytest
     heads=st.sampled_from(((1, 1), (1, 9), (3, 3), (2, 2), (1, 16))),
     shared=st.booleans(),
     ends=st.sampled_from(((0, 0), (1, 1), (1, 0), (0, 8), (2, 3))),
-    pairs=st.booleans(),
 )
 def test_is_what_the_reference_gives(
-    seed: int, half: bool, page: int, heads: tuple[int, int], shared: bool, ends: tuple[int, int], pairs: bool
+    seed: int, half: bool, page: int, heads: tuple[int, int], shared: bool, ends: tuple[int, int]
 ) -> None:
-    groups, tiling = 1 if shared else heads[0], replace(SMALL, wide_pairs=pairs)
-    shape = Shape(n_kv_heads=heads[0], group=heads[1], page=page, groups=groups, ends=ends, tiling=tiling)
+    shape = Shape(n_kv_heads=heads[0], group=heads[1], page=page, groups=1 if shared else heads[0], ends=ends)
     assert not wrong(draw(seed, torch.float16 if half else torch.float32, shape))
 
 
@@ -263,6 +261,8 @@ GPU_SHAPES = [
     Shape(256, 2, 2, 64, 2, (1, 0), None),
 ]
 LONG = (0, 1, 63, 64, 500, 2047, 2048, 2500, 5000)
+MANY = (0, 1, 1, 2, 8, 9, 30, 520)
+"""Queries of a row; the last are enough for wide tiles, whatever the heads."""
 
 
 @pytest.mark.gpu
@@ -270,7 +270,7 @@ LONG = (0, 1, 63, 64, 500, 2047, 2048, 2500, 5000)
 @pytest.mark.parametrize("shape", GPU_SHAPES, ids=lambda s: f"D{s.head_dim}-G{s.group}-P{s.page}-groups{s.groups}")
 def test_compiled_it_is_what_the_reference_gives(shape: Shape, dtype: torch.dtype) -> None:
     for seed in range(6):
-        assert not wrong(draw(seed, dtype, shape, LONG))
+        assert not wrong(draw(seed, dtype, shape, LONG, MANY))
 
 
 @pytest.mark.gpu
@@ -278,7 +278,7 @@ def test_compiled_it_is_what_the_reference_gives(shape: Shape, dtype: torch.dtyp
 @pytest.mark.parametrize("shape", GPU_SHAPES, ids=lambda s: f"D{s.head_dim}-G{s.group}-P{s.page}-groups{s.groups}")
 def test_compiled_a_query_gets_the_same_bits_in_any_company(shape: Shape, dtype: torch.dtype) -> None:
     for seed in range(3):
-        check_bits(draw(seed, dtype, shape, LONG))
+        check_bits(draw(seed, dtype, shape, LONG, MANY))
 
 
 @pytest.fixture
@@ -288,7 +288,7 @@ def graph() -> Iterator[Any]:
 
 @pytest.mark.gpu
 def test_one_graph_serves_every_mix_of_phases(graph: Any) -> None:
-    calls = [draw(seed, torch.bfloat16, GPU_SHAPES[0], LONG) for seed in range(40)]
+    calls = [draw(seed, torch.bfloat16, GPU_SHAPES[0], LONG, MANY) for seed in range(40)]
     calls = [call for call in calls if len(call.rows.seat) == 4]
     assert len(calls) >= 4
     n = max(len(call.q) for call in calls)

@@ -144,7 +144,7 @@ def _attend(
     rows: AttentionRows, work: Work, scale: float, chosen: Chosen | None, kind: int,
 ) -> None:  # fmt: skip
     """Launch the rows of one kind."""
-    t, sparse, unused = work.tiling, kind == SPARSE.value, work.total
+    t, sparse, unused = work.tiling, kind == SPARSE.value, work.step_tokens
     tile, block, warps, stages, programs = t.tile, t.block, t.warps, t.stages, t.programs
     if kind == WIDE.value:
         tile, warps, stages, programs = t.wide_tile, t.wide_warps, t.wide_stages, t.wide_programs
@@ -155,7 +155,7 @@ def _attend(
     strides = (0, 0) if chosen is None else positions.stride()[:2]
     attend[(work.multiprocessors * programs,)](
         q, k_pages, v_pages, out, lse,
-        work.entries, work.total, work.first_part, work.row_of, work.table, rows.scored,
+        work.entries[work.begins[kind] :], work.first_part, work.row_of, work.step_tokens, work.table, rows.scored,
         positions, counts, tails,
         work.part_acc, work.part_m, work.part_l, work.arrived,
         unused if work.p is None else work.p, unused if work.p_max is None else work.p_max,
@@ -164,19 +164,21 @@ def _attend(
         HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.hkv // work.groups,
         BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
         LIST=kind, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
-        SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), PRECISION="ieee", PAIRED=kind == WIDE.value and t.wide_pairs,
+        SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), PRECISION="ieee",
         HEADS_P=triton.next_power_of_2(q.shape[1]), num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
 def _reduce(into: Tensor, q: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
-    positions = 512 if work.groups == work.hkv else 256
-    blocks = positions // work.tiling.block
+    # a warp each: many small programs, all of whose loads are on their way at once
+    positions = 128
     reduce_scores[(work.s_cap // positions, len(rows.seat), work.groups)](
         into, lse, work.p, work.p_max, rows.scored, rows.sparse, rows.offset, rows.start, rows.live,
         work.n_rows, work.s_cap,
-        HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups, BLOCK_N=work.tiling.block, BLOCKS=blocks,
-        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), UNROLL=8, num_warps=2,
+        HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups,
+        BLOCK_N=work.tiling.block, BLOCKS=positions // work.tiling.block,
+        FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows,
+        DIRECT=_is_direct(q), UNROLL=16, num_warps=1,
     )  # fmt: skip
 
 
@@ -197,7 +199,7 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
     if dtype == torch.float32:
         return Tiling(
             tile=16, block=32, stages=2,
-            wide_tile=16, wide_warps=4, wide_stages=2, wide_programs=2, wide_pairs=False,
+            wide_tile=16, wide_warps=4, wide_stages=2, wide_programs=2,
             sparse_block=32, sparse_warps=4, sparse_stages=2,
         )  # fmt: skip
     if head_dim == 256:

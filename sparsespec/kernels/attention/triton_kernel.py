@@ -23,7 +23,7 @@ import triton.language as tl
 NARROW = tl.constexpr(0)
 WIDE = tl.constexpr(1)
 SPARSE = tl.constexpr(2)
-"""The lists of the work list: dense rows of few queries, dense rows of many, sparse rows; a launch runs one of them."""
+"""The kinds of rows: dense ones of few queries, dense ones of many, sparse ones; a launch runs the list of one kind."""
 
 
 @triton.jit
@@ -76,19 +76,24 @@ STORE_ONE = tl.constexpr("{ .reg .pred w; setp.ne.s64 w, $1, 0; @w st.global.f32
 
 
 @triton.jit
-def keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N: tl.constexpr, DIRECT: tl.constexpr):
+def keep_scored(
+    p, high, score_row, at, p_ptr, p_max_ptr, s_cap,
+    BLOCK_N: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr,
+):  # fmt: skip
     """Keep p and the running maximum of the scored rows of a tile for `reduce_scores`; `at` is the block's first entry.
 
     With DIRECT each thread writes what it holds after a tensor-core product: of each 32 columns of a row, the four
     threads of a quad hold two neighbours in every eight, and write them side by side, 64 bytes in all, in the order
     that `reduce_scores` calls kept. A `tl.store` would bring the whole tile into the order of memory first, through
-    shared memory that the load pipeline needs, for one row in eight. The interpreter knows no assembly.
+    shared memory that the load pipeline needs, for one row in eight. The interpreter knows no assembly. The maxima of
+    a block lie side by side: written a few bytes here and there, they would be evicted from the cache before their
+    neighbours come, and cost a read and a write of memory each.
     """
     column = tl.arange(0, BLOCK_N)[None, :]
     p = p.to(p_ptr.dtype.element_ty)
     wanted, row = score_row >= 0, score_row.to(tl.int64)
     p_at = p_ptr + row * s_cap + at
-    max_at = p_max_ptr + row * (s_cap // BLOCK_N) + at // BLOCK_N
+    max_at = p_max_ptr + (row // SCORE_ROWS * (s_cap // BLOCK_N) + at // BLOCK_N) * SCORE_ROWS + row % SCORE_ROWS
     if DIRECT:
         block_at = tl.where(wanted, p_at.to(tl.int64), 0)[:, None] + tl.where(wanted[:, None], column // 32 * 64, 0)
         results: tl.constexpr = "=r,=r,=r,=r,"
@@ -105,87 +110,53 @@ def keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N: tl.con
 
 
 @triton.jit
-def one_block(
-    x, v, m, lsum, acc, score_row, at, p_ptr, p_max_ptr, scale_log2, s_cap,
-    BLOCK_N: tl.constexpr, SCORED: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Take in a block of scores x [M, N] that are not scaled yet, and its values; return the new m, lsum and acc."""
-    high = tl.maximum(m, tl.max(x, 1) * scale_log2)
-    base = finite(high)
-    scales = tl.full(x.shape, 1.0, tl.float32) * scale_log2
-    p = tl.exp2(tl.fma(x, scales, -tl.broadcast_to(base[:, None], x.shape)))
-    alpha = tl.exp2(m - base)
-    lsum = lsum * alpha + tl.sum(p, 1)
-    acc = acc * alpha[:, None]
-    if SCORED:
-        keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N, DIRECT)
-    return high, lsum, tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
-
-
-@triton.jit
 def blocks(
     m, lsum, acc, q, now, k_head, v_head, table, listed, count, tail, lo, hi, score_row, p_ptr, p_max_ptr,
     scale_log2, stride_slot, s_cap,
-    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, PAIRED: tl.constexpr, MASKED: tl.constexpr,
-    SPARSE: tl.constexpr, SCORED: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr, SPARSE: tl.constexpr, MASKED: tl.constexpr,
+    SCORED: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Take in the blocks of the entries lo … hi - 1; without MASKED every query sees all of them.
-
-    PAIRED multiplies queries by the keys of two blocks at once, which tensor cores prefer, and then takes in one block
-    after the other.
-    """
+    """Take in the blocks of the entries lo … hi - 1; without MASKED every query sees all of them."""
     d = tl.arange(0, D)
-    STEP: tl.constexpr = 2 * BLOCK_N if PAIRED else BLOCK_N
-    for at in range(lo, hi, STEP):
-        e = at + tl.arange(0, STEP)
+    for at in range(lo, hi, BLOCK_N):
+        e = at + tl.arange(0, BLOCK_N)
         inside = (e < hi) | (not MASKED)
         position, slot = where_is(e, inside, listed, count, tail, table, PAGE, SPARSE)
-        k = tl.load(k_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
+        at_kv = (slot * stride_slot)[:, None] + d[None, :]
+        k = tl.load(k_head + at_kv, mask=inside[:, None], other=0.0)
         x = tl.dot(q, tl.trans(k), input_precision=PRECISION)
         if MASKED:
             x = tl.where(inside[None, :] & (position[None, :] <= now[:, None]), x, float("-inf"))
-        if PAIRED:
-            x1, x2 = tl.split(tl.permute(tl.reshape(x, [x.shape[0], 2, BLOCK_N]), [0, 2, 1]))
-            e = at + tl.arange(0, BLOCK_N)
-            inside = (e < hi) | (not MASKED)
-            _, slot = where_is(e, inside, listed, count, tail, table, PAGE, SPARSE)
-            v = tl.load(v_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-            m, lsum, acc = one_block(
-                x1, v, m, lsum, acc, score_row, at, p_ptr, p_max_ptr, scale_log2, s_cap,
-                BLOCK_N, SCORED, DIRECT, PRECISION,
-            )  # fmt: skip
-            inside = (e + BLOCK_N < hi) | (not MASKED)
-            _, slot = where_is(e + BLOCK_N, inside, listed, count, tail, table, PAGE, SPARSE)
-            v = tl.load(v_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-            m, lsum, acc = one_block(
-                x2, v, m, lsum, acc, score_row, at + BLOCK_N, p_ptr, p_max_ptr, scale_log2, s_cap,
-                BLOCK_N, SCORED, DIRECT, PRECISION,
-            )  # fmt: skip
-        else:
-            v = tl.load(v_head + (slot * stride_slot)[:, None] + d[None, :], mask=inside[:, None], other=0.0)
-            m, lsum, acc = one_block(
-                x, v, m, lsum, acc, score_row, at, p_ptr, p_max_ptr, scale_log2, s_cap,
-                BLOCK_N, SCORED, DIRECT, PRECISION,
-            )  # fmt: skip
+        high = tl.maximum(m, tl.max(x, 1) * scale_log2)
+        base = finite(high)
+        scales = tl.full(x.shape, 1.0, tl.float32) * scale_log2
+        p = tl.exp2(tl.fma(x, scales, -tl.broadcast_to(base[:, None], x.shape)))
+        alpha = tl.exp2(m - base)
+        lsum = lsum * alpha + tl.sum(p, 1)
+        acc = acc * alpha[:, None]
+        if SCORED:
+            keep_scored(p, high, score_row, at, p_ptr, p_max_ptr, s_cap, BLOCK_N, SCORE_ROWS, DIRECT)
+        v = tl.load(v_head + at_kv, mask=inside[:, None], other=0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc, input_precision=PRECISION)
+        m = high
     return m, lsum, acc
 
 
 @triton.jit
 def attend(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, work_ptr, total_ptr, first_part_ptr, row_of_ptr, table_ptr, scored_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, work_ptr, first_part_ptr, row_of_ptr, n_tokens_ptr, table_ptr, scored_ptr,
     chosen_ptr, count_ptr, tail_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, p_ptr, p_max_ptr,
     scale_log2, stride_qn, stride_slot, stride_table, stride_list, stride_seat, s_cap,
     HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, LIST_HEADS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, LIST: tl.constexpr, SCORED: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
-    PAIRED: tl.constexpr, HEADS_P: tl.constexpr,
+    HEADS_P: tl.constexpr,
 ):  # fmt: skip
     """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
-    begin = 0
-    if LIST != NARROW:
-        begin = tl.load(total_ptr + LIST - 1)
-    end = tl.load(total_ptr + LIST)
-    for item in range(begin * HKV + tl.program_id(0), end * HKV, tl.num_programs(0)):
+    # Nobody asks how long the list is: that would be one more trip to memory before the first key is on its way.
+    item = tl.program_id(0)
+    row = tl.load(work_ptr + item // HKV * 8)
+    while row >= 0:
         entry = work_ptr + item // HKV * 8
         head = item % HKV
         split, n_splits = tl.load(entry + 2), tl.load(entry + 3)
@@ -204,7 +175,6 @@ def attend(
             count, tail = tl.load(count_ptr + seat).to(tl.int32), tl.load(tail_ptr + seat).to(tl.int32)
         score_row = tl.full([BLOCK_M], -1, tl.int32)
         if SCORED:
-            row = tl.load(entry)
             place, is_scored = scored_slot(i, live, FIRST, LAST)
             is_scored = is_scored & (tl.load(scored_ptr + row) != 0)
             score_row = tl.where(is_scored, (row * HKV + head) * SCORE_ROWS + place * G + packed % G, -1)
@@ -219,19 +189,17 @@ def attend(
             l2, acc2 = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
             if LIST == WIDE:
                 # up to the first query of the tile there is nothing to mask: no test, for most of a long prompt
-                open_to = (
-                    lo + tl.maximum(tl.minimum(hi, start + tl.min(i, 0) + 1) - lo, 0) // (2 * BLOCK_N) * 2 * BLOCK_N
-                )
+                open_to = lo + tl.maximum(tl.minimum(hi, start + tl.min(i, 0) + 1) - lo, 0) // BLOCK_N * BLOCK_N
                 m2, l2, acc2 = blocks(
                     m2, l2, acc2, q, now, k_head, v_head, table, listed, count, tail, lo, open_to,
                     score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
-                    D, PAGE, BLOCK_N, PAIRED, False, False, SCORED, DIRECT, PRECISION,
+                    D, PAGE, BLOCK_N, False, False, SCORED, SCORE_ROWS, DIRECT, PRECISION,
                 )  # fmt: skip
                 lo = open_to
             m2, l2, acc2 = blocks(
                 m2, l2, acc2, q, now, k_head, v_head, table, listed, count, tail, lo, hi,
                 score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
-                D, PAGE, BLOCK_N, PAIRED, True, LIST == SPARSE, SCORED, DIRECT, PRECISION,
+                D, PAGE, BLOCK_N, LIST == SPARSE, True, SCORED, SCORE_ROWS, DIRECT, PRECISION,
             )  # fmt: skip
             if LIST == SPARSE:
                 m, lsum, acc = m2, l2, acc2
@@ -247,8 +215,10 @@ def attend(
                 )  # fmt: skip
         else:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
+        item += tl.num_programs(0)
+        row = tl.load(work_ptr + item // HKV * 8)
     if LIST == NARROW:
-        clear_dead(out_ptr, lse_ptr, row_of_ptr, total_ptr, HKV * G, HEADS_P, D)
+        clear_dead(out_ptr, lse_ptr, row_of_ptr, n_tokens_ptr, HKV * G, HEADS_P, D)
 
 
 @triton.jit
@@ -302,11 +272,11 @@ def hand_in(
 
 @triton.jit
 def clear_dead(
-    out_ptr, lse_ptr, row_of_ptr, total_ptr, HEADS: tl.constexpr, HEADS_P: tl.constexpr, D: tl.constexpr
+    out_ptr, lse_ptr, row_of_ptr, n_tokens_ptr, HEADS: tl.constexpr, HEADS_P: tl.constexpr, D: tl.constexpr
 ):  # fmt: skip
     """Give zeros to the queries that belong to no row."""
     h, d = tl.arange(0, HEADS_P), tl.arange(0, D)
-    for n in range(tl.program_id(0), tl.load(total_ptr + 3), tl.num_programs(0)):
+    for n in range(tl.program_id(0), tl.load(n_tokens_ptr), tl.num_programs(0)):
         if tl.load(row_of_ptr + n) < 0:
             at = tl.cast(n, tl.int64) * HEADS + h
             nothing = tl.zeros([HEADS_P, D], tl.float32).to(out_ptr.dtype.element_ty)

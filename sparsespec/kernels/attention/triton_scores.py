@@ -42,9 +42,10 @@ def reduce_scores(
             head, place, h = group * LIST_HEADS + n // SCORE_ROWS, n % SCORE_ROWS // G, n % G
             i = tl.where(place < n_first, place, begin_last + place - n_first)
             seen = block * BLOCK_N <= tl.where(place < n_scored, start + i, -1)
-            at = ((row * HKV + head) * SCORE_ROWS + n % SCORE_ROWS).to(tl.int64)
-            high = tl.load(p_max_ptr + at * (s_cap // BLOCK_N) + block, mask=seen, other=float("-inf"))
-            p = tl.load(p_ptr + at * s_cap + t, mask=seen[:, None], other=0.0).to(tl.float32)
+            at, r = (row * HKV + head).to(tl.int64), n % SCORE_ROWS
+            at_max = (at * (s_cap // BLOCK_N) + block) * SCORE_ROWS + r
+            high = tl.load(p_max_ptr + at_max, mask=seen, other=float("-inf"))
+            p = tl.load(p_ptr + (at * SCORE_ROWS + r) * s_cap + t, mask=seen[:, None], other=0.0).to(tl.float32)
             lse = tl.load(lse_ptr + ((first_token + i) * HKV + head) * G + h, mask=place < n_scored, other=0.0)
             total += p * tl.exp2(high - lse * 1.4426950408889634)[:, None]
         total = total / (n_scored * (LIST_HEADS * G)).to(tl.float32)
