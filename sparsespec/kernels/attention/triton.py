@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import triton
@@ -104,39 +105,29 @@ def run(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     into = work.scores if into is None else into
-    # Side by side, not one after the other: the kinds of programs fill each other's gaps, and the empty launches of
-    # kinds that are absent cost next to nothing. Sparse rows last: they are short, and fill the gaps best.
     given = (q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
-    since = None if work.sides is None else torch.cuda.current_stream(q.device).record_event()
-    if work.may_be_wide:
-        with _beside(work, 0, since):
-            _attend(*given, WIDE.value)
+    since = None if work.side is None else torch.cuda.current_stream(q.device).record_event()
     _attend(*given, NARROW.value)
     if work.may_be_wide:
-        _join(work, 0)
+        _attend(*given, WIDE.value)
     if into is not None:
         _reduce(into, q, lse, rows, work)
     if chosen is not None:
-        with _beside(work, 1, since):
+        with _beside(work, since):
             _attend(*given, SPARSE.value)
-        _join(work, 1)
     return out, lse, None if into is None else into[:, : len(rows.seat)]
 
 
 @contextmanager
-def _beside(work: Work, side: int, since: torch.cuda.Event | None) -> Iterator[None]:
-    """Launch on another stream, after what came before `since`; without streams, as ever."""
-    if work.sides is None or since is None:
+def _beside(work: Work, since: Any) -> Iterator[None]:
+    """Launch beside what came after `since`: the two kinds of programs fill each other's gaps. On a CPU, as ever."""
+    if work.side is None or since is None:
         yield
         return
-    work.sides[side].wait_event(since)
-    with torch.cuda.stream(work.sides[side]):
+    work.side.wait_event(since)
+    with torch.cuda.stream(work.side):
         yield
-
-
-def _join(work: Work, side: int) -> None:
-    if work.sides is not None:
-        torch.cuda.current_stream(work.sides[side].device).wait_stream(work.sides[side])
+    torch.cuda.current_stream(work.side.device).wait_stream(work.side)
 
 
 def _attend(

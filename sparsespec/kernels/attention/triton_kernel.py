@@ -13,7 +13,7 @@ about the tensor cores of a Hopper GPU, where products of 16, 64 and 128 rows we
 """
 
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
-# pyright: reportCallIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false, reportArgumentType=false
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ STORE_PAIRS = tl.constexpr(
     " @w0 st.global.v4.b32 [a0], {$20, $22, $24, $26}; @w1 st.global.v4.b32 [a1], {$21, $23, $25, $27};"
     " mov.b32 $0, 0; mov.b32 $1, 0; mov.b32 $2, 0; mov.b32 $3, 0; }"
 )
+PAIRS_TAKE = tl.constexpr(",".join(["=r"] * 4 + ["l"] * 16 + ["r"] * 8))
 STORE_ONE = tl.constexpr("{ .reg .pred w; setp.ne.s64 w, $1, 0; @w st.global.f32 [$1], $2; mov.b32 $0, 0; }")
 
 
@@ -96,12 +97,7 @@ def keep_scored(
     max_at = p_max_ptr + (row // SCORE_ROWS * (s_cap // BLOCK_N) + at // BLOCK_N) * SCORE_ROWS + row % SCORE_ROWS
     if DIRECT:
         block_at = tl.where(wanted, p_at.to(tl.int64), 0)[:, None] + tl.where(wanted[:, None], column // 32 * 64, 0)
-        results: tl.constexpr = "=r,=r,=r,=r,"
-        pointers: tl.constexpr = "l,l,l,l,l,l,l,l,l,l,l,l,l,l,l,l,"
-        halves: tl.constexpr = "r,r,r,r,r,r,r,r"
-        tl.inline_asm_elementwise(
-            STORE_PAIRS, results + pointers + halves, [block_at, p], dtype=tl.int8, is_pure=False, pack=16
-        )
+        tl.inline_asm_elementwise(STORE_PAIRS, PAIRS_TAKE, [block_at, p], dtype=tl.int8, is_pure=False, pack=16)
         max_at = tl.where(wanted, max_at.to(tl.int64), 0)
         tl.inline_asm_elementwise(STORE_ONE, "=r,l,f", [max_at, high], dtype=tl.int32, is_pure=False, pack=1)
     else:
@@ -159,6 +155,7 @@ def attend(
     while row >= 0:
         entry = work_ptr + item // HKV * 8
         head = item % HKV
+        next_row = tl.load(work_ptr + (item + tl.num_programs(0)) // HKV * 8)
         split, n_splits = tl.load(entry + 2), tl.load(entry + 3)
         seat, live = tl.load(entry + 4).to(tl.int64), tl.load(entry + 7)
         packed = tl.load(entry + 1) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -216,7 +213,7 @@ def attend(
         else:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
         item += tl.num_programs(0)
-        row = tl.load(work_ptr + item // HKV * 8)
+        row = next_row
     if LIST == NARROW:
         clear_dead(out_ptr, lse_ptr, row_of_ptr, n_tokens_ptr, HKV * G, HEADS_P, D)
 

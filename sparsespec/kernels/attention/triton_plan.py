@@ -162,7 +162,7 @@ class Work:
         # the interpreter runs programs one after another
         self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count if cuda else 1
         self.programs = self.multiprocessors * tiling.programs
-        self.sides = (torch.cuda.Stream(device), torch.cuda.Stream(device)) if cuda else None
+        self.side = torch.cuda.Stream(device) if cuda else None
         self.n_rows, self.n_tokens = n_rows, n_tokens
         self.length = n_blocks * page_size
         self.s_cap = -(-self.length // 1024) * 1024
