@@ -124,8 +124,8 @@ MUTANTS = [
         "maximum of the first block for all",
         "scores",
         "scores",
-        "+ block) * SCORE_ROWS + r",
-        "+ 0 * block) * SCORE_ROWS + r",
+        "p_max_ptr + at,",
+        "p_max_ptr + at - block * SCORE_ROWS,",
     ),
     one("pages of the step before", "plan", "out", "self.table.copy_(", "self.table.any() or self.table.copy_("),
 ]

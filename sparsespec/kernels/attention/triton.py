@@ -135,7 +135,7 @@ def _attend(
     rows: AttentionRows, work: Work, scale: float, chosen: Chosen | None, kind: int,
 ) -> None:  # fmt: skip
     """Launch the rows of one kind."""
-    t, sparse, unused = work.tiling, kind == SPARSE.value, work.step_tokens
+    t, sparse, unused = work.tiling, kind == SPARSE.value, work.total
     tile, block, warps, stages, programs = t.tile, t.block, t.warps, t.stages, t.programs
     if kind == WIDE.value:
         tile, warps, stages, programs = t.wide_tile, t.wide_warps, t.wide_stages, t.wide_programs
@@ -146,7 +146,7 @@ def _attend(
     strides = (0, 0) if chosen is None else positions.stride()[:2]
     attend[(work.multiprocessors * programs,)](
         q, k_pages, v_pages, out, lse,
-        work.entries[work.begins[kind] :], work.first_part, work.row_of, work.step_tokens, work.table, rows.scored,
+        work.entries, work.total, work.first_part, work.row_of, work.table, rows.scored,
         positions, counts, tails,
         work.part_acc, work.part_m, work.part_l, work.arrived,
         unused if work.p is None else work.p, unused if work.p_max is None else work.p_max,

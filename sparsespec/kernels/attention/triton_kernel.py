@@ -83,18 +83,19 @@ def keep_scored(
 ):  # fmt: skip
     """Keep p and the running maximum of the scored rows of a tile for `reduce_scores`; `at` is the block's first entry.
 
+    All that is kept of a block lies together, [SCORE_ROWS, BLOCK_N]: memory is written in few large pieces.
+
     With DIRECT each thread writes what it holds after a tensor-core product: of each 32 columns of a row, the four
     threads of a quad hold two neighbours in every eight, and write them side by side, 64 bytes in all, in the order
     that `reduce_scores` calls kept. A `tl.store` would bring the whole tile into the order of memory first, through
-    shared memory that the load pipeline needs, for one row in eight. The interpreter knows no assembly. The maxima of
-    a block lie side by side: written a few bytes here and there, they would be evicted from the cache before their
-    neighbours come, and cost a read and a write of memory each.
+    shared memory that the load pipeline needs, for one row in eight. The interpreter knows no assembly.
     """
     column = tl.arange(0, BLOCK_N)[None, :]
     p = p.to(p_ptr.dtype.element_ty)
-    wanted, row = score_row >= 0, score_row.to(tl.int64)
-    p_at = p_ptr + row * s_cap + at
-    max_at = p_max_ptr + (row // SCORE_ROWS * (s_cap // BLOCK_N) + at // BLOCK_N) * SCORE_ROWS + row % SCORE_ROWS
+    wanted = score_row >= 0
+    row, r = (score_row // SCORE_ROWS).to(tl.int64), score_row % SCORE_ROWS
+    max_at = p_max_ptr + (row * (s_cap // BLOCK_N) + at // BLOCK_N) * SCORE_ROWS + r
+    p_at = p_ptr + ((row * (s_cap // BLOCK_N) + at // BLOCK_N) * SCORE_ROWS + r) * BLOCK_N
     if DIRECT:
         block_at = tl.where(wanted, p_at.to(tl.int64), 0)[:, None] + tl.where(wanted[:, None], column // 32 * 64, 0)
         tl.inline_asm_elementwise(STORE_PAIRS, PAIRS_TAKE, [block_at, p], dtype=tl.int8, is_pure=False, pack=16)
@@ -140,7 +141,7 @@ def blocks(
 
 @triton.jit
 def attend(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, work_ptr, first_part_ptr, row_of_ptr, n_tokens_ptr, table_ptr, scored_ptr,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, work_ptr, total_ptr, first_part_ptr, row_of_ptr, table_ptr, scored_ptr,
     chosen_ptr, count_ptr, tail_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, p_ptr, p_max_ptr,
     scale_log2, stride_qn, stride_slot, stride_table, stride_list, stride_seat, s_cap,
     HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, LIST_HEADS: tl.constexpr,
@@ -149,13 +150,12 @@ def attend(
     HEADS_P: tl.constexpr,
 ):  # fmt: skip
     """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
-    # Nobody asks how long the list is: that would be one more trip to memory before the first key is on its way.
-    item = tl.program_id(0)
-    row = tl.load(work_ptr + item // HKV * 8)
-    while row >= 0:
+    begin = 0
+    if LIST != NARROW:
+        begin = tl.load(total_ptr + LIST - 1)
+    for item in range(begin * HKV + tl.program_id(0), tl.load(total_ptr + LIST) * HKV, tl.num_programs(0)):
         entry = work_ptr + item // HKV * 8
         head = item % HKV
-        next_row = tl.load(work_ptr + (item + tl.num_programs(0)) // HKV * 8)
         split, n_splits = tl.load(entry + 2), tl.load(entry + 3)
         seat, live = tl.load(entry + 4).to(tl.int64), tl.load(entry + 7)
         packed = tl.load(entry + 1) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -172,6 +172,7 @@ def attend(
             count, tail = tl.load(count_ptr + seat).to(tl.int32), tl.load(tail_ptr + seat).to(tl.int32)
         score_row = tl.full([BLOCK_M], -1, tl.int32)
         if SCORED:
+            row = tl.load(entry)
             place, is_scored = scored_slot(i, live, FIRST, LAST)
             is_scored = is_scored & (tl.load(scored_ptr + row) != 0)
             score_row = tl.where(is_scored, (row * HKV + head) * SCORE_ROWS + place * G + packed % G, -1)
@@ -212,10 +213,8 @@ def attend(
                 )  # fmt: skip
         else:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
-        item += tl.num_programs(0)
-        row = next_row
     if LIST == NARROW:
-        clear_dead(out_ptr, lse_ptr, row_of_ptr, n_tokens_ptr, HKV * G, HEADS_P, D)
+        clear_dead(out_ptr, lse_ptr, row_of_ptr, total_ptr, HKV * G, HEADS_P, D)
 
 
 @triton.jit
@@ -269,11 +268,11 @@ def hand_in(
 
 @triton.jit
 def clear_dead(
-    out_ptr, lse_ptr, row_of_ptr, n_tokens_ptr, HEADS: tl.constexpr, HEADS_P: tl.constexpr, D: tl.constexpr
+    out_ptr, lse_ptr, row_of_ptr, total_ptr, HEADS: tl.constexpr, HEADS_P: tl.constexpr, D: tl.constexpr
 ):  # fmt: skip
     """Give zeros to the queries that belong to no row."""
     h, d = tl.arange(0, HEADS_P), tl.arange(0, D)
-    for n in range(tl.program_id(0), tl.load(n_tokens_ptr), tl.num_programs(0)):
+    for n in range(tl.program_id(0), tl.load(total_ptr + 3), tl.num_programs(0)):
         if tl.load(row_of_ptr + n) < 0:
             at = tl.cast(n, tl.int64) * HEADS + h
             nothing = tl.zeros([HEADS_P, D], tl.float32).to(out_ptr.dtype.element_ty)

@@ -1,14 +1,13 @@
 """The plan of a step, made on the device: rows become a work list, without the host knowing lengths.
 
-There are three lists: of dense rows of few queries, of dense rows of at least `own_tiles` tiles, which get higher
-tiles, and of sparse rows. A list holds one entry of eight int32 for each (row, query tile, split), and behind the last
-one entries of row -1, enough for every program to find one. The attention kernel runs each entry once per KV head,
-heads fastest, so that programs side by side read the same tokens.
+The list holds one entry of eight int32 for each (row, query tile, split): first those of dense rows of few queries,
+then those of dense rows of at least `own_tiles` tiles, which get higher tiles, then those of sparse rows. The attention
+kernel runs each entry once per KV head, heads fastest, so that programs side by side read the same tokens.
 
     row, tile, split, splits of the row, seat, first query token, position of that token, live queries
 
 `split` is -1 where the item owns all splits of its queries: rows of one split, sparse rows, rows of many queries, and
-all rows if that keeps the programs busy. Who owns what changes traffic, never bits. Beside the lists, per row, stands
+all rows if that keeps the programs busy. Who owns what changes traffic, never bits. Beside the list, per row, stands
 the place of its first partial; its partials lie in the order of its entries.
 """
 
@@ -50,10 +49,10 @@ def _splits_and_entries(
 
 
 # Counts change with every step, and none of them is worth a kernel of its own.
-@triton.jit(do_not_specialize=["n_rows", "n_tokens", "begin_wide", "begin_sparse", "n_entries", "n_ends"])
+@triton.jit(do_not_specialize=["n_rows", "n_entries_max", "n_tokens"])
 def make_work(
-    seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, first_part_ptr, row_of_ptr, n_tokens_ptr,
-    n_rows, n_tokens, begin_wide, begin_sparse, n_entries, n_ends,
+    seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, first_part_ptr, row_of_ptr, total_ptr,
+    n_rows, n_entries_max, n_tokens,
     HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, WIDE_TILE: tl.constexpr, SPARSE_TILE: tl.constexpr,
     SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
     ROWS_P: tl.constexpr, STEP: tl.constexpr,
@@ -68,17 +67,13 @@ def make_work(
     kind, splits, owns, entries = _splits_and_entries(
         start, live, sparse, HKV, G, TILE, WIDE_TILE, SPARSE_TILE, SPLIT, OWN_TILES, OWN_BUSY, PROGRAMS
     )
-    lane = tl.arange(0, STEP)
+    n_narrow = tl.sum(tl.where(kind == 0, entries, 0), 0)
+    n_dense = n_narrow + tl.sum(tl.where(kind == 1, entries, 0), 0)
     if row == 0:
-        tl.store(n_tokens_ptr, n_tokens)
-        for k in tl.static_range(3):
-            n = tl.sum(tl.where(kind == k, entries, 0), 0) + (0 if k == 0 else begin_wide if k == 1 else begin_sparse)
-            for at in range(0, n_ends, STEP):
-                tl.store(
-                    work_ptr + (n + at + lane) * 8,
-                    tl.full([STEP], -1, tl.int32),
-                    mask=(at + lane < n_ends) & (n + at + lane < n_entries),
-                )
+        tl.store(total_ptr, n_narrow)
+        tl.store(total_ptr + 1, n_dense)
+        tl.store(total_ptr + 2, tl.sum(entries, 0))
+        tl.store(total_ptr + 3, n_tokens)
     mine = rows == row
     my_start = tl.sum(tl.where(mine, start, 0), 0)
     my_live = tl.sum(tl.where(mine, live, 0), 0)
@@ -86,15 +81,16 @@ def make_work(
     my_splits = tl.sum(tl.where(mine, splits, 0), 0)
     my_entries = tl.sum(tl.where(mine, entries, 0), 0)
     my_own = tl.sum(tl.where(mine & owns, 1, 0), 0) > 0
-    before = tl.where(my_kind == 0, 0, tl.where(my_kind == 1, begin_wide, begin_sparse))
+    before = tl.where(my_kind == 0, 0, tl.where(my_kind == 1, n_narrow, n_dense))
     first = before + tl.sum(tl.where((rows < row) & (kind == my_kind), entries, 0), 0)
     my_seat = tl.load(seat_ptr + row).to(tl.int32)
     my_offset = tl.load(offset_ptr + row).to(tl.int32)
     tl.store(first_part_ptr + row, tl.sum(tl.where((rows < row) & (owns == 0), entries, 0), 0))
+    lane = tl.arange(0, STEP)
     for at in range(0, my_entries, STEP):
         e = at + lane
         out = work_ptr + (first + e) * 8
-        mask = (e < my_entries) & (first + e < n_entries)
+        mask = (e < my_entries) & (first + e < n_entries_max)
         tl.store(out, tl.zeros([STEP], tl.int32) + row, mask=mask)
         tl.store(out + 1, tl.where(my_own, e, e // my_splits), mask=mask)
         tl.store(out + 2, tl.where(my_own, -1, e % my_splits), mask=mask)
@@ -170,11 +166,7 @@ class Work:
         dense_tiles = -(-n_tokens * group // tiling.tile) + n_rows
         sparse_tiles = -(-n_tokens * group // tiling.sparse_tile) + n_rows
         cut = min(n_rows * (tiling.own_tiles - 1), dense_tiles) * n_splits if n_splits > 1 else 0
-        # behind a list every program finds the row -1
-        most = max(tiling.programs, tiling.wide_programs, tiling.sparse_programs)
-        self.n_ends = self.multiprocessors * most // hkv + 1
-        lists = (cut + dense_tiles, dense_tiles, sparse_tiles)
-        self.begins = tuple(sum(lists[:i]) + i * self.n_ends for i in range(4))
+        self.n_entries = cut + dense_tiles + sparse_tiles
 
         def ints(*shape: int) -> Tensor:
             return torch.zeros(shape, dtype=torch.int32, device=device)
@@ -182,9 +174,8 @@ class Work:
         def floats(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
-        self.entries = ints(self.begins[3], 8).fill_(-1)
-        self.first_part, self.arrived = ints(n_rows), ints(cut, hkv)
-        self.row_of, self.step_tokens, self.table = ints(n_tokens), ints(1), ints(*table)
+        self.entries, self.first_part, self.arrived = ints(self.n_entries, 8), ints(n_rows), ints(cut, hkv)
+        self.row_of, self.total, self.table = ints(n_tokens), ints(4), ints(*table)
         self.may_be_wide = n_tokens * group > (tiling.own_tiles - 1) * tiling.tile
         self.part_acc = floats(cut, hkv, tiling.tile, head_dim)
         self.part_m, self.part_l = floats(cut, hkv, tiling.tile), floats(cut, hkv, tiling.tile)
@@ -192,8 +183,9 @@ class Work:
         self.scores = self.p = self.p_max = None
         if self.score_rows:
             kept = torch.float32 if dtype == torch.float32 else torch.float16
-            self.p = floats(n_rows, hkv, self.score_rows, self.s_cap, dtype=kept)
-            self.p_max = floats(n_rows, hkv, self.s_cap // tiling.block, self.score_rows)
+            blocks = self.s_cap // tiling.block
+            self.p = floats(n_rows, hkv, blocks, self.score_rows, tiling.block, dtype=kept)
+            self.p_max = floats(n_rows, hkv, blocks, self.score_rows)
             self.scores = torch.zeros(groups, n_rows, self.s_cap, device=device)
 
     def holds(self, rows: AttentionRows, n_tokens: int) -> bool:
@@ -209,8 +201,8 @@ class Work:
         self.table.copy_(rows.table)
         make_work[(n_rows,)](
             rows.seat, rows.offset, rows.start, rows.live, rows.sparse,
-            self.entries, self.first_part, self.row_of, self.step_tokens,
-            n_rows, n_tokens, *self.begins[1:], self.n_ends,
+            self.entries, self.first_part, self.row_of, self.total,
+            n_rows, self.n_entries, n_tokens,
             HKV=self.hkv, G=self.group, TILE=t.tile, WIDE_TILE=t.wide_tile, SPARSE_TILE=t.sparse_tile, SPLIT=t.split,
             OWN_TILES=t.own_tiles, OWN_BUSY=t.own_busy, PROGRAMS=self.programs,
             ROWS_P=triton.next_power_of_2(n_rows), STEP=128, num_warps=4,

@@ -32,7 +32,7 @@ def reduce_scores(
     first_token = tl.load(offset_ptr + row).to(tl.int64)
     wanted = (tl.load(scored_ptr + row) != 0) & (tl.load(sparse_ptr + row) == 0)
     block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    t = block[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    column = tl.arange(0, BLOCK_N)
     if wanted & (live > 0) & (tl.program_id(0) * BLOCKS * BLOCK_N < start + live):
         n_first = tl.minimum(FIRST, live)
         begin_last = tl.maximum(live - LAST, n_first)
@@ -42,14 +42,14 @@ def reduce_scores(
             head, place, h = group * LIST_HEADS + n // SCORE_ROWS, n % SCORE_ROWS // G, n % G
             i = tl.where(place < n_first, place, begin_last + place - n_first)
             seen = block * BLOCK_N <= tl.where(place < n_scored, start + i, -1)
-            at, r = (row * HKV + head).to(tl.int64), n % SCORE_ROWS
-            at_max = (at * (s_cap // BLOCK_N) + block) * SCORE_ROWS + r
-            high = tl.load(p_max_ptr + at_max, mask=seen, other=float("-inf"))
-            p = tl.load(p_ptr + (at * SCORE_ROWS + r) * s_cap + t, mask=seen[:, None], other=0.0).to(tl.float32)
+            at = ((row * HKV + head).to(tl.int64) * (s_cap // BLOCK_N) + block) * SCORE_ROWS + n % SCORE_ROWS
+            high = tl.load(p_max_ptr + at, mask=seen, other=float("-inf"))
+            p = tl.load(p_ptr + at[:, None] * BLOCK_N + column[None, :], mask=seen[:, None], other=0.0).to(tl.float32)
             lse = tl.load(lse_ptr + ((first_token + i) * HKV + head) * G + h, mask=place < n_scored, other=0.0)
             total += p * tl.exp2(high - lse * 1.4426950408889634)[:, None]
         total = total / (n_scored * (LIST_HEADS * G)).to(tl.float32)
         if DIRECT:
             total = tl.permute(tl.reshape(total, [BLOCKS * BLOCK_N // 32, 4, 4, 2]), [0, 2, 1, 3])
             total = tl.reshape(total, [BLOCKS, BLOCK_N])
-        tl.store(scores_ptr + (group * n_rows + row).to(tl.int64) * s_cap + t, total)
+        at = (group * n_rows + row).to(tl.int64) * s_cap + block[:, None] * BLOCK_N + column[None, :]
+        tl.store(scores_ptr + at, total)
