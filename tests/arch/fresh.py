@@ -15,7 +15,7 @@ import json, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in BLOCKED:
-            raise ImportError(f"{name} is blocked in this test")
+            raise ModuleNotFoundError(f"{name} is blocked in this test")
 
 sys.meta_path.insert(0, Block())
 sys.path.insert(0, ROOT)

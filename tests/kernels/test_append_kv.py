@@ -92,5 +92,5 @@ def test_position_0_is_not_rotated() -> None:
 
 
 def test_an_unknown_implementation_raises() -> None:
-    with pytest.raises(UnknownName, match="append_kv implementation"):
+    with pytest.raises(UnknownName, match="implementation of append_kv"):
         append_kv(**problem(0, 1, (1, 1), 2, False, "float32"), impl="cuda")

@@ -160,5 +160,5 @@ def test_large_logits_stay_finite(impl: str) -> None:
 
 
 def test_an_unknown_implementation_raises() -> None:
-    with pytest.raises(UnknownName, match="attention implementation"):
+    with pytest.raises(UnknownName, match="implementation of attention"):
         Call(0, "float32").run("flash")

@@ -68,7 +68,6 @@ def test_the_triton_kernels_do_the_work(launched: list[str], monkeypatch: pytest
         raise AssertionError("the reference was called")
 
     monkeypatch.setattr(reference, "attention", blocked)
-    monkeypatch.setitem(api.IMPLS, "reference", blocked)
     api.attention(call.q, call.k, call.v, call.rows, scale=SCALE, chosen=call.chosen, impl="triton")
     assert launched == ["attend", "reduce_scores", "attend"]
 
@@ -239,9 +238,10 @@ def test_where_checked_what_is_in_range_passes() -> None:
 def test_without_the_package_the_error_says_what_to_install() -> None:
     code = """
 from sparsespec.core.errors import MissingPackage
-from sparsespec.kernels.attention import api
+from sparsespec.kernels.attention.api import IMPLS, LAZY
+from sparsespec.kernels.implementations import implementation
 try:
-    api._implementation("triton")
+    implementation("attention", "triton", IMPLS, LAZY)
     result = None
 except MissingPackage as error:
     result = str(error)

@@ -5,15 +5,15 @@ The op also norms and rotates the queries, because the same pass over the projec
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption, MissingPackage, unknown
+from sparsespec.core.errors import BadOption
 from sparsespec.kernels.append_kv import reference
+from sparsespec.kernels.checks import check_kind, check_within
+from sparsespec.kernels.implementations import implementation
 
-IMPLS = {"reference": reference.append_kv}
+IMPLS = {"reference": reference}
 LAZY = ("triton",)
 """Implementations that need an optional package, imported when asked for."""
 
@@ -58,13 +58,13 @@ def append_kv(
         MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
-    run = _implementation(impl)
+    module = implementation("append_kv", impl, IMPLS, LAZY)
     _check_shapes(q, k, v, k_pages, v_pages)
     _check_tables(q, positions, slots, cos, sin)
     _check_norms(q, q_norm, k_norm)
     if checked:
         _check_values(positions, slots, cos, k_pages)
-    return run(
+    return module.append_kv(
         q,
         k,
         v,
@@ -92,47 +92,31 @@ def _check_shapes(q: Tensor, k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Ten
         if pages.ndim != 4 or pages.shape[2:] != k.shape[1:] or pages.shape != k_pages.shape:
             raise BadOption(f"{name} must be [pages, P, {k.shape[1]}, {head_dim}] as k is, got {list(pages.shape)}")
     for name, x in (("k", k), ("v", v), ("k_pages", k_pages), ("v_pages", v_pages)):
-        if x.dtype != q.dtype or x.device != q.device:
-            raise BadOption(f"{name} must be {q.dtype} on {q.device} as q is, got {x.dtype} on {x.device}")
+        check_kind(name, x, x.dtype == q.dtype, q.dtype, q.device)
 
 
 def _check_tables(q: Tensor, positions: Tensor, slots: Tensor, cos: Tensor, sin: Tensor) -> None:
     for name, x in (("positions", positions), ("slots", slots)):
         if x.shape != q.shape[:1]:
             raise BadOption(f"{name} must be [{q.shape[0]}], one number for each token of q, got {list(x.shape)}")
-        if x.dtype != torch.int64 or x.device != q.device:
-            raise BadOption(f"{name} must be int64 on {q.device} as q is, got {x.dtype} on {x.device}")
+        check_kind(name, x, x.dtype == torch.int64, "int64", q.device)
     for name, x in (("cos", cos), ("sin", sin)):
         if x.shape != (cos.shape[0], q.shape[-1] // 2):
             raise BadOption(f"{name} must be [M, {q.shape[-1] // 2}], half of q's head dimension, got {list(x.shape)}")
-        if not x.is_floating_point() or x.device != q.device:
-            raise BadOption(f"{name} must be floats on {q.device} as q is, got {x.dtype} on {x.device}")
+        check_kind(name, x, x.is_floating_point(), "floats", q.device)
 
 
 def _check_norms(q: Tensor, q_norm: Tensor | None, k_norm: Tensor | None) -> None:
     if (q_norm is None) != (k_norm is None):
         raise BadOption("q_norm and k_norm must both be given or both be None")
     for name, x in (("q_norm", q_norm), ("k_norm", k_norm)):
-        if x is not None and x.shape != q.shape[-1:]:
+        if x is None:
+            continue
+        if x.shape != q.shape[-1:]:
             raise BadOption(f"{name} must be [{q.shape[-1]}], a weight for each number of a head, got {list(x.shape)}")
-        if x is not None and (not x.is_floating_point() or x.device != q.device):
-            raise BadOption(f"{name} must be floats on {q.device} as q is, got {x.dtype} on {x.device}")
+        check_kind(name, x, x.is_floating_point(), "floats", q.device)
 
 
 def _check_values(positions: Tensor, slots: Tensor, cos: Tensor, k_pages: Tensor) -> None:
-    for name, x, limit in (("positions", positions, len(cos)), ("slots", slots, k_pages.shape[:2].numel())):
-        wrong = x[(x < 0) | (x >= limit)]
-        if len(wrong):
-            raise BadOption(f"{name} must be in 0 … {limit - 1}, got {int(wrong[0])}")
-
-
-def _implementation(impl: str) -> Callable[..., Tensor]:
-    if impl in IMPLS:
-        return IMPLS[impl]
-    if impl not in LAZY:
-        raise unknown("append_kv implementation", impl, (*IMPLS, *LAZY))
-    try:
-        from sparsespec.kernels.append_kv import triton
-    except ModuleNotFoundError as error:
-        raise MissingPackage("append_kv with impl='triton' needs: pip install 'sparsespec[triton]'") from error
-    return triton.append_kv
+    check_within("positions", positions, 0, len(cos) - 1)
+    check_within("slots", slots, 0, k_pages.shape[:2].numel() - 1)

@@ -5,21 +5,23 @@ A row reads all its KV, or a selection and a tail. The op is planned once for a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sparsespec.core.batch import AttentionRows, Chosen
-from sparsespec.core.errors import BadOption, MissingPackage, unknown
+from sparsespec.core.errors import BadOption
 from sparsespec.kernels.attention import reference
 from sparsespec.kernels.attention.checked import check_values
+from sparsespec.kernels.checks import check_kind
+from sparsespec.kernels.implementations import implementation
 
-IMPLS = {"reference": reference.attention}
+IMPLS = {"reference": reference}
 LAZY = ("triton",)
 """Implementations that need an optional package, imported when asked for."""
 INTEGERS = (torch.int64, torch.int32)
+INTEGER_NAMES = " or ".join(str(kind) for kind in INTEGERS)
 
 
 class Attended(NamedTuple):
@@ -58,14 +60,14 @@ def attention(
         MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
-    run = _implementation(impl)
+    module = implementation("attention", impl, IMPLS, LAZY)
     _check(q, k_pages, v_pages)
     _check_rows(q, k_pages, rows)
     if chosen is not None:
         _check_chosen(q, rows, chosen)
     if checked:
         check_values(q, k_pages, rows, chosen)
-    out, lse, scores = run(q, k_pages, v_pages, rows, scale=scale, chosen=chosen)
+    out, lse, scores = module.attention(q, k_pages, v_pages, rows, scale=scale, chosen=chosen)
     return Attended(out, lse, scores)
 
 
@@ -76,8 +78,7 @@ def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
     for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
         if pages.ndim != 4 or pages.shape[3] != head_dim or pages.shape != k_pages.shape:
             raise BadOption(f"{name} must be [pages, P, Hkv, {head_dim}], got {list(pages.shape)}")
-        if pages.dtype != q.dtype or pages.device != q.device:
-            raise BadOption(f"{name} must be {q.dtype} on {q.device} as q is, got {pages.dtype} on {pages.device}")
+        check_kind(name, pages, pages.dtype == q.dtype, q.dtype, q.device)
     n_kv_heads = k_pages.shape[2]
     if n_heads % n_kv_heads:
         raise BadOption(f"q must have a multiple of the {n_kv_heads} KV heads, got {n_heads} heads")
@@ -90,10 +91,13 @@ def _check_rows(q: Tensor, k_pages: Tensor, rows: AttentionRows) -> None:
     if rows.table.ndim != 2:
         raise BadOption(f"rows.table must be [seats, blocks], got {list(rows.table.shape)}")
     for name in ("seat", "offset", "start", "live", "sparse", "scored", "table"):
-        x, flag = getattr(rows, name), name in ("sparse", "scored")
+        x = getattr(rows, name)
         if name != "table" and x.shape != rows.seat.shape:
             raise BadOption(f"rows.{name} must be [{len(rows.seat)}] as rows.seat is, got {list(x.shape)}")
-        _check_kind(f"rows.{name}", x, (torch.bool,) if flag else INTEGERS, q.device)
+        if name in ("sparse", "scored"):
+            check_kind(f"rows.{name}", x, x.dtype == torch.bool, torch.bool, q.device)
+        else:
+            check_kind(f"rows.{name}", x, x.dtype in INTEGERS, INTEGER_NAMES, q.device)
 
 
 def _check_chosen(q: Tensor, rows: AttentionRows, chosen: Chosen) -> None:
@@ -107,22 +111,4 @@ def _check_chosen(q: Tensor, rows: AttentionRows, chosen: Chosen) -> None:
         if getattr(chosen, name).shape != (seats,):
             raise BadOption(f"chosen.{name} must be [{seats}], got {list(getattr(chosen, name).shape)}")
     for name, x in chosen._asdict().items():
-        _check_kind(f"chosen.{name}", x, INTEGERS, q.device)
-
-
-def _check_kind(name: str, x: Tensor, kinds: tuple[torch.dtype, ...], device: torch.device) -> None:
-    if x.dtype not in kinds or x.device != device:
-        wanted = " or ".join(str(kind) for kind in kinds)
-        raise BadOption(f"{name} must be {wanted} on {device}, as q is, got {x.dtype} on {x.device}")
-
-
-def _implementation(impl: str) -> Callable[..., Any]:
-    if impl in IMPLS:
-        return IMPLS[impl]
-    if impl not in LAZY:
-        raise unknown("attention implementation", impl, (*IMPLS, *LAZY))
-    try:
-        from sparsespec.kernels.attention import triton
-    except ImportError as error:
-        raise MissingPackage("attention with impl='triton' needs: pip install 'sparsespec[triton]'") from error
-    return triton.attention
+        check_kind(f"chosen.{name}", x, x.dtype in INTEGERS, INTEGER_NAMES, q.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sparsespec.core.batch import AttentionRows, Chosen
-from sparsespec.core.errors import BadOption
+from sparsespec.kernels.checks import check_within
 
 
 def check_values(q: Tensor, k_pages: Tensor, rows: AttentionRows, chosen: Chosen | None) -> None:
@@ -16,30 +16,24 @@ def check_values(q: Tensor, k_pages: Tensor, rows: AttentionRows, chosen: Chosen
     room = n_blocks * page_size
     alive = rows.live > 0
     end = rows.start + rows.live
-    _within("rows.live", rows.live, 0, len(q))
-    _within("rows.seat", rows.seat, 0, n_seats - 1)
-    _within("rows.offset", rows.offset[alive], 0, len(q) - 1)
-    _within("rows.offset + rows.live", (rows.offset + rows.live)[alive], 1, len(q))
-    _within("rows.start", rows.start[alive], 0, room - 1)
-    _within("rows.start + rows.live", end[alive], 1, room)
+    check_within("rows.live", rows.live, 0, len(q))
+    check_within("rows.seat", rows.seat, 0, n_seats - 1)
+    check_within("rows.offset", rows.offset[alive], 0, len(q) - 1)
+    check_within("rows.offset + rows.live", (rows.offset + rows.live)[alive], 1, len(q))
+    check_within("rows.start", rows.start[alive], 0, room - 1)
+    check_within("rows.start + rows.live", end[alive], 1, room)
     block = torch.arange(n_blocks, device=q.device)
     used = rows.table[rows.seat][alive][block * page_size < end[alive, None]]
-    _within("rows.table", used, 0, n_pages - 1)
+    check_within("rows.table", used, 0, n_pages - 1)
     if chosen is None:
         return
     sparse = alive & rows.sparse
     seat, counts = rows.seat[sparse], chosen.counts[rows.seat[sparse]]
-    _within("chosen.counts", counts, 0, chosen.positions.shape[2])
+    check_within("chosen.counts", counts, 0, chosen.positions.shape[2])
     tail = chosen.tail_from[seat]
-    _within("chosen.tail_from", tail, 0, room - 1)
-    _within("rows.start - chosen.tail_from", rows.start[sparse] - tail, 0, room)
+    check_within("chosen.tail_from", tail, 0, room - 1)
+    check_within("rows.start - chosen.tail_from", rows.start[sparse] - tail, 0, room)
     held = torch.arange(chosen.positions.shape[2], device=q.device) < counts[:, None]
     positions = chosen.positions[:, seat][:, held]
-    _within("chosen.positions", positions, 0, room - 1)
-    _within("chosen.tail_from - chosen.positions", (tail[:, None].expand_as(held)[held] - positions), 1, room)
-
-
-def _within(name: str, x: Tensor, low: int, high: int) -> None:
-    wrong = x[(x < low) | (x > high)]
-    if len(wrong):
-        raise BadOption(f"{name} must be in {low} … {high}, got {int(wrong[0])}")
+    check_within("chosen.positions", positions, 0, room - 1)
+    check_within("chosen.tail_from - chosen.positions", (tail[:, None].expand_as(held)[held] - positions), 1, room)

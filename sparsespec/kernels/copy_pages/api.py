@@ -5,15 +5,15 @@ Which pages go where stands in device tensors, so the copy can be recorded in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption, MissingPackage, unknown
+from sparsespec.core.errors import BadOption
+from sparsespec.kernels.checks import check_kind, check_within
 from sparsespec.kernels.copy_pages import reference
+from sparsespec.kernels.implementations import implementation
 
-IMPLS = {"reference": reference.copy_pages}
+IMPLS = {"reference": reference}
 LAZY = ("triton",)
 """Implementations that need an optional package, imported when asked for."""
 
@@ -39,11 +39,11 @@ def copy_pages(
         MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
-    run = _implementation(impl)
+    module = implementation("copy_pages", impl, IMPLS, LAZY)
     _check(source, target, pairs, count)
     if checked:
         _check_values(source, target, pairs, count)
-    run(source, target, pairs, count)
+    module.copy_pages(source, target, pairs, count)
 
 
 def _check(source: Tensor, target: Tensor, pairs: Tensor, count: Tensor) -> None:
@@ -53,41 +53,22 @@ def _check(source: Tensor, target: Tensor, pairs: Tensor, count: Tensor) -> None
         layers, _, *page = source.shape
         sizes = ", ".join(str(n) for n in page)
         raise BadOption(f"target must be [{layers}, pages, {sizes}] as source is, got {list(target.shape)}")
-    if target.dtype != source.dtype or target.device != source.device:
-        raise BadOption(
-            f"target must be {source.dtype} on {source.device} as source is, got {target.dtype} on {target.device}"
-        )
+    check_kind("target", target, target.dtype == source.dtype, source.dtype, source.device, "source")
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise BadOption(f"pairs must be [n, 2], from and to, got {list(pairs.shape)}")
     if count.numel() != 1:
         raise BadOption(f"count must be a single number, got {list(count.shape)}")
     for name, x in (("pairs", pairs), ("count", count)):
-        if x.dtype != torch.int64 or x.device != source.device:
-            raise BadOption(f"{name} must be int64 on {source.device} as source is, got {x.dtype} on {x.device}")
+        check_kind(name, x, x.dtype == torch.int64, "int64", source.device, "source")
 
 
 def _check_values(source: Tensor, target: Tensor, pairs: Tensor, count: Tensor) -> None:
+    check_within("count", count, 0, len(pairs))
     n = int(count)
-    if not 0 <= n <= len(pairs):
-        raise BadOption(f"count must be in 0 … {len(pairs)}, got {n}")
     pages, places = pairs[:n].unbind(1)
-    for name, x, limit in (("pairs[:, 0]", pages, source.shape[1]), ("pairs[:, 1]", places, target.shape[1])):
-        wrong = x[(x < 0) | (x >= limit)]
-        if len(wrong):
-            raise BadOption(f"{name} must be in 0 … {limit - 1}, got {int(wrong[0])}")
+    check_within("pairs[:, 0]", pages, 0, source.shape[1] - 1)
+    check_within("pairs[:, 1]", places, 0, target.shape[1] - 1)
     if len(places.unique()) != n:
         raise BadOption("pairs[:, 1] must not name a page twice: which copy would stay is not known")
     if source.data_ptr() == target.data_ptr() and bool(torch.isin(pages, places).any()):
         raise BadOption("pairs must not read a page of the same pool that they write")
-
-
-def _implementation(impl: str) -> Callable[[Tensor, Tensor, Tensor, Tensor], None]:
-    if impl in IMPLS:
-        return IMPLS[impl]
-    if impl not in LAZY:
-        raise unknown("copy_pages implementation", impl, (*IMPLS, *LAZY))
-    try:
-        from sparsespec.kernels.copy_pages import triton
-    except ModuleNotFoundError as error:
-        raise MissingPackage("copy_pages with impl='triton' needs: pip install 'sparsespec[triton]'") from error
-    return triton.copy_pages

@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import NamedTuple
 
 from torch import Tensor
 
-from sparsespec.core.errors import ContractBroken, MissingPackage, unknown
+from sparsespec.core.errors import ContractBroken
 from sparsespec.core.noise import Key
 from sparsespec.kernels.draw import reference
+from sparsespec.kernels.implementations import implementation
 
 IMPLS = {"reference": reference}
-LAZY = {"triton": ("draw", "top_probability")}
-"""What implementations offer that need an optional package; imported when asked for."""
+LAZY = ("triton",)
+"""Implementations of `draw` and `top_probability` that need an optional package, imported when asked for."""
 
 
 class LogProbs(NamedTuple):
@@ -58,7 +58,8 @@ def process(
         ContractBroken: Shapes do not fit, or a row has NaN or no finite best logit.
     """
     _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    return _resolve(impl, "process").process(logits, temperature, top_k, top_p, min_p)
+    module = implementation("draw", impl, IMPLS, what="draw's process")
+    return module.process(logits, temperature, top_k, top_p, min_p)
 
 
 def draw(
@@ -93,7 +94,7 @@ def draw(
     _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     _check_rows(logits, seed=seed, sample=sample, position=position, tag=tag)
     key = Key(seed, sample, position, tag)
-    return _resolve(impl, "draw").draw(logits, temperature, top_k, top_p, min_p, key)
+    return implementation("draw", impl, IMPLS, LAZY).draw(logits, temperature, top_k, top_p, min_p, key)
 
 
 def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:
@@ -103,7 +104,7 @@ def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:
     no float64, and rounds otherwise than "reference" does.
     """
     _check_rows(logits)
-    return _resolve(impl, "top_probability").top_probability(logits)
+    return implementation("draw", impl, IMPLS, LAZY).top_probability(logits)
 
 
 def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference") -> LogProbs:
@@ -118,21 +119,8 @@ def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference")
     _check_rows(logits, chosen=chosen)
     if not 0 <= n <= logits.shape[1]:
         raise ContractBroken(f"logprobs needs n in 0 … {logits.shape[1]}, got {n}")
-    return LogProbs(*_resolve(impl, "logprobs").logprobs(logits, chosen, n))
-
-
-def _resolve(impl: str, what: str) -> ModuleType:
-    """Return the module that implements the function `what` of the op."""
-    if impl in IMPLS:
-        return IMPLS[impl]
-    if what not in LAZY.get(impl, ()):
-        name = "draw" if what == "draw" else f"draw's {what}"
-        raise unknown(f"implementation of {name}", impl, (*IMPLS, *(name for name in LAZY if what in LAZY[name])))
-    try:
-        from sparsespec.kernels.draw import triton
-    except ModuleNotFoundError as error:
-        raise MissingPackage("draw with impl='triton' needs: pip install 'sparsespec[triton]'") from error
-    return triton
+    module = implementation("draw", impl, IMPLS, what="draw's logprobs")
+    return LogProbs(*module.logprobs(logits, chosen, n))
 
 
 def _check_rows(logits: Tensor, **columns: Tensor) -> None:

@@ -5,14 +5,13 @@ Pooling spreads a high score to its neighbours first: `pool=5` gives each positi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption, MissingPackage, unknown
+from sparsespec.core.errors import BadOption
+from sparsespec.kernels.implementations import implementation
 from sparsespec.kernels.top_positions import reference
 
-IMPLS = {"reference": reference.top_positions}
+IMPLS = {"reference": reference}
 LAZY = ("triton",)
 """Implementations that need an optional package, imported when asked for."""
 
@@ -34,11 +33,11 @@ def top_positions(scores: Tensor, below: Tensor, count: Tensor, k_max: int, *, p
         MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
-    run = _implementation(impl)
+    module = implementation("top_positions", impl, IMPLS, LAZY)
     if pool < 1 or pool % 2 == 0:
         raise BadOption(f"pool must be an odd number of positions, 1 or more, got {pool}")
     _check_shapes(scores, below, count)
-    return run(scores, below, count, k_max, pool)
+    return module.top_positions(scores, below, count, k_max, pool)
 
 
 def _check_shapes(scores: Tensor, below: Tensor, count: Tensor) -> None:
@@ -49,15 +48,3 @@ def _check_shapes(scores: Tensor, below: Tensor, count: Tensor) -> None:
         raise BadOption(f"below must be [{rows}], one number for each row of scores, got {list(below.shape)}")
     if count.shape not in ((rows,), (layers, rows)):
         raise BadOption(f"count must be [{rows}] or [{layers}, {rows}], got {list(count.shape)}")
-
-
-def _implementation(impl: str) -> Callable[[Tensor, Tensor, Tensor, int, int], Tensor]:
-    if impl in IMPLS:
-        return IMPLS[impl]
-    if impl not in LAZY:
-        raise unknown("top_positions implementation", impl, (*IMPLS, *LAZY))
-    try:
-        from sparsespec.kernels.top_positions import triton
-    except ModuleNotFoundError as error:
-        raise MissingPackage("top_positions with impl='triton' needs: pip install 'sparsespec[triton]'") from error
-    return triton.top_positions

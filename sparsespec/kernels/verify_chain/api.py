@@ -5,12 +5,12 @@ It knows no rule of acceptance: verifiers decide what stands and what is drawn w
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import NamedTuple
 
 from torch import Tensor
 
-from sparsespec.core.errors import ContractBroken, unknown
+from sparsespec.core.errors import ContractBroken
+from sparsespec.kernels.implementations import implementation
 from sparsespec.kernels.verify_chain import reference
 
 _IMPLS = {"reference": reference}
@@ -50,11 +50,4 @@ def verify_chain(
     if draws.shape != stands.shape or first.shape != count.shape or draws.ndim + first.ndim != 2:
         shapes = [tuple(part.shape) for part in (draws, stands, first, count)]
         raise ContractBroken(f"verify_chain needs shapes [T], [T], [R], [R], got {shapes}")
-    return Verified(*_resolve(impl).verify_chain(draws, stands, first, count, width))
-
-
-def _resolve(impl: str) -> ModuleType:
-    """Return the module that implements the op."""
-    if impl not in _IMPLS:
-        raise unknown("implementation of verify_chain", impl, _IMPLS)
-    return _IMPLS[impl]
+    return Verified(*implementation("verify_chain", impl, _IMPLS).verify_chain(draws, stands, first, count, width))
