@@ -90,9 +90,11 @@ MUTANTS = [
         (
             ("tl.where(split < 0, n_splits, split + 1)", "tl.where(split < 0, 1, split + 1)"),
             (
-                "tl.minimum(n_seen, s * SPLIT + SPLIT)",
-                "tl.minimum(n_seen, s * SPLIT + tl.where(split < 0, n_seen, SPLIT))",
+                12 * " " + "m2, l2, acc2 = one_split(",
+                12 * " " + "s = tl.where(split < 0, -1, s)\n" + 12 * " " + "m2, l2, acc2 = one_split(",
             ),
+            ("LIST == SPARSE else s * SPLIT", "LIST == SPARSE else tl.maximum(s, 0) * SPLIT"),
+            ("n_seen, s * SPLIT + SPLIT)", "n_seen, tl.where(s < 0, n_seen, s * SPLIT + SPLIT))"),
         ),
     ),
     one(EARLY, "kernel", "out", "== n_splits - 1:", "== n_splits - 2:"),

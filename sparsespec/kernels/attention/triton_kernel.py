@@ -140,6 +140,34 @@ def blocks(
 
 
 @triton.jit
+def one_split(
+    q, now, i, start, k_head, v_head, table, listed, count, tail, s, n_seen,
+    score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
+    D: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr,
+    LIST: tl.constexpr, SCORED: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Attend a tile to split s; return maximum, sum and weighted values, neither folded nor divided."""
+    lo = 0 if LIST == SPARSE else s * SPLIT
+    hi = n_seen if LIST == SPARSE else tl.minimum(n_seen, s * SPLIT + SPLIT)
+    m = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    lsum, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
+    if LIST == WIDE:
+        # up to the first query of the tile there is nothing to mask: no test, for most of a long prompt
+        open_to = lo + tl.maximum(tl.minimum(hi, start + tl.min(i, 0) + 1) - lo, 0) // BLOCK_N * BLOCK_N
+        m, lsum, acc = blocks(
+            m, lsum, acc, q, now, k_head, v_head, table, listed, count, tail, lo, open_to,
+            score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
+            D, PAGE, BLOCK_N, False, False, SCORED, SCORE_ROWS, DIRECT, PRECISION,
+        )  # fmt: skip
+        lo = open_to
+    return blocks(
+        m, lsum, acc, q, now, k_head, v_head, table, listed, count, tail, lo, hi,
+        score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
+        D, PAGE, BLOCK_N, LIST == SPARSE, True, SCORED, SCORE_ROWS, DIRECT, PRECISION,
+    )  # fmt: skip
+
+
+@triton.jit
 def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, work_ptr, total_ptr, first_part_ptr, row_of_ptr, table_ptr, scored_ptr,
     chosen_ptr, count_ptr, tail_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, p_ptr, p_max_ptr,
@@ -150,9 +178,7 @@ def attend(
     HEADS_P: tl.constexpr,
 ):  # fmt: skip
     """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
-    begin = 0
-    if LIST != NARROW:
-        begin = tl.load(total_ptr + LIST - 1)
+    begin = 0 if LIST == NARROW else tl.load(total_ptr + LIST - 1)
     for item in range(begin * HKV + tl.program_id(0), tl.load(total_ptr + LIST) * HKV, tl.num_programs(0)):
         entry = work_ptr + item // HKV * 8
         head = item % HKV
@@ -181,23 +207,10 @@ def attend(
         m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         lsum, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
         for s in range(tl.maximum(split, 0), tl.where(split < 0, n_splits, split + 1)):
-            lo = 0 if LIST == SPARSE else s * SPLIT
-            hi = n_seen if LIST == SPARSE else tl.minimum(n_seen, s * SPLIT + SPLIT)
-            m2 = tl.full([BLOCK_M], float("-inf"), tl.float32)
-            l2, acc2 = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
-            if LIST == WIDE:
-                # up to the first query of the tile there is nothing to mask: no test, for most of a long prompt
-                open_to = lo + tl.maximum(tl.minimum(hi, start + tl.min(i, 0) + 1) - lo, 0) // BLOCK_N * BLOCK_N
-                m2, l2, acc2 = blocks(
-                    m2, l2, acc2, q, now, k_head, v_head, table, listed, count, tail, lo, open_to,
-                    score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
-                    D, PAGE, BLOCK_N, False, False, SCORED, SCORE_ROWS, DIRECT, PRECISION,
-                )  # fmt: skip
-                lo = open_to
-            m2, l2, acc2 = blocks(
-                m2, l2, acc2, q, now, k_head, v_head, table, listed, count, tail, lo, hi,
+            m2, l2, acc2 = one_split(
+                q, now, i, start, k_head, v_head, table, listed, count, tail, s, n_seen,
                 score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
-                D, PAGE, BLOCK_N, LIST == SPARSE, True, SCORED, SCORE_ROWS, DIRECT, PRECISION,
+                D, PAGE, BLOCK_M, BLOCK_N, SPLIT, LIST, SCORED, SCORE_ROWS, DIRECT, PRECISION,
             )  # fmt: skip
             if LIST == SPARSE:
                 m, lsum, acc = m2, l2, acc2
