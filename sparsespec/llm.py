@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from sparsespec.core.errors import BadOption, BadRequest, ContractBroken, SparseSpecError, show
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.spec import EngineSpec
@@ -56,6 +58,7 @@ class LLM:
         model: Local folder, hub id, alias such as "smollm2", or a loaded model.
         preset: Name of a preset, or a whole spec.
         dtype: Floating-point type of weights and KV.
+        device: "cpu", or a CUDA device such as "cuda" or "cuda:1"; None leaves a loaded model where it is.
         tokenizer: Tokenizer for a model that was passed in loaded; None works with token prompts only.
         cache: Folder for downloaded models.
         progress: Called as `progress(label, done, total)` while something is fetched or converted.
@@ -68,14 +71,18 @@ class LLM:
         preset: str | EngineSpec = "sparsespec",
         *,
         dtype: str = "float32",
+        device: str | None = None,
         tokenizer: Tokenizer | None = None,
         cache: Path | None = None,
         progress: Progress | None = None,
         **engine: Any,
     ) -> None:
+        where = None if device is None else place_of(device)
         if not isinstance(model, Transformer):
             model, own = load_model(model, dtype, cache=cache, progress=progress)
             tokenizer = tokenizer or own
+        if where is not None and where != model.device:
+            model = model.to(model.dtype, where)
         if tokenizer is not None and not hasattr(tokenizer, "encode_chat"):
             raise BadOption(f"tokenizer must be a Tokenizer(folder) or None, got {show(tokenizer)}")
         self.model, self.tokenizer = model, tokenizer
@@ -223,6 +230,20 @@ def load_model(
     if progress:
         progress(f"loading {name}", 0, 1)
     return load(folder, dtype, progress=progress), Tokenizer(folder)
+
+
+def place_of(device: str) -> torch.device:
+    """Return a device that exists; raises `BadOption` with what would work."""
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        place = None
+    if place is None or place.type not in ("cpu", "cuda"):
+        raise BadOption(f"device is 'cpu', 'cuda' or one of several such as 'cuda:1', got {show(device)}")
+    n = torch.cuda.device_count()
+    if place.type == "cuda" and (place.index or 0) >= n:
+        raise BadOption(f"device {show(device)} is not there: this machine has {n} CUDA devices; 'cpu' works anywhere")
+    return place
 
 
 def _is_list(value: object) -> bool:

@@ -43,7 +43,7 @@ class Deck:
     def launch(self, placed: Placed, requests: tuple[Request, ...], step: int) -> None:
         """Pack a placed plan, launch its round, and note what is now unheard of `requests`, one per row."""
         host = self._ring.pack(placed, requests, any(self._geometry.scored), step)
-        flight = Flight.of(placed.rows, requests)
+        flight = Flight.of(placed.rows, requests, self._geometry.device)
         flight.before, self._asides = tuple(self._asides), []
         flight.event = self._device.launch(
             partial(

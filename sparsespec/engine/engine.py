@@ -18,6 +18,7 @@ from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import EngineSpec
 from sparsespec.engine.compose import check_company, compose, spec_of
+from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
 from sparsespec.engine.intake import check_request, params_of, tokens_of
@@ -59,7 +60,8 @@ class Engine:
         self._loop = LOOPS[loop]
         self._decoder = decoder
         self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)
-        self._device: Device = device or LazyDevice()
+        on_gpu = model.device.type == "cuda"
+        self._device: Device = device or (CudaDevice(model.device) if on_gpu else LazyDevice())
         self._pool = KVPool(self.geometry)
         self._mover = Mover(self._device, self._pool, checked=options.checked)
         parts.bind(self.geometry)
@@ -85,7 +87,7 @@ class Engine:
             base: Name of a preset, or a spec.
             decoder: Makes a fresh token decoder; without one, outputs have no text and stop strings are refused.
             eos_ids: Tokens that end an output; None takes the model's.
-            device: Where launches run; None is a lazy CPU device.
+            device: Where launches run; None is where the model is.
             **changes: Parts by shelf (name, compact string, spec or instance), `loop`, and the fields of `Options`.
         """
         check_company(model, decoder, eos_ids, device)

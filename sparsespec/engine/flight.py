@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sparsespec.core.device import Event
 from sparsespec.core.plan import Phase, Row
 from sparsespec.core.result import RowResult
+from sparsespec.engine.host import host_array
 from sparsespec.engine.request import Request
 
 SENTINEL = np.iinfo(np.int64).min
@@ -36,8 +37,8 @@ class Flight:
     decoding: tuple[int, ...] = field(default=())  # indices of DRAFT and VERIFY rows
 
     @classmethod
-    def of(cls, rows: tuple[Row, ...], requests: tuple[Request, ...]) -> Flight:
-        """Return a flight whose buffers hold the sentinel."""
+    def of(cls, rows: tuple[Row, ...], requests: tuple[Request, ...], device: str) -> Flight:
+        """Return a flight whose buffers hold the sentinel, until results come from `device`."""
         decoding = tuple(j for j, row in enumerate(rows) if row.phase is not Phase.PREFILL)
         width = max((rows[j].n_query for j in decoding), default=0)
         asked = [n for j in decoding if (n := requests[j].params.logprobs) is not None]
@@ -46,10 +47,10 @@ class Flight:
         return cls(
             rows=rows,
             requests=requests,
-            ints=np.full((len(decoding), N_INTS + width), SENTINEL, dtype=np.int64),
-            floats=np.full((len(decoding), N_FLOATS), np.nan),
-            logprob_ids=np.full((logits, columns), SENTINEL, dtype=np.int64),
-            logprob_values=np.full((logits, columns), np.nan),
+            ints=host_array((len(decoding), N_INTS + width), SENTINEL, np.int64, device),
+            floats=host_array((len(decoding), N_FLOATS), np.nan, np.float64, device),
+            logprob_ids=host_array((logits, columns), SENTINEL, np.int64, device),
+            logprob_values=host_array((logits, columns), np.nan, np.float64, device),
             decoding=decoding,
         )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from sparsespec.core.batch import Batch, State
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Phase, Placed
+from sparsespec.engine.host import host_array
 from sparsespec.engine.request import Request
 
 N_COLUMNS = 7  # seat, phase, n_query, k, offset, scored, stop_below (its bits)
@@ -40,7 +41,7 @@ class Ring:
     def __init__(self, geometry: Geometry, lag: int) -> None:
         # of each row: its columns, its number among the decoding ones, and the pages it may gain
         size = geometry.n_seats * (N_COLUMNS + 1 + 3 * geometry.pages_per_seat)
-        self._buffers = [np.zeros(size, dtype=np.int64) for _ in range(lag + 1)]
+        self._buffers = [host_array((size,), 0, np.int64, geometry.device) for _ in range(lag + 1)]
         self._next = 0
 
     def pack(self, placed: Placed, requests: tuple[Request, ...], want_scores: bool, step: int) -> HostBatch:
@@ -94,7 +95,7 @@ def unpack(host: HostBatch, state: State) -> tuple[Batch, Tensor]:
     n, device = host.n_rows, state.c.device
     first_entry = N_COLUMNS * n + host.n_decoding
     size = first_entry + 3 * host.n_table
-    packed = torch.from_numpy(host.buffer[:size]).to(device, copy=True)
+    packed = torch.from_numpy(host.buffer[:size]).to(device, copy=True, non_blocking=True)
     seat, phase, n_query, k, offset, scored, stop_bits = packed[: N_COLUMNS * n].view(N_COLUMNS, n)
     if host.n_table:
         entry_seat, block, page = packed[first_entry:].view(-1, 3).T

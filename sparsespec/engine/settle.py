@@ -92,7 +92,7 @@ def report(
         good == n_query,
     )
     ints = torch.cat((torch.stack([x.to(torch.int64) for x in columns], 1), chained.tokens), 1)
-    torch.from_numpy(flight.ints).copy_(ints)
+    torch.from_numpy(flight.ints).copy_(ints, non_blocking=True)
     drafting = batch.phase[rows] == Phase.DRAFT
     kv_full = batch.start[rows] + live
     floats = (
@@ -100,7 +100,8 @@ def report(
         torch.where(live > 0, kv_read, 0),
         torch.where(live > 0, kv_full, 0),
     )
-    torch.from_numpy(flight.floats).copy_(torch.stack([x.to(torch.float64) for x in floats], 1))
+    values = torch.stack([x.to(torch.float64) for x in floats], 1)
+    torch.from_numpy(flight.floats).copy_(values, non_blocking=True)
     assert flight.ints.shape[1] == N_INTS + chained.tokens.shape[1]
     if flight.logprob_ids.size:
         _report_logprobs(flight, batch, rows, judged, chained, logits)
@@ -116,5 +117,6 @@ def _report_logprobs(
     chosen = chosen.scatter_(0, place.flatten(), chained.tokens.flatten())[:-1]
     n = flight.logprob_ids.shape[1] - 1
     ids, values, chosen_values = logprobs(logits, chosen, n, impl="reference")
-    torch.from_numpy(flight.logprob_ids).copy_(torch.cat((chosen[:, None], ids), 1))
-    torch.from_numpy(flight.logprob_values).copy_(torch.cat((chosen_values[:, None], values), 1).to(torch.float64))
+    torch.from_numpy(flight.logprob_ids).copy_(torch.cat((chosen[:, None], ids), 1), non_blocking=True)
+    values = torch.cat((chosen_values[:, None], values), 1).to(torch.float64)
+    torch.from_numpy(flight.logprob_values).copy_(values, non_blocking=True)

@@ -1,0 +1,15 @@
+"""Host memory that a device copies to and from: page-locked for a GPU, so that no copy keeps the host waiting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+def host_array(shape: tuple[int, ...], fill: float, dtype: type[np.generic], device: str) -> npt.NDArray[Any]:
+    """Return an array full of `fill`, for copies from and to `device`."""
+    array = np.full(shape, fill, dtype=dtype)
+    return array if device == "cpu" else torch.from_numpy(array).pin_memory().numpy()
