@@ -21,11 +21,17 @@ READ_BYTES = 2**31
 
 
 class Times(NamedTuple):
-    """Microseconds of one call: percentiles over replays, each the mean of a graph's calls."""
+    """Microseconds of one call: percentiles over replays, each the mean of a graph's calls; on a CPU, over calls."""
 
     p20: float
     p50: float
     p80: float
+
+
+def percentiles(micros: Sequence[float]) -> Times:
+    """Return the percentiles of some times."""
+    ordered = sorted(micros)
+    return Times(*(ordered[int(q * (len(ordered) - 1))] for q in (0.2, 0.5, 0.8)))
 
 
 def buffers_for(call_bytes: int) -> int:
@@ -69,8 +75,7 @@ def time_calls(calls: Sequence[Call]) -> Times:
     rounds = max(1, min(200, math.ceil(GRAPH_MS / max(once, 1e-3))))
     graph = capture(calls, rounds)
     replayed(graph, 5)
-    micros = sorted(1000 * ms / (rounds * len(calls)) for ms in replayed(graph, REPLAYS))
-    return Times(*(micros[int(q * (REPLAYS - 1))] for q in (0.2, 0.5, 0.8)))
+    return percentiles([1000 * ms / (rounds * len(calls)) for ms in replayed(graph, REPLAYS)])
 
 
 def read_ceiling() -> dict[str, float]:

@@ -1,0 +1,103 @@
+"""Times kernels on a GPU: checked first, then beside the read ceiling of the same run and beside FlashInfer.
+
+Graph replays over rotating inputs are timed, so neither host time nor a warm cache is in the figures. The read ceiling
+is the best of three readers. FlashInfer is timed the same way where it is installed.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import flashinfer_peer
+from bench.common import Report, machine, version_of
+from bench.kernel_cases import Case, Ready
+from bench.kernel_rows import HEAD, Row, line_of
+from bench.timing import Times, read_ceiling, time_calls
+from sparsespec.core.errors import SparseSpecError
+
+
+def device() -> dict[str, Any]:
+    """Return what figures depend on, with the GPU in words."""
+    gpu = torch.cuda.get_device_properties(0)
+    return {
+        **machine(),
+        "device": f"{gpu.name}, {gpu.multi_processor_count} SMs",
+        "cuda": torch.version.cuda,
+        "triton": version_of("triton"),
+        "flashinfer": flashinfer_peer.version(),
+    }
+
+
+def peers_of(ready: Ready) -> tuple[dict[str, Times], dict[str, str]]:
+    """Return the times of the peers that ran, and why the others did not."""
+    times: dict[str, Times] = {}
+    failed: dict[str, str] = {}
+    for name, build in ready.peers.items():
+        try:
+            calls = build()
+            if ready.agrees(calls[0]()):
+                times[name] = time_calls(calls)
+            else:
+                failed[name] = "its result is not the op's"
+        except Exception as error:  # a peer that cannot do the case must not end the run
+            failed[name] = f"{type(error).__name__}: {error}"[:200]
+    return times, failed
+
+
+def measure(case: Case, ceiling: float) -> Row:
+    """Check and time one case."""
+    key = {"model": case.shape.name, "op": case.op, "case": case.name}
+    try:
+        ready = case.make(case.shape)
+        wrong = ready.check()
+        if wrong:
+            return {**key, "red": wrong}
+        times = time_calls(ready.calls)
+    except SparseSpecError as error:
+        return {**key, "skipped": str(error)}
+    except Exception as error:  # a case that the compiler or the device refuses must not hide the others
+        return {**key, "red": f"it failed with {type(error).__name__}: {error}"}
+    share = ready.bytes / (1e-6 * times.p50) / ceiling
+    peers, failed = peers_of(ready)
+    best = min((t.p50 for t in peers.values()), default=None)
+    return {
+        **key,
+        "micros": times._asdict(),
+        "bytes": ready.bytes,
+        "share": share,
+        "peers": {name: t._asdict() for name, t in peers.items()},
+        "peers_failed": failed,
+        "bars": verdicts(case, share, times.p50 / best if best else None),
+    }
+
+
+def verdicts(case: Case, share: float, ratio: float | None) -> list[str]:
+    """Return what each bar of the case says."""
+    found = []
+    if case.share is not None:
+        found.append(f"{'meets' if share >= case.share else 'MISSES'} {case.share:.0%}")
+    if case.ratio is not None and ratio is not None:
+        found.append(f"{'meets' if ratio <= case.ratio else 'MISSES'} {case.ratio:.2f} × peer")
+    return found
+
+
+def run(cases: Sequence[Case], out: Path | None) -> list[Row]:
+    """Time `cases`; return their rows."""
+    readers = read_ceiling()
+    ceiling = max(readers.values())
+    shown = {name: f"{rate / 1e9:.0f} GB/s" for name, rate in readers.items()}
+    rows: list[Row] = []
+    with Report(out, **device(), readers=shown, ceiling=ceiling) as report:
+        print(HEAD)
+        for case in cases:
+            rows.append(measure(case, ceiling))
+            report.row(line_of(rows[-1]), **rows[-1])
+            # the pools of a case are gigabytes
+            gc.collect()
+            torch.cuda.empty_cache()
+    return rows
