@@ -65,7 +65,8 @@ class Case:
     ratio: float | None = None
 
 
-def _error(got: Tensor, want: Tensor) -> float:
+def error(got: Tensor, want: Tensor) -> float:
+    """Return ‖got - want‖ / ‖want‖."""
     return float((got.double() - want).norm() / want.norm())
 
 
@@ -86,14 +87,9 @@ class Rows:
     def __call__(self, shape: Shape) -> Ready:
         """Allocate; all sets of inputs share one pool of pages and differ in queries, tables and selections."""
         generator = torch.Generator("cuda").manual_seed(self.pool_seed)
-        blocks = max(-(-length // PAGE) for length, _, _ in self.rows)
-        pages = len(self.rows) * blocks + 1
-        k_pages, v_pages = (
-            torch.randn(pages, PAGE, shape.kv_heads, shape.head_dim, device="cuda", generator=generator).bfloat16()
-            for _ in range(2)
-        )
+        k_pages, v_pages = self.pools(shape, generator, torch.bfloat16)
         n_bytes = self.bytes(shape)
-        sets = [self._inputs(shape, pages, blocks, generator) for _ in range(buffers_for(n_bytes))]
+        sets = [self.inputs(shape, generator, torch.bfloat16) for _ in range(buffers_for(n_bytes))]
         scale = shape.head_dim**-0.5
         ours = lambda: [self._call(q, k_pages, v_pages, rows, scale, chosen) for q, rows, chosen in sets]  # noqa: E731
         peers = flashinfer_peer.attention(self, shape, k_pages, v_pages, sets, scale)
@@ -106,7 +102,7 @@ class Rows:
 
         def agrees(got: Any) -> bool:
             out = got[0] if isinstance(got, tuple) else got
-            return _error(out.flatten(), calls[0]()[0].double().flatten()) < CLOSE
+            return error(out.flatten(), calls[0]()[0].double().flatten()) < CLOSE
 
         wrong = partial(self._wrong, *sets[0], k_pages, v_pages, scale, calls[0])
         return Ready(calls, n_bytes, wrong, peers, agrees)
@@ -118,15 +114,22 @@ class Rows:
         scores = sum(4 * self.groups * length for length, _, sparse in self.rows if self.scored and not sparse)
         return read * shape.token_bytes + n_query * shape.heads * (4 * shape.head_dim + 4) + scores
 
-    def _inputs(
-        self, shape: Shape, pages: int, blocks: int, generator: torch.Generator
+    def pools(self, shape: Shape, generator: torch.Generator, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return pages of keys and of values, on the generator's device."""
+        size = (len(self.rows) * self._blocks + 1, PAGE, shape.kv_heads, shape.head_dim)
+        k, v = (torch.randn(size, device=generator.device, generator=generator).to(dtype) for _ in range(2))
+        return k, v
+
+    def inputs(
+        self, shape: Shape, generator: torch.Generator, dtype: torch.dtype
     ) -> tuple[Tensor, AttentionRows, Chosen | None]:
-        b = len(self.rows)
-        lengths, queries, sparse = (torch.tensor(x, device="cuda") for x in zip(*self.rows, strict=True))
-        table = torch.randperm(pages - 1, device="cuda", generator=generator).view(b, blocks) + 1
+        """Return queries, rows and selections, on the generator's device."""
+        b, device = len(self.rows), generator.device
+        lengths, queries, sparse = (torch.tensor(x, device=device) for x in zip(*self.rows, strict=True))
+        table = torch.randperm(b * self._blocks, device=device, generator=generator).view(b, -1) + 1
         scored = ~sparse if self.scored else torch.zeros_like(sparse)
         rows = AttentionRows(
-            seat=torch.arange(b, device="cuda"),
+            seat=torch.arange(b, device=device),
             offset=queries.cumsum(0) - queries,
             start=lengths - queries,
             live=queries,
@@ -137,14 +140,19 @@ class Rows:
             groups=self.groups,
         )
         size = (int(queries.sum()), shape.heads, shape.head_dim)
-        q = torch.randn(size, device="cuda", generator=generator).bfloat16()
+        q = torch.randn(size, device=device, generator=generator).to(dtype)
         if not self.chosen:
             return q, rows, None
         below = int(rows.start.min())
-        noise = torch.rand(self.groups, b, below, device="cuda", generator=generator)
+        noise = torch.rand(self.groups, b, below, device=device, generator=generator)
         positions = noise.topk(self.chosen, dim=-1).indices.sort(-1).values.to(torch.int32)
-        counts = torch.full((b,), self.chosen, device="cuda")
+        counts = torch.full((b,), self.chosen, device=device)
         return q, rows, Chosen(positions, counts, rows.start.clone())
+
+    @property
+    def _blocks(self) -> int:
+        """Pages of a row; all rows have as many."""
+        return max(-(-length // PAGE) for length, _, _ in self.rows)
 
     def _call(
         self, q: Tensor, k: Tensor, v: Tensor, rows: AttentionRows, scale: float, chosen: Chosen | None
@@ -160,13 +168,12 @@ class Rows:
         self, q: Tensor, rows: AttentionRows, chosen: Chosen | None, k: Tensor, v: Tensor, scale: float, call: Call
     ) -> str:
         out, lse, scores = call()
-        exact = [x.double() for x in (q, k, v)]
-        want = attention(*exact, rows, scale=scale, chosen=chosen, impl="reference")
-        errors = {"out": _error(out, want.out), "lse": _error(lse, want.lse)}
+        want = attention(q.double(), k.double(), v.double(), rows, scale=scale, chosen=chosen, impl="reference")
+        errors = {"out": error(out, want.out), "lse": error(lse, want.lse)}
         if want.scores is not None:
             if scores is None:
                 return "it gives no scores"
-            errors["scores"] = _error(scores[..., : want.scores.shape[-1]], want.scores)
+            errors["scores"] = error(scores[..., : want.scores.shape[-1]], want.scores)
         return ", ".join(f"{name} errs by {e:.2g}" for name, e in errors.items() if not e < CLOSE)
 
 
@@ -247,7 +254,7 @@ class Append:
                 name: x.double() if torch.is_tensor(x) and x.is_floating_point() else x for name, x in shared.items()
             }
             want = append_kv(*exact, slots=sets[0][5], **wide, impl="reference")
-            errors = {"q": _error(call(*sets[0]), want), "k": _error(k_pages, exact[3]), "v": _error(v_pages, exact[4])}
+            errors = {"q": error(call(*sets[0]), want), "k": error(k_pages, exact[3]), "v": error(v_pages, exact[4])}
             return ", ".join(f"{name} errs by {e:.2g}" for name, e in errors.items() if not e < CLOSE)
 
         return Ready([lambda s=s: call(*s) for s in sets], n_bytes, wrong)

@@ -4,8 +4,9 @@
     python -m bench.kernels --kernel your_package.module:function
     python -m bench.kernels --read results.jsonl [--plot results.svg]
 
-An op is checked before it is timed, and not timed if the check is red; exit status 1 then. FlashInfer is
-timed where it is installed; its first call compiles for minutes.
+An op is checked before it is timed, and not timed if the check is red; exit status 1 then. Where there is no GPU, the
+reference implementations are timed on the CPU instead, on small inputs and with pytest-benchmark; their rows have no
+share. FlashInfer is timed where it is installed; its first call compiles for minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from bench import gpu_run
+from bench import cpu_cases, cpu_run, gpu_run
 from bench.kernel_plot import plot
 from bench.kernel_rows import HEAD, KEY, Key, Row, key_of_row, line_of, origin_of, read
 from bench.kernel_table import cases
@@ -67,16 +68,18 @@ def again(args: argparse.Namespace) -> list[Row]:
 
 
 def measured(args: argparse.Namespace) -> list[Row]:
-    """Time what is wanted; return the rows."""
-    if not torch.cuda.is_available():
-        raise BadOption("bench.kernels times kernels on a CUDA GPU and found none; bench.dense_cpu measures a CPU")
-    table = cases(kernel=kernel_of(args.kernel) if args.kernel else None)
-    return gpu_run.run(pick(args, table, lambda case: (case.shape.name, case.op, case.name)), args.out)
+    """Time what is wanted, on a GPU if there is one; return the rows."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and (args.kernel or args.plot):
+        raise BadOption("--kernel and --plot need a CUDA GPU, and there is none; --read FILE --plot draws a GPU's rows")
+    table = cases(kernel=kernel_of(args.kernel) if args.kernel else None) if on_gpu else cpu_cases.cases()
+    runner: Any = gpu_run if on_gpu else cpu_run
+    return runner.run(pick(args, table, lambda case: (case.shape.name, case.op, case.name)), args.out)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.kernels", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--op", help="only cases of this op: attention, top_positions, append_kv or copy_pages")
+    parser.add_argument("--op", help="only cases of this op: attention, top_positions, append_kv, copy_pages or draw")
     parser.add_argument("--model", help="only cases of this model: qwen3-8b or smollm2-135m")
     parser.add_argument("--case", help="only cases whose name holds this")
     parser.add_argument("--kernel", help="module:function, an attention kernel of yours to time beside the project's")
