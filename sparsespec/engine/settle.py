@@ -12,6 +12,7 @@ from sparsespec.core.batch import Batch, Chained, ChainRows, Outcome
 from sparsespec.core.plan import Phase
 from sparsespec.engine.flight import N_INTS, Flight
 from sparsespec.kernels.draw.api import logprobs, top_probability
+from sparsespec.kernels.implementations import fastest
 
 
 def settle(
@@ -30,7 +31,7 @@ def settle(
     if chained.laws is not None and state.laws is not None:
         _keep_laws(batch, rows, judged, chained, drafted[rows])
     newest = judged.first + (chained.emitted - 1).clamp(min=0)
-    confidence = top_probability(logits[newest], impl="reference").to(torch.float64)
+    confidence = top_probability(logits[newest], impl=fastest(logits)).to(torch.float64)
     _advance(batch, rows, chained.emitted, confidence)
     return Outcome(batch, emitted, drafted), confidence
 

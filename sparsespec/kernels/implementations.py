@@ -6,7 +6,18 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from types import ModuleType
 
+import torch
+from torch import Tensor
+
 from sparsespec.core.errors import MissingPackage, unknown
+
+FAST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Float types that all Triton kernels take; float64 is for proofs."""
+
+
+def fastest(x: Tensor) -> str:
+    """Return the implementation that suits what holds `x`: `triton` on a GPU, `reference` elsewhere and in float64."""
+    return "triton" if x.is_cuda and x.dtype in FAST_TYPES else "reference"
 
 
 def implementation(

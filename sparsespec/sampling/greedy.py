@@ -8,6 +8,7 @@ from torch import Tensor
 from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.core.config import Geometry
 from sparsespec.kernels.draw.api import draw
+from sparsespec.kernels.implementations import fastest
 from sparsespec.sampling.spread import LogitRows, match, spread
 
 
@@ -38,4 +39,4 @@ class Greedy:
         """Return the best token of each logit row, [T] int64."""
         zero = torch.zeros_like(at.temperature)
         key = (at.seed, at.sample, at.position, torch.zeros_like(at.seed))
-        return draw(logits, zero, at.top_k, at.top_p, at.min_p, *key)
+        return draw(logits, zero, at.top_k, at.top_p, at.min_p, *key, impl=fastest(logits))

@@ -13,6 +13,7 @@ from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.core.config import Geometry
 from sparsespec.core.noise import Key
 from sparsespec.kernels.draw.api import draw
+from sparsespec.kernels.implementations import fastest
 from sparsespec.sampling.spread import LogitRows, match, spread
 
 
@@ -43,4 +44,4 @@ class SharedNoise:
 
     def draw(self, logits: Tensor, at: LogitRows, key: Key) -> Tensor:
         """Return one token per logit row, [T] int64; a hook for tests that bring a noise space of their own."""
-        return draw(logits, at.temperature, at.top_k, at.top_p, at.min_p, *key)
+        return draw(logits, at.temperature, at.top_k, at.top_p, at.min_p, *key, impl=fastest(logits))

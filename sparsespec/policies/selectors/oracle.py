@@ -14,6 +14,7 @@ from sparsespec.core.batch import Batch, Chosen, LayerKeys, Outcome
 from sparsespec.core.config import Geometry, kv_budget
 from sparsespec.core.plan import Phase
 from sparsespec.core.protocols import Selection
+from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.top_positions.api import top_positions
 from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
 
@@ -69,7 +70,8 @@ class Oracle:
                 continue
             offset = int(batch.offset[b])
             scores = self._scores(q[offset : offset + live], keys.of(b, int(below)))
-            best = top_positions(scores[None, :, None], below[None], count[seat][None], self._k_max, impl="reference")
+            scores = scores[None, :, None]
+            best = top_positions(scores, below[None], count[seat][None], self._k_max, impl=fastest(scores))
             positions[:, seat] = best[0, :, 0]
         return Chosen(positions, count, c - 1)
 

@@ -17,6 +17,7 @@ from sparsespec.core.config import Geometry, kv_budget
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
 from sparsespec.core.protocols import Selection
+from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.top_positions.api import top_positions
 from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
 from sparsespec.policies.selectors.selection import Stored
@@ -113,7 +114,7 @@ class Pillar:
         newest = torch.minimum(torch.maximum(share, outcome.emitted), reads)
         tail_from = torch.where(fresh, c - 1 - newest, 0)
         count = torch.where(fresh, torch.minimum(reads - newest, tail_from), 0)
-        best = top_positions(scores, tail_from, count, self._k_max, pool=self.pool, impl="reference")
+        best = top_positions(scores, tail_from, count, self._k_max, pool=self.pool, impl=fastest(scores))
         old = self._positions[:, :, seat]
         self._positions[:, :, seat] = torch.where(fresh[:, None], best.to(torch.int32), old)
         self._counts[:, seat] = torch.where(fresh, count, self._counts[:, seat])

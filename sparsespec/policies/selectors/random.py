@@ -16,6 +16,7 @@ from sparsespec.core.config import Geometry, kv_budget
 from sparsespec.core.errors import BadOption
 from sparsespec.core.noise import gumbel
 from sparsespec.core.protocols import Selection
+from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.top_positions.api import top_positions
 from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
 
@@ -78,7 +79,7 @@ class Random:
             length,
             torch.float32,
         )
-        best = top_positions(scores.view(1, groups, len(c), length), c - 1, count, self._k_max, impl="reference")
+        best = top_positions(scores.view(1, groups, len(c), length), c - 1, count, self._k_max, impl=fastest(scores))
         return Chosen(best[0], count, c - 1)
 
 
