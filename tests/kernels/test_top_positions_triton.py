@@ -162,6 +162,16 @@ def test_mutants_run_and_are_caught(name: str | None, tmp_path: Path, monkeypatc
     assert bool(caught) == bool(name), f"{name}: {caught} of {len(KINDS)} problems differ"
 
 
+@pytest.mark.parametrize("kind", ["random", "zeros"])
+def test_counts_of_the_longest_list_in_registers_do_not_overflow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    length = 32768
+    monkeypatch.setattr(ours, "LARGEST_BLOCK", length)
+    scores = torch.rand(1, 1, 3, length, generator=torch.Generator().manual_seed(0)) * (kind == "random")
+    counts = torch.tensor([1, length - 1, length])
+    drawn = scores, torch.full_like(counts, length), counts, length, 1
+    assert torch.equal(run(drawn), yardstick(drawn))
+
+
 def test_bad_input_is_named() -> None:
     x = torch.rand(1, 1, 2, 8, device=DEVICE)
     n = torch.tensor([2, 2], device=DEVICE)
