@@ -166,6 +166,7 @@ def test_mutants_run_and_are_caught(name: str | None, tmp_path: Path, monkeypatc
 def test_counts_of_the_longest_list_in_registers_do_not_overflow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     length = 32768
     monkeypatch.setattr(ours, "LARGEST_BLOCK", length)
+    monkeypatch.setattr(ours, "WRITE_BLOCK", 2048)
     scores = torch.rand(1, 1, 3, length, generator=torch.Generator().manual_seed(0)) * (kind == "random")
     counts = torch.tensor([1, length - 1, length])
     drawn = scores, torch.full_like(counts, length), counts, length, 1
