@@ -237,6 +237,7 @@ ENGINES = {
     "unknown preset": _llm(UnknownName, "'sparse'", "did you mean 'sparsespec'", "sparse"),
     "unknown option": _llm(UnknownName, "'max_batches'", "did you mean 'max_batch'", max_batches=2),
     "unknown option in a spec": _llm(UnknownName, "'pages'", "have: checked", EngineSpec(engine={"pages": 4})),
+    "too many seats": _llm(BadOption, "10000000 requests", "lower n_pages, max_batch or max_context", max_batch=10**7),
     "no seats": _llm(BadOption, "got 0", "max_batch is a whole number of 1 or more", max_batch=0),
     "bool for pages": _llm(BadOption, "got True", "n_pages is a whole number of 2 or more", n_pages=True),
     "more pages than memory": _llm(BadOption, f"{10**12} pages", "lower n_pages", n_pages=10**12),

@@ -40,6 +40,11 @@ class Deck:
         """Flights that were launched and not heard."""
         return len(self._out)
 
+    @property
+    def memory(self) -> tuple[object, ...]:
+        """What the deck itself allocated."""
+        return self._state, self._ring
+
     def launch(self, placed: Placed, requests: tuple[Request, ...], step: int) -> None:
         """Pack a placed plan, launch its round, and note what is now unheard of `requests`, one per row."""
         host = self._ring.pack(placed, requests, any(self._geometry.scored), step)

@@ -23,6 +23,7 @@ from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
 from sparsespec.engine.intake import check_request, params_of, tokens_of
 from sparsespec.engine.lazy import LazyDevice
+from sparsespec.engine.ledger import Ledger, check_room
 from sparsespec.engine.loops import LOOPS
 from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
 from sparsespec.engine.parts import Parts
@@ -62,6 +63,7 @@ class Engine:
         self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)
         on_gpu = model.device.type == "cuda"
         self._device: Device = device or (CudaDevice(model.device) if on_gpu else LazyDevice())
+        check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
         self._mover = Mover(self._device, self._pool, checked=options.checked)
         parts.bind(self.geometry)
@@ -156,6 +158,13 @@ class Engine:
         self._alive()
         desk = self._desk
         return bool(desk.waiting or desk.seated or self._deck.n_out or self._speaker.events)
+
+    @property
+    def ledger(self) -> Ledger:
+        """What is allocated at present, by whom."""
+        self._alive()
+        parts = {shelf: getattr(self._parts, shelf) for shelf in self.spec.parts}
+        return Ledger.of({"weights": self._model, "KV": self._pool, "seats": self._deck.memory, **parts})
 
     def _start(self) -> None:
         """Begin with empty seats, empty books and number 0."""

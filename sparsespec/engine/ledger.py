@@ -1,0 +1,108 @@
+"""What an engine takes of memory, by whom, and whether there is room for it before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import float_type
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import BadOption
+from sparsespec.engine.state import make_state
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Bytes by name, in the order in which they were counted; what two share counts for the first."""
+
+    entries: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, holders: Mapping[str, object]) -> Ledger:
+        """Count the tensors and arrays that each holder can reach, each piece of memory once."""
+        seen: set[int] = set()
+        return cls(tuple((name, sum(_pieces(holder, seen))) for name, holder in holders.items()))
+
+    @property
+    def total(self) -> int:
+        """Return the bytes of all."""
+        return sum(n for _, n in self.entries)
+
+    def __str__(self) -> str:
+        """Return a line for each entry that holds anything, and one for the sum."""
+        held = [(name, n) for name, n in (*self.entries, ("all", self.total)) if n]
+        return "\n".join(f"{name:12} {n / 2**20:10.1f} MiB" for name, n in held)
+
+
+def _pieces(holder: object, seen: set[int]) -> Iterator[int]:
+    """Yield the bytes of each piece of memory behind `holder` that is not in `seen`, and enter it."""
+    todo = [holder]
+    while todo:
+        x = todo.pop()
+        if isinstance(x, Tensor):
+            storage = x.untyped_storage()
+            if storage.data_ptr() not in seen and storage.nbytes():
+                seen.add(storage.data_ptr())
+                yield storage.nbytes()
+        elif isinstance(x, np.ndarray):
+            base = x if x.base is None else x.base
+            if isinstance(base, np.ndarray | Tensor) and id(base) not in seen:
+                seen.add(id(base))
+                yield x.nbytes if base is x else base.nbytes
+        elif id(x) not in seen and not isinstance(x, type | str | int | float | Geometry):
+            seen.add(id(x))
+            todo.extend(_held(x))
+
+
+def _held(x: object) -> Iterable[Any]:
+    if isinstance(x, Mapping):
+        return x.values()
+    if isinstance(x, list | tuple | set | frozenset):
+        return x
+    names = {*getattr(x, "__dict__", ())}
+    for kind in type(x).__mro__:
+        names.update(getattr(kind, "__slots__", ()))
+    return [getattr(x, name) for name in names if hasattr(x, name)] if _is_ours(x) else ()
+
+
+def _is_ours(x: object) -> bool:
+    """Say whether to look into an object: not into modules, functions, streams and other libraries' machinery."""
+    return not callable(x) and type(x).__module__.partition(".")[0] not in ("torch", "builtins", "random")
+
+
+def check_room(geometry: Geometry, *, laws: bool) -> None:
+    """Raise `BadOption` if the state of the seats and the KV pool do not fit into what the device has free."""
+    free = free_bytes(geometry.device)
+    if free is None:
+        return
+    g = geometry
+    state = make_state(replace(g, device="meta"), laws=laws)
+    state_bytes = sum(x.nbytes for x in _held(state) if isinstance(x, Tensor))
+    token_bytes = 2 * g.n_layers * g.n_kv_heads * g.head_dim * float_type(g.dtype).itemsize
+    kv_bytes = g.n_pages * g.page_size * token_bytes
+    if state_bytes + kv_bytes > free:
+        raise BadOption(
+            f"{g.n_seats} requests of up to {g.max_context} tokens take {state_bytes / GIB:.3g} GiB and the KV pool of "
+            f"{g.n_pages} pages {kv_bytes / GIB:.3g} GiB, and {g.device} has {free / GIB:.3g} GiB free; "
+            "lower n_pages, max_batch or max_context"
+        )
+
+
+def free_bytes(device: str) -> int | None:
+    """Return how much memory can be had, None where nobody says."""
+    if device != "cpu":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * kilobytes[0] if kilobytes else None

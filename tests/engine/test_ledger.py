@@ -1,0 +1,68 @@
+"""What an engine takes of memory: it adds up, and what cannot fit is refused before it is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sparsespec.core.errors import BadOption, EngineClosed
+from sparsespec.core.spec import PRESETS
+from sparsespec.engine import ledger
+from sparsespec.engine.ledger import Ledger
+from tests.engine.running import SPARSE as LISTS
+from tests.engine.running import compose, greedy, prompt_of, run, small
+
+SPARSE: dict[str, Any] = LISTS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_weights_and_kv_are_what_they_say_and_nobody_counts_twice(name: str) -> None:
+    engine = compose(small(name))
+    held = dict(engine.ledger.entries)
+    assert held["weights"] == engine._model.n_bytes
+    assert held["KV"] == engine._pool.n_bytes
+    assert held["attention"] < held["weights"], "the pool and the model's tables were counted already"
+    assert engine.ledger.total == sum(held.values())
+    assert (held["selector"] > 0) == (name not in ("dense", "ngram")), "who chooses keeps lists"
+
+
+def test_the_second_text_leaves_no_more_behind_than_the_first() -> None:
+    engine = compose(**SPARSE)
+    totals: list[int] = []
+    for _ in range(2):
+        engine.add(prompt_of(), greedy())
+        run(engine)
+        totals.append(engine.ledger.total)
+    assert totals[0] == totals[1]
+
+
+def test_more_seats_take_more() -> None:
+    few, many = (dict(compose(**SPARSE, max_batch=n, n_pages=65).ledger.entries) for n in (2, 8))
+    assert few["seats"] < many["seats"]
+    assert few["selector"] < many["selector"]
+    assert few["KV"] == many["KV"]
+
+
+def test_the_lines_add_up() -> None:
+    x = torch.zeros(2**18)
+    told = str(Ledger.of({"a": x, "views of a": [x[1:], x.view(2, -1)], "b": {"deep": (torch.zeros(2**19),)}}))
+    assert told.split() == ["a", "1.0", "MiB", "b", "2.0", "MiB", "all", "3.0", "MiB"]
+
+
+def test_what_cannot_fit_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "free_bytes", lambda _: 100 * 2**30)
+    with pytest.raises(BadOption, match=r"take .* GiB and the KV pool .* has 100 GiB free; lower n_pages"):
+        compose(max_batch=10**8)
+    with pytest.raises(BadOption, match="lower n_pages"):
+        compose(n_pages=10**9)
+    monkeypatch.setattr(ledger, "free_bytes", lambda _: None)
+    assert compose().ledger.total > 0
+
+
+def test_a_closed_engine_has_no_ledger() -> None:
+    engine = compose()
+    engine.close()
+    with pytest.raises(EngineClosed):
+        _ = engine.ledger
