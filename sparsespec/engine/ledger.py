@@ -84,8 +84,8 @@ def check_room(geometry: Geometry, *, laws: bool) -> None:
     if free is None:
         return
     g = geometry
-    state = make_state(replace(g, device="meta"), laws=laws)
-    state_bytes = sum(x.nbytes for x in _held(state) if isinstance(x, Tensor))
+    one_seat = make_state(replace(g, n_seats=1, device="cpu"), laws=laws)
+    state_bytes = g.n_seats * sum(x.nbytes for x in _held(one_seat) if isinstance(x, Tensor))
     token_bytes = 2 * g.n_layers * g.n_kv_heads * g.head_dim * float_type(g.dtype).itemsize
     kv_bytes = g.n_pages * g.page_size * token_bytes
     if state_bytes + kv_bytes > free:
