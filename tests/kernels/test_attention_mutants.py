@@ -33,6 +33,7 @@ pytestmark = [
 ]
 
 EARLY = "a tile folded before its last split"
+REUSED = "arrivals not counted anew in the next launch"
 PARTS = {"kernel": ("attend",), "scores": ("reduce_scores",), "plan": ("Work",)}
 
 
@@ -97,6 +98,14 @@ MUTANTS = [
             ("n_seen, s * SPLIT + SPLIT)", "n_seen, tl.where(s < 0, n_seen, s * SPLIT + SPLIT))"),
         ),
     ),
+    one(
+        "wide tiles unmasked up to their last query",
+        "kernel",
+        "out",
+        "start + tl.min(i, 0) + 1) - lo",
+        "start + tl.max(i, 0) + 1) - lo",
+    ),
+    one(REUSED, "kernel", "out", "tl.store(arrived_ptr + first, 0)", "tl.store(arrived_ptr + first, 1)"),
     one(EARLY, "kernel", "out", "== n_splits - 1:", "== n_splits - 2:"),
     one("last split dropped", "kernel", "out", "for s in range(n_splits)", "for s in range(n_splits - 1)"),
     one(
@@ -134,20 +143,22 @@ MUTANTS = [
 
 
 def call_of(seed: int = 0) -> Call:
-    """Return a call with two rows that are cut into splits, one of them scored, a sparse row and a dead query."""
+    """Return a call with two rows cut into splits, one of them scored, a sparse row, a wide one and a dead query."""
     rows = (
         Wanted(70, 3, scored=True, gap=1),
         Wanted(40, 2),
         Wanted(50, 2, sparse=True, tail=45, count=10),
+        Wanted(20, 12),
     )
     shape = Shape(group=2, groups=2, ends=(1, 1))
     return lay_out(rows, torch.float32, shape, seed, longest=96, blank=0.5)
 
 
 def after_another(call: Call) -> Results:
-    """Run the call with buffers that another step was planned in before, over other pages."""
+    """Run the call with buffers that another step was planned and run in before, over other pages."""
     before = replace(call.rows, table=call.rows.table.flip(0), start=call.rows.start // 2)
     work = kernels.plan(call.q, call.k, before, tiling=SMALL)
+    call.launch(before, work, blank=0.0)
     work.fill(call.rows, len(call.q))
     return call.launch(call.rows, work, blank=0.0)
 
@@ -167,7 +178,7 @@ def test_the_kernels_as_they_are_break_no_law() -> None:
 
 @pytest.mark.parametrize("case", MUTANTS, ids=lambda case: case.name)
 def test_a_mutant_runs_and_is_caught(case: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if case.name == EARLY and DEVICE == "cuda":
+    if case.name in (EARLY, REUSED) and DEVICE == "cuda":
         pytest.skip("programs of a GPU arrive in any order, so that this one may be right")
     module: Any = importlib.import_module(f"sparsespec.kernels.attention.triton_{case.part}")
     mutated = mutant(module, tmp_path, *case.changes)
