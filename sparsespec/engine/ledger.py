@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import float_type
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.engine.state import make_state
+from sparsespec.kv.pool import pool_bytes
 
 GIB = 2**30
 
@@ -86,8 +86,7 @@ def check_room(geometry: Geometry, *, laws: bool) -> None:
     g = geometry
     one_seat = make_state(replace(g, n_seats=1, device="cpu"), laws=laws)
     state_bytes = g.n_seats * sum(x.nbytes for x in _held(one_seat) if isinstance(x, Tensor))
-    token_bytes = 2 * g.n_layers * g.n_kv_heads * g.head_dim * float_type(g.dtype).itemsize
-    kv_bytes = g.n_pages * g.page_size * token_bytes
+    kv_bytes = pool_bytes(g)
     if state_bytes + kv_bytes > free:
         raise BadOption(
             f"{g.n_seats} requests of up to {g.max_context} tokens take {state_bytes / GIB:.3g} GiB and the KV pool of "

@@ -5,7 +5,6 @@ Only launched functions touch it. Which page belongs to whom is the tier manager
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +13,12 @@ from torch import Tensor
 from sparsespec.core.batch import float_type
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
+
+
+def pool_bytes(geometry: Geometry) -> int:
+    """Return the bytes of keys and values together."""
+    g = geometry
+    return 2 * g.n_layers * g.n_pages * g.page_size * g.n_kv_heads * g.head_dim * float_type(g.dtype).itemsize
 
 
 class KVPool:
@@ -27,9 +32,8 @@ class KVPool:
             self.k: Tensor = torch.empty(shape, dtype=float_type(g.dtype), device=g.device)
             self.v: Tensor = torch.empty_like(self.k)
         except RuntimeError as error:
-            gib = 2 * math.prod(shape) * float_type(g.dtype).itemsize / 2**30
             raise BadOption(
-                f"the KV pool of {g.n_pages} pages takes {gib:.3g} GiB, more than {g.device} has; "
+                f"the KV pool of {g.n_pages} pages takes {pool_bytes(g) / 2**30:.3g} GiB, more than {g.device} has; "
                 "lower n_pages, or max_batch and max_context from which it follows"
             ) from error
         # page 0 is written by dead queries only, and must be finite before the first of them

@@ -106,7 +106,8 @@ def run(
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
     into = work.scores if into is None else into
     given = (q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
-    since = None if work.side is None else torch.cuda.current_stream(q.device).record_event()
+    alone = work.side is None or chosen is None
+    since = None if alone else torch.cuda.current_stream(q.device).record_event()
     _attend(*given, NARROW.value)
     if work.may_be_wide:
         _attend(*given, WIDE.value)
