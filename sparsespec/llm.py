@@ -243,7 +243,8 @@ def place_of(device: str) -> torch.device:
     n = torch.cuda.device_count()
     if place.type == "cuda" and (place.index or 0) >= n:
         raise BadOption(f"device {show(device)} is not there: this machine has {n} CUDA devices; 'cpu' works anywhere")
-    return place
+    # as tensors say it, with its number: a model that is there already is not copied
+    return torch.empty(0, device=place).device
 
 
 def _is_list(value: object) -> bool:

@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 
 def host_array(shape: tuple[int, ...], fill: float, dtype: type[np.generic], device: str) -> npt.NDArray[Any]:
     """Return an array full of `fill`, for copies from and to `device`."""
     array = np.full(shape, fill, dtype=dtype)
     return array if device == "cpu" else torch.from_numpy(array).pin_memory().numpy()
+
+
+def land(x: Tensor, array: npt.NDArray[Any]) -> None:
+    """Begin to copy x into `array`; it is there after the event of the launch."""
+    torch.from_numpy(array).copy_(x, non_blocking=True)

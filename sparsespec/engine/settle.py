@@ -11,6 +11,7 @@ from torch import Tensor
 from sparsespec.core.batch import Batch, Chained, ChainRows, Outcome
 from sparsespec.core.plan import Phase
 from sparsespec.engine.flight import N_INTS, Flight
+from sparsespec.engine.host import land
 from sparsespec.kernels.draw.api import logprobs, top_probability
 from sparsespec.kernels.implementations import fastest
 
@@ -93,7 +94,7 @@ def report(
         good == n_query,
     )
     ints = torch.cat((torch.stack([x.to(torch.int64) for x in columns], 1), chained.tokens), 1)
-    torch.from_numpy(flight.ints).copy_(ints, non_blocking=True)
+    land(ints, flight.ints)
     drafting = batch.phase[rows] == Phase.DRAFT
     kv_full = batch.start[rows] + live
     floats = (
@@ -101,8 +102,7 @@ def report(
         torch.where(live > 0, kv_read, 0),
         torch.where(live > 0, kv_full, 0),
     )
-    values = torch.stack([x.to(torch.float64) for x in floats], 1)
-    torch.from_numpy(flight.floats).copy_(values, non_blocking=True)
+    land(torch.stack([x.to(torch.float64) for x in floats], 1), flight.floats)
     assert flight.ints.shape[1] == N_INTS + chained.tokens.shape[1]
     if flight.logprob_ids.size:
         _report_logprobs(flight, batch, rows, judged, chained, logits)
@@ -118,6 +118,5 @@ def _report_logprobs(
     chosen = chosen.scatter_(0, place.flatten(), chained.tokens.flatten())[:-1]
     n = flight.logprob_ids.shape[1] - 1
     ids, values, chosen_values = logprobs(logits, chosen, n, impl="reference")
-    torch.from_numpy(flight.logprob_ids).copy_(torch.cat((chosen[:, None], ids), 1), non_blocking=True)
-    values = torch.cat((chosen_values[:, None], values), 1).to(torch.float64)
-    torch.from_numpy(flight.logprob_values).copy_(values, non_blocking=True)
+    land(torch.cat((chosen[:, None], ids), 1), flight.logprob_ids)
+    land(torch.cat((chosen_values[:, None], values), 1).to(torch.float64), flight.logprob_values)
