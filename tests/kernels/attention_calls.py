@@ -193,7 +193,8 @@ def same(a: Results, b: Results, at: slice) -> bool:
 def who_owns_changes_bits(call: Call) -> bool:
     """Say whether bits change with who folds the splits."""
     folded, found = call.run(), False
-    for owned in (replace(SMALL, own_tiles=1), replace(SMALL, own_tiles=99), replace(SMALL, own_busy=0)):
-        again = replace(call, shape=replace(call.shape, tiling=owned))
+    tiling = call.shape.tiling or kernels.tiling_for(call.k.dtype, call.shape.head_dim)
+    for change in ({"own_tiles": 1}, {"own_tiles": 99}, {"own_busy": 0}):
+        again = replace(call, shape=replace(call.shape, tiling=replace(tiling, **change)))
         found |= not same(again.run(), folded, slice(None))
     return found

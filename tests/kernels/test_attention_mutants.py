@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from tests.kernels.attention_calls import (
-    SMALL,
     Call,
     Results,
     Shape,
@@ -45,10 +44,12 @@ class Mutant:
     part: str
     law: str
     changes: tuple[tuple[str, str], ...]
+    direct: bool = False
+    """Whether it is in what threads write by themselves, in assembly: the interpreter has no such path."""
 
 
-def one(name: str, part: str, law: str, old: str, new: str) -> Mutant:
-    return Mutant(name, part, law, ((old, new),))
+def one(name: str, part: str, law: str, old: str, new: str, *, direct: bool = False) -> Mutant:
+    return Mutant(name, part, law, ((old, new),), direct)
 
 
 MUTANTS = [
@@ -138,26 +139,48 @@ MUTANTS = [
         "p_max_ptr + at,",
         "p_max_ptr + at - block * SCORE_ROWS,",
     ),
+    one("columns left as kept", "scores", "scores", "[0, 2, 1, 3]", "[0, 1, 2, 3]", direct=True),
+    one(
+        "neighbours of a quad write in each other's place",
+        "kernel",
+        "scores",
+        "and.b32 l, l, 3;",
+        "and.b32 l, l, 3; xor.b32 l, l, 1;",
+        direct=True,
+    ),
+    one(
+        "the two rows of a thread exchanged",
+        "kernel",
+        "scores",
+        "st.global.v4.b32 [a0], {$20, $22, $24, $26}; @w1 st.global.v4.b32 [a1], {$21, $23, $25, $27};",
+        "st.global.v4.b32 [a0], {$21, $23, $25, $27}; @w1 st.global.v4.b32 [a1], {$20, $22, $24, $26};",
+        direct=True,
+    ),
     one("pages of the step before", "plan", "out", "self.table.copy_(", "self.table.any() or self.table.copy_("),
 ]
 
 
-def call_of(seed: int = 0) -> Call:
-    """Return a call with two rows cut into splits, one of them scored, a sparse row, a wide one and a dead query."""
+SMALL_CASE = torch.float32, Shape(group=2, groups=2)
+DIRECT_CASE = torch.bfloat16, Shape(head_dim=128, group=2, groups=2, tiling=None)
+"""With the sizes that serve this type and head dimension: rows are not cut then, and none is wide."""
+ON_A_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="in assembly, which the interpreter does not run")
+
+
+def call_of(dtype: torch.dtype, shape: Shape) -> Call:
+    """Return a call of two rows to cut into splits, a sparse row, one to be wide, and a dead query; two are scored."""
     rows = (
         Wanted(70, 3, scored=True, gap=1),
         Wanted(40, 2),
         Wanted(50, 2, sparse=True, tail=45, count=10),
-        Wanted(20, 12),
+        Wanted(20, 12, scored=True),
     )
-    shape = Shape(group=2, groups=2, ends=(1, 1))
-    return lay_out(rows, torch.float32, shape, seed, longest=96, blank=0.5)
+    return lay_out(rows, dtype, shape, seed=0, longest=96, blank=0.5)
 
 
 def after_another(call: Call) -> Results:
     """Run the call with buffers that another step was planned and run in before, over other pages."""
     before = replace(call.rows, table=call.rows.table.flip(0), start=call.rows.start // 2)
-    work = kernels.plan(call.q, call.k, before, tiling=SMALL)
+    work = kernels.plan(call.q, call.k, before, tiling=call.shape.tiling)
     call.launch(before, work, blank=0.0)
     work.fill(call.rows, len(call.q))
     return call.launch(call.rows, work, blank=0.0)
@@ -172,11 +195,16 @@ def broken_laws(call: Call) -> list[str]:
     return found or ["bits"] * who_owns_changes_bits(call)
 
 
-def test_the_kernels_as_they_are_break_no_law() -> None:
-    assert broken_laws(call_of()) == []
+@pytest.mark.parametrize(
+    "case", [pytest.param(SMALL_CASE, id="small"), pytest.param(DIRECT_CASE, id="direct", marks=ON_A_GPU)]
+)
+def test_the_kernels_as_they_are_break_no_law(case: tuple[torch.dtype, Shape]) -> None:
+    assert broken_laws(call_of(*case)) == []
 
 
-@pytest.mark.parametrize("case", MUTANTS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, id=case.name, marks=ON_A_GPU if case.direct else ()) for case in MUTANTS]
+)
 def test_a_mutant_runs_and_is_caught(case: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if case.name in (EARLY, REUSED) and DEVICE == "cuda":
         pytest.skip("programs of a GPU arrive in any order, so that this one may be right")
@@ -184,4 +212,6 @@ def test_a_mutant_runs_and_is_caught(case: Mutant, tmp_path: Path, monkeypatch: 
     mutated = mutant(module, tmp_path, *case.changes)
     for name in PARTS[case.part]:
         monkeypatch.setattr(kernels, name, getattr(mutated, name))
-    assert case.law in broken_laws(call_of())
+    call = call_of(*(DIRECT_CASE if case.direct else SMALL_CASE))
+    assert kernels._is_direct(call.q) == case.direct
+    assert case.law in broken_laws(call)
