@@ -33,6 +33,7 @@ from sparsespec.kernels.copy_pages import triton as copy_pages
 from sparsespec.kernels.draw import triton as draw
 from sparsespec.kernels.draw import triton_cut
 from sparsespec.kernels.rms_norm import triton as rms_norm
+from sparsespec.kernels.silu_mul import triton as silu_mul
 from sparsespec.kernels.top_positions import triton as top_positions
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -169,11 +170,12 @@ def main() -> None:
             top_positions.top_positions(scores, two, two, 410, 1 if length == 8192 else 5)
         pool = torch.empty(2, 8, 16, 8, 128, dtype=torch.bfloat16)
         copy_pages.copy_pages(pool, pool, torch.zeros(4, 2, dtype=torch.int64), torch.tensor(3))
-    with recorded(found, (rms_norm, "_rms_norm")):
+    with recorded(found, (rms_norm, "_rms_norm"), (silu_mul, "_silu_mul")):
         for dtype, width in ((torch.bfloat16, 4096), (torch.float16, 577), (torch.float32, 576)):
             x = torch.empty(64, width, dtype=dtype)
             rms_norm.rms_norm(x, x[0], 1e-6)
             rms_norm.add_rms_norm(x, x, x[0], 1e-6)
+            silu_mul.silu_mul(x[:, : width // 2 * 2])
     with recorded(found, *DRAW):
         for dtype in (torch.bfloat16, torch.float32):
             draw_tokens(dtype, 151_936)

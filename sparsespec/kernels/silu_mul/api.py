@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption, unknown
+from sparsespec.core.errors import BadOption
+from sparsespec.kernels.implementations import implementation
 from sparsespec.kernels.silu_mul import reference
 
-_IMPLS = {"reference": reference.silu_mul}
+IMPLS = {"reference": reference}
+LAZY = ("triton",)
+"""Implementations that need an optional package, imported when asked for."""
 
 
 def silu_mul(gate_up: Tensor, *, impl: str = "reference") -> Tensor:
-    """Return `silu(gate) * up`.
+    """Return `silu(gate) * up`, silu rounded to the dtype before the product.
 
     Args:
         gate_up: `[..., 2 * I]`: gate in the first I columns, up in the last I.
@@ -24,12 +27,11 @@ def silu_mul(gate_up: Tensor, *, impl: str = "reference") -> Tensor:
         `[..., I]`, the dtype of the input.
 
     Raises:
-        BadOption: if the last axis is odd.
+        BadOption: if the last axis is odd, or `impl` does not take the type, device or layout.
+        MissingPackage: if `impl` needs a package that is not installed.
         UnknownName: if there is no such `impl`.
     """
-    run = _IMPLS.get(impl)
-    if run is None:
-        raise unknown("impl", impl, _IMPLS)
+    module = implementation("silu_mul", impl, IMPLS, LAZY)
     if gate_up.shape[-1] % 2:
         raise BadOption(f"silu_mul needs an even last axis, gate then up, got {gate_up.shape[-1]}")
-    return run(gate_up)
+    return module.silu_mul(gate_up)
