@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.linear.api import linear
-from sparsespec.kernels.rms_norm.api import rms_norm
+from sparsespec.kernels.rms_norm.api import add_rms_norm, rms_norm
 from sparsespec.kernels.silu_mul.api import silu_mul
 from sparsespec.models.config import ModelConfig
 from sparsespec.models.parameters import Parameters, torch_dtype
@@ -36,6 +37,8 @@ class Transformer:
             i + D/2.
         linear_impl: the `linear` in use, chosen here once: `cpu` for float32 on a CPU, else
             `reference`.
+        row_impl: the `rms_norm` and `silu_mul` in use, chosen here once: `triton` on a GPU for
+            float32, bfloat16 and float16, else `reference`.
     """
 
     def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
@@ -47,6 +50,7 @@ class Transformer:
         self.rope = (cos.to(self.device), sin.to(self.device))
         fast = self.device.type == "cpu" and self.dtype == torch.float32
         self.linear_impl = "cpu" if fast else "reference"
+        self.row_impl = fastest(parameters.embed)
 
     def q_norm(self, layer: int) -> Tensor | None:
         """Return the weight `[D]` of the norm of q, None where the family has none."""
@@ -72,21 +76,25 @@ class Transformer:
         Returns:
             `[N, hidden]`, the final norm applied.
         """
-        config, impl = self.config, self.linear_impl
+        config, impl, row_impl = self.config, self.linear_impl, self.row_impl
         eps, n, d = config.rms_eps, tokens.shape[0], config.head_dim
         first_k = config.n_heads
         first_v = first_k + config.n_kv_heads
         heads = first_v + config.n_kv_heads
+        layers = self.parameters.layers
+        # a layer ends with the norm of the next one, so that every sum and its norm are one op
+        norms = (*(layer.attn_norm for layer in layers), self.parameters.norm)
         x = F.embedding(tokens, self.parameters.embed)
-        for index, layer in enumerate(self.parameters.layers):
-            h = rms_norm(x, layer.attn_norm, eps)
+        h = rms_norm(x, norms[0], eps, impl=row_impl)
+        for index, layer in enumerate(layers):
             qkv = linear(h, layer.qkv, layer.qkv_bias, impl=impl).view(n, heads, d)
             out = attend(index, qkv[:, :first_k], qkv[:, first_k:first_v], qkv[:, first_v:])
-            x = x + linear(out.reshape(n, first_k * d), layer.o, layer.o_bias, impl=impl)
-            h = rms_norm(x, layer.mlp_norm, eps)
-            h = silu_mul(linear(h, layer.gate_up, layer.gate_up_bias, impl=impl))
-            x = x + linear(h, layer.down, layer.down_bias, impl=impl)
-        return rms_norm(x, self.parameters.norm, eps)
+            h = linear(out.reshape(n, first_k * d), layer.o, layer.o_bias, impl=impl)
+            h, x = add_rms_norm(h, x, layer.mlp_norm, eps, impl=row_impl)
+            h = silu_mul(linear(h, layer.gate_up, layer.gate_up_bias, impl=impl), impl=row_impl)
+            h = linear(h, layer.down, layer.down_bias, impl=impl)
+            h, x = add_rms_norm(h, x, norms[index + 1], eps, impl=row_impl)
+        return h
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
