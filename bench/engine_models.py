@@ -1,0 +1,127 @@
+"""The models of `bench.engine`: a geometry with random weights, or weights by name; and prompts for either."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.common import prose
+from sparsespec.core.errors import BadOption, UnknownName, unknown
+from sparsespec.llm import load_model
+from sparsespec.models.catalog import ALIASES
+from sparsespec.models.config import ModelConfig
+from sparsespec.models.layout import EMBED, expected_shapes
+from sparsespec.models.parameters import assemble, torch_dtype
+from sparsespec.models.tiny import tiny
+from sparsespec.models.tokenizer import Tokenizer
+from sparsespec.models.transformer import Transformer
+
+TINY = "tiny"
+GEOMETRIES: dict[str, dict[str, Any]] = {
+    "qwen3-8b": {
+        "model_type": "qwen3",
+        "num_hidden_layers": 36,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 12288,
+        "vocab_size": 151936,
+        "rope_theta": 1e6,
+        "max_position_embeddings": 40960,
+    },
+    "smollm2-135m": {
+        "model_type": "llama",
+        "num_hidden_layers": 30,
+        "hidden_size": 576,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "rope_theta": 1e5,
+        "tie_word_embeddings": True,
+        # more than the trained model's 8192: with random weights only sizes matter
+        "max_position_embeddings": 32768,
+    },
+}
+RANDOM = (*GEOMETRIES, TINY)
+"""Names that mean a geometry, whose weights are random."""
+TINY_CONTEXT = 4096
+
+
+def model_of(name: str, dtype: str, device: str, seed: int) -> tuple[Transformer, Tokenizer | None]:
+    """Return a model on `device`, and its tokenizer where its weights are real."""
+    if name == TINY:
+        return tiny(max_context=TINY_CONTEXT, dtype=dtype, seed=seed).to(dtype, device), None
+    if name in GEOMETRIES:
+        return random_model(name, dtype, device, seed), None
+    try:
+        model, tokenizer = load_model(name, dtype)
+    except UnknownName:
+        raise unknown("model", name, (*ALIASES, *RANDOM)) from None
+    return model.to(dtype, device), tokenizer
+
+
+def random_model(name: str, dtype: str, device: str, seed: int) -> Transformer:
+    """Return a geometry with normal weights that keep the size of what goes through them, drawn on `device`."""
+    config = ModelConfig.from_hf(GEOMETRIES[name], name=name)
+    shapes, kind = expected_shapes(config), torch_dtype(dtype)
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def read(tensor: str) -> Tensor:
+        shape = shapes[tensor]
+        if "norm" in tensor:
+            return torch.ones(shape, dtype=kind, device=device)
+        drawn = torch.randn(shape, generator=generator, dtype=kind, device=device)
+        return drawn if tensor == EMBED and not config.tied else drawn.mul_(shape[-1] ** -0.5)
+
+    return Transformer(config, assemble(config, read, kind, device))
+
+
+def random_prompts(vocab: int, lengths: Sequence[int], seed: int) -> Iterator[list[int]]:
+    """Yield a prompt of random tokens of each length."""
+    generator = torch.Generator().manual_seed(seed)
+    for length in lengths:
+        yield torch.randint(vocab, (length,), generator=generator).tolist()
+
+
+def text_prompts(tokenizer: Tokenizer, path: Path | None, lengths: Sequence[int], seed: int) -> Iterator[list[int]]:
+    """Yield a prompt of each length: pieces of the text, in an order of its own and again if they are too few."""
+    pieces = [tokens for piece in pieces_of(path) if (tokens := tokenizer.encode(piece))]
+    for number, length in enumerate(lengths):
+        order = random.Random(f"{seed} {number}")
+        prompt: list[int] = []
+        while len(prompt) < length:
+            for piece in order.sample(pieces, len(pieces)):
+                prompt += piece
+                if len(prompt) >= length:
+                    break
+        yield prompt[:length]
+
+
+def pieces_of(path: Path | None) -> list[str]:
+    """Return the pieces of a text: problems of a JSONL file, paragraphs of another, or what every machine has.
+
+    Raises:
+        BadOption: if the file cannot be read or holds no text.
+    """
+    try:
+        if path is None or path.suffix == ".jsonl":
+            found = [piece for piece in prose(path, 0) if piece.strip()]
+        else:
+            found = [piece + "\n\n" for piece in path.read_text("utf-8").split("\n\n") if piece.strip()]
+    except OSError as error:
+        raise BadOption(f"--prompts {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadOption(
+            "--prompts takes UTF-8 text, or JSON lines with problem or question, and solution; "
+            f"{path} holds something else"
+        ) from error
+    if not found:
+        raise BadOption(f"--prompts takes a file with text, and {path} has none")
+    return found

@@ -1,0 +1,130 @@
+"""What `bench.engine` compares: presets, each with the changes that stand behind it, and options for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from bench.synthetic import Synthetic, chance_for
+from sparsespec.core.errors import BadOption, brief, show, unknown
+from sparsespec.core.literals import read_options, write
+from sparsespec.core.registry import make
+from sparsespec.core.spec import LOOPS, SHELVES, PartSpec, preset
+from sparsespec.engine.compose import OPTIONS
+from sparsespec.engine.parts import Parts
+
+OPEN, CLOSE = "([{", ")]}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A preset and what is different; `draft` and `guess` are the most that a round of it asks for."""
+
+    preset: str
+    changes: dict[str, Any] = field(default_factory=dict)
+    draft: int = 0
+    guess: int = 0
+
+    @property
+    def label(self) -> str:
+        """The subject as `--preset` reads it."""
+        written = (f"{name}={value if name in SHELVES else write(value)}" for name, value in self.changes.items())
+        return f"{self.preset}:{','.join(written)}" if self.changes else self.preset
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it decodes plainly."""
+        return not self.draft and not self.guess
+
+    def composed(self, accept: float | None) -> dict[str, Any]:
+        """Return the changes as `Engine.compose` takes them; a fresh verifier if acceptance is made up."""
+        synthetic = accept is not None and not self.is_dense
+        return self.changes | ({"verifier": Synthetic(accept)} if synthetic and accept is not None else {})
+
+
+def subjects(
+    presets: Sequence[str],
+    *,
+    loops: Sequence[str] = (),
+    schedulers: Sequence[str] = (),
+    budget: float | None = None,
+    accept: float | None = None,
+) -> list[Subject]:
+    """Return what is to be measured, dense first, because all others are compared with it.
+
+    Raises:
+        BadOption, UnknownName: for what does not exist or does not fit, before anything is measured.
+    """
+    found: dict[str, Subject] = {}
+    for text in presets:
+        name, _, rest = text.partition(":")
+        given = changes_of(rest)
+        has_drafts = _checked(name, given).draft > 0
+        # who drafts nothing runs in every step, whoever schedules
+        rotas = schedulers if has_drafts else ()
+        for loop, scheduler in product(loops or (None,), rotas or (None,)):
+            changes = dict(given)
+            if loop:
+                changes["loop"] = loop
+            if scheduler:
+                changes["scheduler"] = scheduler
+            if budget is not None and has_drafts:
+                changes = _with_budget(name, changes, budget)
+            one = _checked(name, changes)
+            if accept is not None and not one.is_dense:
+                chance_for(accept, one.draft or one.guess)
+            found[one.label] = one
+    return sorted(found.values(), key=lambda one: not one.is_dense)
+
+
+def changes_of(text: str) -> dict[str, Any]:
+    """Read `name=value,…`: parts in their compact form, the loop, and the engine's options."""
+    changes: dict[str, Any] = {}
+    for piece in _pieces(text):
+        name, equals, value = (side.strip() for side in piece.partition("="))
+        if not equals or not name or not value:
+            raise BadOption(f"changes of a preset are written name=value,…, got {show(piece)}")
+        if name not in (*SHELVES, "loop", *OPTIONS):
+            raise unknown("part or engine option", name, (*SHELVES, "loop", *OPTIONS))
+        if name in changes:
+            raise BadOption(f"{name} is given twice in {show(text)}")
+        changes[name] = _value(name, value) if name in OPTIONS else value
+    return changes
+
+
+def _pieces(text: str) -> list[str]:
+    """Split at the commas that stand in no brackets."""
+    pieces, depth = [""], 0
+    for letter in text:
+        depth += (letter in OPEN) - (letter in CLOSE)
+        if letter == "," and not depth:
+            pieces.append("")
+        else:
+            pieces[-1] += letter
+    return [piece for piece in pieces if piece.strip()]
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        return read_options(f"({name}={text})")[name]
+    except ValueError as error:
+        raise BadOption(f"cannot read {name}={text} ({brief(error)})") from None
+
+
+def _checked(name: str, changes: dict[str, Any]) -> Subject:
+    """Return a subject whose parts exist and can live together."""
+    spec = preset(name).spec.replace(**{k: v for k, v in changes.items() if k not in OPTIONS})
+    if spec.loop not in LOOPS:
+        raise unknown("loop", spec.loop, LOOPS)
+    parts = Parts.make(spec, {})
+    return Subject(name, changes, parts.length.max_draft, parts.length.max_guess)
+
+
+def _with_budget(name: str, changes: dict[str, Any], budget: float) -> dict[str, Any]:
+    """Return changes in which the selector, whichever it is, has `budget`; one without a budget stays."""
+    selector = PartSpec.of(changes.get("selector", preset(name).spec.selector), "selector")
+    if not hasattr(make(selector), "budget"):
+        return changes
+    return changes | {"selector": str(PartSpec("selector", selector.name, {**selector.options, "budget": budget}))}

@@ -1,0 +1,87 @@
+"""KV from nowhere: the books of an engine must be those that a prefill leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bench.engine_fill import Inside, draw_kv
+from bench.engine_models import TINY, model_of
+from sparsespec.core.params import SamplingParams
+from sparsespec.engine.engine import Engine
+from sparsespec.models.transformer import Transformer
+
+PROMPTS = ([1, 2, 3] * 14, [5] * 17, [7, 8] * 30, [9] * 2)
+PARAMS = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    return model_of(TINY, "float32", "cpu", 0)[0]
+
+
+def engine_of(model: Transformer, preset: str, *, fill: bool, **changes: Any) -> tuple[Engine, Inside]:
+    engine = Engine.compose(model, preset, max_batch=3, max_context=120, eos_ids=(), **changes)
+    inside = Inside.of(engine)
+    if fill:
+        draw_kv(inside, 0)
+        inside.seat_filled()
+    for prompt in PROMPTS:
+        engine.add(prompt, PARAMS)
+    return engine, inside
+
+
+def books(inside: Inside) -> dict[int, tuple[int, ...]]:
+    """Return, by request, what host and device believe: tokens, unfilled ones, pages, c, filled."""
+    tiers, state = inside.parts.tiers, inside.state
+    return {
+        r.number: (r.n, r.to_prefill, tiers.pages(seat), int(state.c[seat]), int(state.filled[seat]))
+        for seat, r in inside.desk.seated.items()
+    }
+
+
+@pytest.mark.parametrize("preset", ["dense", "sparsespec"])
+def test_the_books_are_those_of_a_prefill(model: Transformer, preset: str) -> None:
+    filled, inside = engine_of(model, preset, fill=True, loop="sync")
+    filled.step()
+    inside.parts.tiers.check()
+    # the chunk is larger than all prompts together: one step of prefill, then the same first step
+    real, other = engine_of(model, preset, fill=False, loop="sync")
+    real.step()
+    real.step()
+    assert books(inside) == books(other)
+    tables = (inside.state.table, other.state.table)
+    assert [int((table > 0).sum()) for table in tables] == [
+        sum(pages for _, _, pages, *_ in books(inside).values())
+    ] * 2
+
+
+@pytest.mark.parametrize("loop", ["sync", "delayed", "resident"])
+def test_requests_run_to_their_end_and_leave_nothing_behind(model: Transformer, loop: str) -> None:
+    engine, inside = engine_of(model, "sparsespec", fill=True, loop=loop)
+    said: dict[int, int] = {}
+    while engine.has_work:
+        for event in engine.step().events:
+            said[event.request_id] = said.get(event.request_id, 0) + len(event.token_ids)
+            assert event.completion is None or event.completion.error is None
+        inside.parts.tiers.check()
+    assert said == dict.fromkeys(range(len(PROMPTS)), PARAMS.max_tokens)
+    assert inside.parts.tiers.free_pages() == engine.geometry.n_pages - 1
+
+
+def test_who_comes_after_the_end_is_prefilled(model: Transformer) -> None:
+    engine, inside = engine_of(model, "dense", fill=False)
+    inside.seat_filled()()
+    engine.step()
+    assert all(filled == 0 or n - 1 == filled for n, _, _, _, filled in books(inside).values())
+    assert engine.step().info.placed.rows
+
+
+def test_the_pool_is_full_of_numbers(model: Transformer) -> None:
+    _, inside = engine_of(model, "dense", fill=True)
+    for pool in inside.pools:
+        assert pool.isfinite().all()
+        assert abs(float(pool.std()) - 1) < 0.05
+    assert not torch.equal(*inside.pools)
