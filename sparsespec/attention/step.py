@@ -63,6 +63,7 @@ class Step:
             table=batch.state.table,
             ends=g.scored if choice is not None else (0, 0),
             groups=g.groups,
+            widest=batch.widest,
         )
         self._counts: Tensor | None = None
         self._tails: Tensor | None = None

@@ -1,8 +1,8 @@
 """Attention backend `triton`: the same composition as `reference`, planned on the device and run by Triton kernels.
 
 A step is planned once; each layer is an append, one attention launch per kind of row, and the folding of what was
-split. The host reads nothing back, so a step can be recorded in a CUDA graph. Buffers grow to the largest step seen
-and are then static: warm up with the largest before recording, or what was recorded holds buffers that are gone.
+split. The host reads nothing back, so a step can be recorded in a CUDA graph. Buffers are static until a larger step
+comes, and outgrown ones are kept, because what was recorded reads and writes them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class TritonAttention:
         self._kernels.check(k_pages[0], geometry.n_heads, geometry.scored)
         self._bound = Bound(geometry, model, k_pages, v_pages)
         self._work: Work | None = None
+        self._outgrown: list[Work] = []
         self._scores: Tensor | None = None
 
     def plan(self, batch: Batch, choice: Selection | None) -> None:
@@ -43,9 +44,9 @@ class TritonAttention:
         self._step = Step(self._bound, batch, choice)
         rows, n_tokens = self._step.rows, batch.tokens.shape[0]
         if self._work is None or not self._work.holds(rows, n_tokens):
-            k_pages = self._bound.k_pages[0]
-            self._work = self._kernels.work_for(k_pages, g.n_heads, rows, n_tokens, like=self._work)
-            self._scores = None
+            k_pages, last = self._bound.k_pages[0], self._work
+            self._outgrown += [] if last is None else [last]
+            self._work = self._kernels.work_for(k_pages, g.n_heads, rows, n_tokens, n_rows=g.n_seats, like=last)
         self._work.fill(rows, n_tokens)
         if self._work.scores is not None:
             if self._scores is None:

@@ -55,6 +55,7 @@ class Batch:
     slots: Tensor  #: [N] int64, place in the KV pool; page 0 for dead queries
     state: State  #: what the seats hold
     step: int  #: number of the step
+    widest: int  #: no row has more query tokens than this
 
     @property
     def n_rows(self) -> int:
@@ -97,6 +98,7 @@ class AttentionRows:
         table: Page of each block, [seats, blocks] int64.
         ends: (first, last): how many leading and trailing live queries are scored.
         groups: Lists of positions per layer, a divisor of Hkv.
+        widest: No row has more live queries than this; None if nobody knows.
         derived: Where an implementation keeps what it works out from the rows, once for all layers.
     """
 
@@ -109,6 +111,7 @@ class AttentionRows:
     table: Tensor
     ends: tuple[int, int]
     groups: int
+    widest: int | None = None
     derived: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
 
 

@@ -38,3 +38,16 @@ class Device(Protocol):
     def poll(self, event: Event) -> bool:
         """Say whether everything up to `event` has run, without blocking."""
         ...
+
+    def record(self, fn: Callable[[], object]) -> Callable[[], object]:
+        """Return what does on the device, when called in a launch, what `fn` does there: a CUDA graph.
+
+        Called in a launch itself, after `fn` ran once. `fn` must be the same work each time, on tensors that stay
+        where they are, and look at nothing on the host.
+        """
+        ...
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Memory that records hold."""
+        ...

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from sparsespec.core.errors import BadOption, show, unknown
@@ -11,19 +12,26 @@ from sparsespec.core.protocols import Attention, Length, Proposer, Scheduler, Se
 from sparsespec.core.spec import SHELVES, EngineSpec, PartLike, PartSpec, preset
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.sizes import Options
+from sparsespec.kernels.implementations import fastest
 from sparsespec.models.transformer import Transformer
+
+_log = logging.getLogger(__name__)
 
 PROMISES = dict(zip(SHELVES, (Selector, Proposer, Length, Scheduler, Tiers, Attention, Verifier), strict=True))
 OPTIONS = tuple(f.name for f in fields(Options))
 
 
-def compose(base: str | EngineSpec, changes: Mapping[str, Any]) -> tuple[Parts, str, Options]:
-    """Return parts, loop and options of `base` with `changes`; raises where something does not exist or fit."""
+def compose(model: Transformer, base: str | EngineSpec, changes: Mapping[str, Any]) -> tuple[Parts, str, Options]:
+    """Return parts, loop and options of `base` with `changes`; raises where something does not exist or fit.
+
+    A preset's name leaves open what attends and whether graphs are recorded: what suits the model's device, which is
+    logged and stands in the spec of the engine.
+    """
     if not isinstance(base, str | EngineSpec):
         raise BadOption(f"a composition begins with a preset's name or an EngineSpec, got {show(base)}")
     spec = preset(base).spec if isinstance(base, str) else base
     options = dict(spec.engine)
-    parts: dict[str, PartLike] = {}
+    parts: dict[str, PartLike] = {"attention": _backend(model)} if isinstance(base, str) else {}
     instances: dict[str, Any] = {}
     for name, value in changes.items():
         if name in OPTIONS:
@@ -42,7 +50,32 @@ def compose(base: str | EngineSpec, changes: Mapping[str, Any]) -> tuple[Parts, 
     for name in options:
         if name not in OPTIONS:
             raise unknown("engine option", name, OPTIONS)
-    return Parts.make(spec, instances), spec.loop, Options(**options)
+    made = Parts.make(spec, instances)
+    return made, spec.loop, _with_graphs(Options(**options), made, on_gpu=model.device.type == "cuda")
+
+
+def _backend(model: Transformer) -> str:
+    """Return the attention backend for where the model is."""
+    name = fastest(model.parameters.embed)
+    _log.info("attention %r, for %s on %s", name, model.dtype, model.device)
+    return name
+
+
+def _with_graphs(options: Options, parts: Parts, *, on_gpu: bool) -> Options:
+    """Return options that say whether graphs are recorded; raises where they are wanted and cannot be."""
+    if not on_gpu:
+        return replace(options, graphs=bool(options.graphs))
+    on_device = ("selector", "proposer", "attention", "verifier")
+    cannot = [shelf for shelf in on_device if "capturable" not in getattr(parts, shelf).gives]
+    if options.checked:
+        cannot.append("checked")
+    if cannot and options.graphs:
+        specs: Mapping[str, object] = parts.specs()
+        who = " and ".join(f"{name} {str(specs[name])!r}" if name in specs else "checked=True" for name in cannot)
+        raise BadOption(f"graphs=True cannot record {who}; use graphs=False, or parts that give 'capturable'")
+    if cannot and options.graphs is None:
+        _log.info("CUDA graphs are off: %s cannot be recorded", ", ".join(cannot))
+    return replace(options, graphs=not cannot if options.graphs is None else options.graphs)
 
 
 def check_company(model: object, decoder: object, eos_ids: object, device: object) -> None:

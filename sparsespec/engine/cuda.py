@@ -36,6 +36,9 @@ class CudaDevice:
             "main": torch.cuda.current_stream(self._device),
             "side": torch.cuda.Stream(self._device),
         }
+        # graphs never run side by side, so what one needs for a while can be another's too
+        self._graph_memory = torch.cuda.graph_pool_handle()
+        self._recorded_bytes = 0
 
     def launch(self, fn: Callable[[], object], stream: Stream = "main", after: Sequence[Event] = ()) -> CudaEvent:
         """Run `fn`, whose work goes to the end of `stream`, behind `after`; return the event that follows it."""
@@ -64,3 +67,19 @@ class CudaDevice:
         """Say whether everything up to `event` has run, without blocking."""
         assert isinstance(event, CudaEvent), "an event of another device was polled"
         return event.point.query()
+
+    def record(self, fn: Callable[[], object]) -> Callable[[], object]:
+        """Return a CUDA graph's replay; see `core/device.py`."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved(self._device)
+        with torch.cuda.graph(graph, pool=self._graph_memory):
+            fn()
+        self._recorded_bytes += torch.cuda.memory_reserved(self._device) - before
+        return graph.replay
+
+    @property
+    def recorded_bytes(self) -> int:
+        """Memory that graphs hold for their intermediate results."""
+        return self._recorded_bytes

@@ -7,19 +7,20 @@ a seat outside a round.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.device import Device, Event
 from sparsespec.core.plan import Phase, Placed
 from sparsespec.core.result import RowResult
-from sparsespec.engine.flight import Flight
-from sparsespec.engine.pack import Ring
+from sparsespec.engine.flight import Buffers, Flight, row_width
+from sparsespec.engine.pack import N_COLUMNS, pack, shape_of
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.request import Request, Sent
-from sparsespec.engine.round import run_round
+from sparsespec.engine.round import Rounds
 from sparsespec.engine.runner import Model
+from sparsespec.engine.shape import decoding_shapes, padded
 from sparsespec.engine.state import enter_pages, make_state, seat_request, set_filled
 
 Heard = tuple[Request, RowResult | None, bool]
@@ -28,10 +29,14 @@ Heard = tuple[Request, RowResult | None, bool]
 class Deck:
     """Launches and hears for one engine."""
 
-    def __init__(self, device: Device, model: Model, parts: Parts, geometry: Geometry, lag: int) -> None:
-        self._device, self._model, self._parts, self._geometry = device, model, parts, geometry
+    def __init__(
+        self, device: Device, model: Model, parts: Parts, geometry: Geometry, lag: int, *, graphs: bool = False
+    ) -> None:
+        self._device, self._parts, self._geometry = device, parts, geometry
         self._state = make_state(geometry, laws="draft_probs" in parts.verifier.needs)
-        self._ring = Ring(geometry, lag)
+        self._rounds = Rounds(device, model, parts, self._state, geometry, graphs=graphs)
+        # a launched step may still be waiting to read its own
+        self._ring = deque(Buffers(geometry) for _ in range(lag + 1))
         self._out: deque[Flight] = deque()
         self._asides: list[Event] = []
 
@@ -43,26 +48,35 @@ class Deck:
     @property
     def memory(self) -> tuple[object, ...]:
         """What the deck itself allocated."""
-        return self._state, self._ring
+        return self._state, tuple(self._ring), self._rounds.memory
 
-    def launch(self, placed: Placed, requests: tuple[Request, ...], step: int) -> None:
-        """Pack a placed plan, launch its round, and note what is now unheard of `requests`, one per row."""
-        host = self._ring.pack(placed, requests, any(self._geometry.scored), step)
-        flight = Flight.of(placed.rows, requests, self._geometry.device)
-        flight.before, self._asides = tuple(self._asides), []
-        flight.event = self._device.launch(
-            partial(
-                run_round,
-                host,
-                flight,
-                model=self._model,
-                parts=self._parts,
-                state=self._state,
-                geometry=self._geometry,
-            )
+    def launch(self, placed: Placed, requests: Mapping[int, Request], step: int) -> None:
+        """Pack a placed plan, launch its round, and note what is now unheard of the requests, by seat."""
+        rows = tuple(sorted(placed.rows, key=lambda row: row.phase is Phase.PREFILL))
+        aboard = tuple(requests[row.seat] for row in rows)
+        shape = shape_of(rows)
+        if self._rounds.graphs:
+            shape = padded(shape, self._geometry.n_seats)
+        buffers = self._ring[0]
+        self._ring.rotate(-1)
+        packed = buffers.packed[: N_COLUMNS * shape.n_rows].reshape(N_COLUMNS, shape.n_rows)
+        pack(rows, aboard, any(self._geometry.scored), packed)
+        n_table = len(placed.table)
+        if n_table:
+            buffers.table[:n_table] = placed.table
+        flight = Flight.of(
+            rows,
+            aboard,
+            buffers,
+            n_table=n_table,
+            step=step,
+            n_logits=shape.n_logits,
+            device=self._geometry.device,
         )
+        flight.before, self._asides = tuple(self._asides), []
+        flight.event = self._device.launch(partial(self._rounds.run, flight, shape))
         self._out.append(flight)
-        for row, request in zip(placed.rows, requests, strict=True):
+        for row, request in zip(rows, aboard, strict=True):
             if row.phase is Phase.PREFILL:
                 request.to_prefill -= row.n_query
                 request.first_fill &= request.to_prefill > 0
@@ -90,6 +104,14 @@ class Deck:
         """Let everything launched run, and forget its results, whatever they are."""
         for _ in self.hear(0):
             pass
+
+    def rehearse(self, progress: Callable[[int, int], object]) -> None:
+        """Record the rounds of all shapes without prefill, the largest first; `progress` hears (done, all)."""
+        shapes = list(decoding_shapes(self._geometry.n_seats, row_width(self._geometry)))
+        for done, shape in enumerate(shapes):
+            progress(done, len(shapes))
+            self._device.wait(self._device.launch(partial(self._rounds.rehearse, shape)))
+        progress(len(shapes), len(shapes))
 
     def seat(self, request: Request) -> None:
         """Tell the device about a request that takes its seat."""

@@ -93,7 +93,7 @@ class Engine:
             **changes: Parts by shelf (name, compact string, spec or instance), `loop`, and the fields of `Options`.
         """
         check_company(model, decoder, eos_ids, device)
-        return cls(model, *compose(base, changes), decoder=decoder, eos_ids=eos_ids, device=device)
+        return cls(model, *compose(model, base, changes), decoder=decoder, eos_ids=eos_ids, device=device)
 
     def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
         """Queue a prompt and return its request id; raises `BadRequest` if it can never be served."""
@@ -124,13 +124,18 @@ class Engine:
         moves = self._parts.tiers.restore(view) if len(placed.rows) == len(plan.rows) else ()
         self._mover.move((*placed.moves, *moves))
         if placed.rows:
-            aboard = tuple(self._desk.seated[row.seat] for row in placed.rows)
-            self._deck.launch(placed, aboard, self._step)
+            self._deck.launch(placed, self._desk.seated, self._step)
         # who launches nothing has nothing to overlap with, and hears one flight more
         heard = self._hear(self._loop.lag if placed.rows else max(0, self._deck.n_out - 1))
         if self._options.checked:
             self._parts.tiers.check()
         return self._result(placed, heard)
+
+    def warm_up(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
+        """Record the graphs of steps without prefill before they are met, if any are; `progress` hears (done, all)."""
+        self._alive()
+        if self._options.graphs:
+            self._deck.rehearse(progress)
 
     def abort(self, request_id: int) -> None:
         """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""
@@ -164,13 +169,15 @@ class Engine:
         """What is allocated at present, by whom."""
         self._alive()
         parts = {shelf: getattr(self._parts, shelf) for shelf in self.spec.parts}
-        return Ledger.of({"weights": self._model, "KV": self._pool, "seats": self._deck.memory, **parts})
+        held = Ledger.of({"weights": self._model, "KV": self._pool, "seats": self._deck.memory, **parts})
+        return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
 
     def _start(self) -> None:
         """Begin with empty seats, empty books and number 0."""
         parts, sizes = self._parts, self.geometry
         parts.tiers.reset()
-        self._deck = Deck(self._device, self._model, parts, sizes, self._loop.lag)
+        graphs = bool(self._options.graphs)
+        self._deck = Deck(self._device, self._model, parts, sizes, self._loop.lag, graphs=graphs)
         self._forget(range(sizes.n_seats))
         self._speaker = Speaker(self._decoder)
         self._desk = Desk(

@@ -1,84 +1,132 @@
-"""A launched step on its way: which rows it carries, and the host buffers its results will land in.
+"""A launched step on its way: which rows it carries, and the host buffers it brings along and lands in.
 
-The buffers hold a sentinel until the flight's event; reading one before is a bug that shows at once.
+What it lands in holds a sentinel until the flight's event; reading it before is a bug that shows at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from sparsespec.core.config import Geometry
 from sparsespec.core.device import Event
 from sparsespec.core.plan import Phase, Row
 from sparsespec.core.result import RowResult
 from sparsespec.engine.host import host_array
+from sparsespec.engine.pack import N_COLUMNS
 from sparsespec.engine.request import Request
 
 SENTINEL = np.iinfo(np.int64).min
 N_INTS, N_FLOATS = 7, 3
-"""Columns of the integer buffer before the tokens: live, emitted, candidates, accepted, d, ended, finite; and of the
-float buffer: confidence, kv_read, kv_full."""
+"""Columns of results: live, emitted, candidates, accepted, d, ended, finite; then the bits of the floats confidence,
+kv_read, kv_full; then the tokens."""
+
+
+def result_columns(geometry: Geometry) -> int:
+    """Return how many numbers a row reports."""
+    return N_INTS + N_FLOATS + row_width(geometry)
+
+
+def row_width(geometry: Geometry) -> int:
+    """Return the query tokens of the widest decoding row there can be."""
+    return 1 + max(geometry.max_draft, geometry.max_guess)
+
+
+class Buffers:
+    """The host's end of one flight: a packed step, new entries of page tables, and results."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        self.packed = host_array((N_COLUMNS * g.n_seats,), 0, np.int64, g.device)
+        self.table = host_array((g.n_seats * g.pages_per_seat, 3), 0, np.int64, g.device)
+        self.results = host_array((g.n_seats, result_columns(g)), SENTINEL, np.int64, g.device)
 
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One launched step; `rows[j]` belongs to `requests[j]`, whoever sits in its seat by now."""
+    """One launched step; `rows[j]` belongs to `requests[j]`, whoever sits in its seat by now. Decoding rows are first.
+
+    Attributes:
+        rows: The rows, in the order of the batch.
+        requests: Whose they are.
+        buffers: Its end of the copies, its own until it was heard.
+        n_table: Entries that page tables gain.
+        step: Number of the step.
+        event: When it has landed.
+        before: Launches since the last flight, whose trouble is this one's to report.
+    """
 
     rows: tuple[Row, ...]
     requests: tuple[Request, ...]
-    ints: npt.NDArray[np.int64]  # [R, N_INTS + n_query], decoding rows only
-    floats: npt.NDArray[np.float64]  # [R, N_FLOATS]
+    buffers: Buffers
+    n_table: int
+    step: int
     logprob_ids: npt.NDArray[np.int64]  # [T, 1 + n] for the T logit rows; empty unless asked for
     logprob_values: npt.NDArray[np.float64]
     event: Event | None = None
-    before: tuple[Event, ...] = ()  # launches since the last flight, whose trouble is this one's to report
-    decoding: tuple[int, ...] = field(default=())  # indices of DRAFT and VERIFY rows
+    before: tuple[Event, ...] = ()
 
     @classmethod
-    def of(cls, rows: tuple[Row, ...], requests: tuple[Request, ...], device: str) -> Flight:
-        """Return a flight whose buffers hold the sentinel, until results come from `device`."""
-        decoding = tuple(j for j, row in enumerate(rows) if row.phase is not Phase.PREFILL)
-        width = max((rows[j].n_query for j in decoding), default=0)
-        asked = [n for j in decoding if (n := requests[j].params.logprobs) is not None]
-        logits = sum(rows[j].n_query for j in decoding) if asked else 0
-        columns = 1 + max(asked, default=0)
+    def of(
+        cls, rows: tuple[Row, ...], requests: tuple[Request, ...], buffers: Buffers, *, n_table: int, step: int,
+        n_logits: int, device: str,
+    ) -> Flight:  # fmt: skip
+        """Return a flight whose results are the sentinel until they come from `device`."""
+        buffers.results[: len(rows), :N_INTS] = SENTINEL
+        asked = [
+            n
+            for row, request in zip(rows, requests, strict=True)
+            if row.phase is not Phase.PREFILL and (n := request.params.logprobs) is not None
+        ]
+        shape = (n_logits, 1 + max(asked)) if asked else (0, 0)
         return cls(
             rows=rows,
             requests=requests,
-            ints=host_array((len(decoding), N_INTS + width), SENTINEL, np.int64, device),
-            floats=host_array((len(decoding), N_FLOATS), np.nan, np.float64, device),
-            logprob_ids=host_array((logits, columns), SENTINEL, np.int64, device),
-            logprob_values=host_array((logits, columns), np.nan, np.float64, device),
-            decoding=decoding,
+            buffers=buffers,
+            n_table=n_table,
+            step=step,
+            logprob_ids=host_array(shape, SENTINEL, np.int64, device),
+            logprob_values=host_array(shape, np.nan, np.float64, device),
         )
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether anybody aboard asked for log-probabilities."""
+        return bool(self.logprob_ids.size)
 
     def results(self) -> list[tuple[Request, RowResult | None, bool]]:
         """Return, after the event, each decoding row's request, result and whether the device ended the round.
 
         The result is None where the row's logits were not finite.
         """
-        assert self.event is not None and not (self.ints[:, :N_INTS] == SENTINEL).any(), (
+        n = sum(row.phase is not Phase.PREFILL for row in self.rows)
+        landed = self.buffers.results[:n]
+        assert self.event is not None and not (landed[:, :N_INTS] == SENTINEL).any(), (
             "a flight was read before it landed"
         )
+        ints = landed.tolist()
+        floats = landed[:, N_INTS : N_INTS + N_FLOATS].view(np.float64).tolist()
         first = 0
         heard: list[tuple[Request, RowResult | None, bool]] = []
-        for r, j in enumerate(self.decoding):
-            row, request = self.rows[j], self.requests[j]
-            live, emitted, candidates, accepted, d, ended, finite = self.ints[r, :N_INTS].tolist()
+        for row, request, numbers, (confidence, kv_read, kv_full) in zip(
+            self.rows, self.requests, ints, floats, strict=False
+        ):
+            live, emitted, candidates, accepted, d, ended, finite = numbers[:N_INTS]
             assert 0 <= live <= row.n_query, f"{live} live queries in {row}"
+            at = N_INTS + N_FLOATS
             result = RowResult(
                 seat=row.seat,
                 phase=row.phase,
                 live=live,
-                tokens=tuple(self.ints[r, N_INTS : N_INTS + emitted].tolist()),
+                tokens=tuple(numbers[at : at + emitted]),
                 n_candidates=max(candidates, 0),
                 n_accepted=accepted,
                 k=d if ended else row.k,
-                confidence=float(self.floats[r, 0]),
-                kv_read=float(self.floats[r, 1]),
-                kv_full=float(self.floats[r, 2]),
+                confidence=confidence,
+                kv_read=kv_read,
+                kv_full=kv_full,
                 logprobs=self._logprobs(request, row, first, emitted),
             )
             heard.append((request, result if finite else None, bool(ended)))

@@ -16,6 +16,11 @@ def host_array(shape: tuple[int, ...], fill: float, dtype: type[np.generic], dev
     return array if device == "cpu" else torch.from_numpy(array).pin_memory().numpy()
 
 
+def upload(array: npt.NDArray[Any], device: str) -> Tensor:
+    """Return a copy of `array` on `device`; the host does not wait for it."""
+    return torch.from_numpy(array).to(device, copy=True, non_blocking=True)
+
+
 def land(x: Tensor, array: npt.NDArray[Any]) -> None:
     """Begin to copy x into `array`; it is there after the event of the launch."""
     torch.from_numpy(array).copy_(x, non_blocking=True)

@@ -28,49 +28,27 @@ class Model(AttentionSide, Protocol):
         ...
 
 
-def forward(
-    model: Model,
-    attention: Attention,
-    batch: Batch,
-    choice: Selection | None,
-    rows: Tensor,
-    n_logits: int,
-) -> Tensor | None:
-    """Run the model over `batch` and return the logits of the `n_logits` queries of `rows`, [T, V]; None if T is 0."""
+def forward(model: Model, attention: Attention, batch: Batch, choice: Selection | None, n_logits: int) -> Tensor | None:
+    """Run the model over `batch` and return the logits of its first `n_logits` queries, [T, V]; None if T is 0."""
     attention.plan(batch, choice)
     hidden = model.forward(batch.tokens, attention.run)
-    if not n_logits:
-        return None
-    if n_logits < len(hidden):
-        hidden = hidden[_queries(batch, rows, n_logits)]
-    return model.logits(hidden)
+    return model.logits(hidden[:n_logits]) if n_logits else None
 
 
-def _queries(batch: Batch, rows: Tensor, n: int) -> Tensor:
-    """Return which of the step's query tokens belong to `rows`, [n]."""
-    n_query = batch.n_query[rows]
-    first = batch.offset[rows] - (n_query.cumsum(0) - n_query)
-    return torch.arange(n, device=rows.device) + torch.repeat_interleave(first, n_query, output_size=n)
-
-
-def chain_rows(batch: Batch, rows: Tensor, width: int) -> ChainRows:
+def chain_rows(batch: Batch, width: int) -> ChainRows:
     """Return what the verifier judges: each decoding row's candidates are its own inputs behind the first.
 
-    Args:
-        batch: The step.
-        rows: Indices of its DRAFT and VERIFY rows, [R].
-        width: Query tokens of the widest of them.
+    Rows that fill are dead here. `width` is the most query tokens of a decoding row.
     """
-    state, seat = batch.state, batch.seat[rows]
-    n_query, start = batch.n_query[rows], batch.start[rows]
+    state, seat, start = batch.state, batch.seat, batch.start
     columns = start[:, None] + 1 + torch.arange(width - 1, device=seat.device)
     columns = columns.clamp(max=state.tokens.shape[1] - 1)
-    verifying = batch.phase[rows] == Phase.VERIFY
+    verifying, filling = batch.phase == Phase.VERIFY, batch.phase == Phase.PREFILL
     return ChainRows(
-        first=n_query.cumsum(0) - n_query,
-        count=batch.live[rows] - 1,
+        first=batch.offset,
+        count=torch.where(filling, 0, batch.live) - 1,
         candidates=state.tokens[seat[:, None], columns],
-        drawn=verifying & (batch.k[rows] > 0),
+        drawn=verifying & (batch.k > 0),
         level=(~verifying).to(torch.int64),
         position=start + 1,
         c=state.c[seat],

@@ -1,6 +1,7 @@
-"""Line 7 of the round, on the device: accept, roll back, write tokens, and start the copy to the host.
+"""Line 7 of the round, on the device: accept, roll back, write tokens, and gather what the host is to hear.
 
-Runs in the step's stream in every loop, so the next step may be launched before the host has heard this one.
+Runs in the step's stream in every loop, so the next step may be launched before the host has heard this one. All rows
+of a batch take part; those that decode change, and for the others every formula gives what is there already.
 """
 
 from __future__ import annotations
@@ -10,80 +11,70 @@ from torch import Tensor
 
 from sparsespec.core.batch import Batch, Chained, ChainRows, Outcome
 from sparsespec.core.plan import Phase
-from sparsespec.engine.flight import N_INTS, Flight
+from sparsespec.engine.flight import Flight
 from sparsespec.engine.host import land
 from sparsespec.kernels.draw.api import logprobs, top_probability
 from sparsespec.kernels.implementations import fastest
 
 
 def settle(
-    batch: Batch, rows: Tensor, judged: ChainRows | None, chained: Chained | None, logits: Tensor | None
+    batch: Batch, judged: ChainRows | None, chained: Chained | None, logits: Tensor | None
 ) -> tuple[Outcome, Tensor]:
-    """Move every row's state forward; returns the outcome and the confidence of decoding rows [R]."""
+    """Move every row's state forward; returns the outcome and the confidence of each row [B]."""
     state = batch.state
     drafted = state.d[batch.seat]
     filling = batch.phase == Phase.PREFILL
     state.filled[batch.seat] += torch.where(filling, batch.n_query, 0)
-    emitted = torch.zeros_like(batch.seat)
     if judged is None or chained is None or logits is None:
-        return Outcome(batch, emitted, drafted), emitted[:0].to(torch.float64)
-    emitted[rows] = chained.emitted
-    _write_tokens(batch, rows, judged, chained)
+        nothing = torch.zeros_like(batch.seat)
+        return Outcome(batch, nothing, drafted), nothing.to(torch.float64)
+    _write_tokens(batch, judged, chained)
     if chained.laws is not None and state.laws is not None:
-        _keep_laws(batch, rows, judged, chained, drafted[rows])
-    newest = judged.first + (chained.emitted - 1).clamp(min=0)
+        _keep_laws(batch, judged, chained, drafted)
+    newest = (judged.first + chained.emitted - 1).clamp(min=0, max=len(logits) - 1)
     confidence = top_probability(logits[newest], impl=fastest(logits)).to(torch.float64)
-    _advance(batch, rows, chained.emitted, confidence)
-    return Outcome(batch, emitted, drafted), confidence
+    _advance(batch, chained.emitted, confidence)
+    return Outcome(batch, chained.emitted, drafted), confidence
 
 
-def _write_tokens(batch: Batch, rows: Tensor, judged: ChainRows, chained: Chained) -> None:
+def _write_tokens(batch: Batch, judged: ChainRows, chained: Chained) -> None:
     """Write what each row emitted behind its first query; nothing else in the token array changes."""
-    tokens, seat = batch.state.tokens, batch.seat[rows][:, None]
+    tokens, seat = batch.state.tokens, batch.seat[:, None]
     step = torch.arange(chained.tokens.shape[1], device=tokens.device)
     columns = (judged.position[:, None] + step).clamp(max=tokens.shape[1] - 1)
     written = step < chained.emitted[:, None]
     tokens[seat, columns] = torch.where(written, chained.tokens, tokens[seat, columns])
 
 
-def _keep_laws(batch: Batch, rows: Tensor, judged: ChainRows, chained: Chained, drafted: Tensor) -> None:
+def _keep_laws(batch: Batch, judged: ChainRows, chained: Chained, drafted: Tensor) -> None:
     """Remember the law that each new draft was drawn from."""
     laws, all_laws = batch.state.laws, chained.laws
     assert laws is not None and all_laws is not None
-    drafting = batch.phase[rows] == Phase.DRAFT
+    drafting = batch.phase == Phase.DRAFT
     for j in range(chained.tokens.shape[1]):
         fresh = (drafting & (j < chained.emitted)).nonzero().squeeze(1)
-        seat = batch.seat[rows][fresh]
-        laws[seat, drafted[fresh] + j] = all_laws[judged.first[fresh] + j].to(laws.dtype)
+        laws[batch.seat[fresh], drafted[fresh] + j] = all_laws[judged.first[fresh] + j].to(laws.dtype)
 
 
-def _advance(batch: Batch, rows: Tensor, emitted: Tensor, confidence: Tensor) -> None:
-    state, seat = batch.state, batch.seat[rows]
-    drafting = batch.phase[rows] == Phase.DRAFT
-    state.d[seat] = torch.where(drafting, state.d[seat] + emitted, 0)
-    c = state.c[seat] + torch.where(drafting, 0, emitted)
+def _advance(batch: Batch, emitted: Tensor, confidence: Tensor) -> None:
+    state, seat = batch.state, batch.seat
+    drafting, verifying = batch.phase == Phase.DRAFT, batch.phase == Phase.VERIFY
+    d, ended = state.d[seat], state.ended[seat]
+    state.d[seat] = torch.where(drafting, d + emitted, torch.where(verifying, 0, d))
+    c = state.c[seat] + torch.where(verifying, emitted, 0)
     state.c[seat] = c
-    state.filled[seat] = torch.where(drafting, state.filled[seat], c - 1)
+    state.filled[seat] = torch.where(verifying, c - 1, state.filled[seat])
     low = (emitted > 0) & (confidence < state.stop_below[seat])
-    state.ended[seat] = drafting & (state.ended[seat] | low)
+    state.ended[seat] = torch.where(drafting, ended | low, ended & ~verifying)
 
 
 def report(
-    flight: Flight,
-    batch: Batch,
-    rows: Tensor,
-    judged: ChainRows,
-    chained: Chained,
-    logits: Tensor,
-    finite: Tensor,
-    confidence: Tensor,
-    kv_read: Tensor,
-) -> None:
-    """Copy the results of decoding rows into the flight's host buffers."""
-    state, seat, live = batch.state, batch.seat[rows], batch.live[rows]
-    n_query = batch.n_query[rows]
-    owner = torch.repeat_interleave(n_query, output_size=len(logits))
-    good = torch.zeros_like(live).index_add_(0, owner, finite.to(torch.int64))
+    batch: Batch, judged: ChainRows, chained: Chained, finite: Tensor, confidence: Tensor, kv_read: Tensor
+) -> Tensor:
+    """Return what the host hears of each row, int64 [B, columns] in the order of `engine/flight.py`."""
+    state, seat, live = batch.state, batch.seat, batch.live
+    owner = batch.row_of[: len(finite)]
+    broken = torch.zeros_like(live).index_add_(0, owner, (~finite).to(torch.int64))
     columns = (
         live,
         chained.emitted,
@@ -91,26 +82,20 @@ def report(
         chained.accepted,
         state.d[seat],
         state.ended[seat],
-        good == n_query,
+        broken == 0,
     )
-    ints = torch.cat((torch.stack([x.to(torch.int64) for x in columns], 1), chained.tokens), 1)
-    land(ints, flight.ints)
-    drafting = batch.phase[rows] == Phase.DRAFT
-    kv_full = batch.start[rows] + live
+    drafting, runs = batch.phase == Phase.DRAFT, live > 0
     floats = (
-        torch.where(drafting & (live > 0), confidence, torch.nan),
-        torch.where(live > 0, kv_read, 0),
-        torch.where(live > 0, kv_full, 0),
+        torch.where(drafting & runs, confidence, torch.nan),
+        torch.where(runs, kv_read, 0),
+        torch.where(runs, batch.start + live, 0),
     )
-    land(torch.stack([x.to(torch.float64) for x in floats], 1), flight.floats)
-    assert flight.ints.shape[1] == N_INTS + chained.tokens.shape[1]
-    if flight.logprob_ids.size:
-        _report_logprobs(flight, batch, rows, judged, chained, logits)
+    bits = torch.stack([x.to(torch.float64) for x in floats], 1).view(torch.int64)
+    return torch.cat((torch.stack([x.to(torch.int64) for x in columns], 1), bits, chained.tokens), 1)
 
 
-def _report_logprobs(
-    flight: Flight, batch: Batch, rows: Tensor, judged: ChainRows, chained: Chained, logits: Tensor
-) -> None:
+def report_logprobs(flight: Flight, judged: ChainRows, chained: Chained, logits: Tensor) -> None:
+    """Copy the log-probabilities of what was emitted into the flight's host buffers."""
     column = torch.arange(chained.tokens.shape[1], device=logits.device)
     # tokens behind what a row emitted go to a place behind the last, which is cut off
     place = torch.where(column < chained.emitted[:, None], judged.first[:, None] + column, len(logits))

@@ -24,6 +24,8 @@ class Options:
         page_size: Tokens per KV page.
         n_pages: Pages of the KV pool; None is enough for all seats, but 2 GiB at most.
         seed: Seed from which requests without one get theirs.
+        graphs: Record each shape of a round once, as a CUDA graph, and pad steps to such shapes; None does so where the
+            model is on a GPU and all parts can be recorded. On a CPU True pads, and records nothing.
         checked: Verify the parts' promises at run time, and poison fresh pages with NaN: slow, for tests.
     """
 
@@ -32,6 +34,7 @@ class Options:
     page_size: int = 16
     n_pages: int | None = None
     seed: int = 0
+    graphs: bool | None = None
     checked: bool = False
 
     def __post_init__(self) -> None:
@@ -47,6 +50,8 @@ class Options:
             raise BadOption(f"seed is a whole number, got {show(self.seed)}")
         if not isinstance(self.checked, bool):
             raise BadOption(f"checked is True or False, got {show(self.checked)}")
+        if not isinstance(self.graphs, bool | None):
+            raise BadOption(f"graphs is True, False or None, got {show(self.graphs)}")
 
 
 def _is_whole(value: object) -> TypeGuard[int]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from sparsespec.core.batch import PAD_TOKENS, State, float_type
 from sparsespec.core.config import Geometry
+from sparsespec.engine.host import upload
 from sparsespec.engine.request import Request
 
 
@@ -48,7 +52,7 @@ def seat_request(state: State, request: Request, seat: int) -> None:
     """Write everything the device must know of a request that takes `seat`."""
     p = request.params
     length = len(request.prompt)
-    state.tokens[seat, :length] = torch.tensor(request.prompt, dtype=torch.int64)
+    state.tokens[seat, :length] = _sent(request.prompt, state)
     state.c[seat] = length
     state.d[seat] = 0
     state.filled[seat] = 0
@@ -63,10 +67,20 @@ def seat_request(state: State, request: Request, seat: int) -> None:
 
 def set_filled(state: State, seats: Sequence[int], filled: int) -> None:
     """Say that `seats` hold true KV up to position `filled` only."""
-    state.filled[torch.tensor(seats, device=state.filled.device)] = filled
+    for seat in seats:
+        state.filled[seat] = filled
 
 
-def enter_pages(state: State, entries: Sequence[tuple[int, int, int]]) -> None:
-    """Write (seat, block, page) entries into the page tables."""
-    seat, block, page = torch.tensor(entries, dtype=torch.int64, device=state.table.device).T
+def enter_pages(state: State, entries: npt.ArrayLike) -> None:
+    """Write (seat, block, page) entries [n, 3] into the page tables."""
+    seat, block, page = _sent(entries, state).T
     state.table[seat, block] = page
+
+
+def _sent(numbers: npt.ArrayLike, state: State) -> Tensor:
+    """Return whole numbers on the state's device, without waiting for it."""
+    device = str(state.c.device)
+    array = np.asarray(numbers, dtype=np.int64)
+    if device != "cpu":
+        array = torch.from_numpy(array).pin_memory().numpy()
+    return upload(array, device)

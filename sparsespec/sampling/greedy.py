@@ -16,7 +16,7 @@ class Greedy:
     """Argmax, ties to the lowest id; serves requests of temperature 0 only."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset({"capturable"})
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate nothing."""

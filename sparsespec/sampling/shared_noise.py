@@ -21,7 +21,7 @@ class SharedNoise:
     """Draws each logit row with the noise of its position; candidates stand while they equal what was drawn."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset({"capturable"})
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate nothing."""

@@ -109,7 +109,7 @@ def case_of(
     asks = [_ask(_dice(seed, f"request {i}"), i, longest, max_tokens, sampled) for i in range(count)]
     arguments = f"{seed}, verifiers={tuple(verifiers)}, n_requests={count}, longest={longest}, max_tokens={max_tokens}"
     return Case(
-        spec=spec.replace(engine=_engine_options(dice, asks)),
+        spec=spec.replace(engine={**_engine_options(dice, asks), "graphs": _dice(seed, "graphs").random() < 0.5}),
         model_key=(dice.choice(FAMILIES), dice.randrange(3)),
         requests=tuple(sorted(asks, key=lambda ask: ask.at)),
         early=dice.choice((0.0, 0.0, 0.3, 0.7)),

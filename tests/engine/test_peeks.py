@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparsespec.attention.reference import ReferenceAttention
-from sparsespec.engine import deck, round, settle
+from sparsespec.engine import round, settle
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.checks.peeks import Guard, without_peeks
 from tests.engine.running import compose, greedy, prompt_of, run, sampled
@@ -31,12 +31,12 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Guard]:
     """Watch every round of every engine; returns a list that gains a guard in each."""
     guards: list[Guard] = []
-    run_round = round.run_round
+    honest = round.Rounds.run
 
-    def run(*args: Any, **options: Any) -> None:
+    def run(*args: Any) -> None:
         with without_peeks("a round") as guard:
             guards.append(guard)
-            run_round(*args, **options)
+            honest(*args)
 
     def off_duty(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Guard]:
 
         return call
 
-    monkeypatch.setattr(deck, "run_round", run)
+    monkeypatch.setattr(round.Rounds, "run", run)
     for verb in ("plan", "run", "read"):
         monkeypatch.setattr(ReferenceAttention, verb, off_duty(getattr(ReferenceAttention, verb)))
     monkeypatch.setattr(SharedNoise, "draw", off_duty(SharedNoise.draw))

@@ -63,12 +63,13 @@ def work_for(
     rows: AttentionRows,
     n_tokens: int,
     *,
+    n_rows: int = 1,
     tiling: Tiling | None = None,
     like: Work | None = None,
 ) -> Work:
-    """Return buffers that hold this step, and no less than `like` does."""
+    """Return buffers that hold this step, `n_rows` rows at least, and no less than `like` does."""
     _, page_size, n_kv_heads, head_dim = k_pages.shape
-    n_rows = len(rows.seat)
+    n_rows = max(n_rows, len(rows.seat))
     if like is not None:
         n_rows, n_tokens = max(n_rows, like.n_rows), max(n_tokens, like.n_tokens)
     return Work(

@@ -176,7 +176,7 @@ class Work:
 
         self.entries, self.first_part, self.arrived = ints(self.n_entries, 8), ints(n_rows), ints(cut, hkv)
         self.row_of, self.total, self.table = ints(n_tokens), ints(4), ints(*table)
-        self.may_be_wide = n_tokens * group > (tiling.own_tiles - 1) * tiling.tile
+        self.may_be_wide = False
         self.part_acc = floats(cut, hkv, tiling.tile, head_dim)
         self.part_m, self.part_l = floats(cut, hkv, tiling.tile), floats(cut, hkv, tiling.tile)
         self.score_rows = sum(ends) * group
@@ -197,6 +197,8 @@ class Work:
         """Make the work list of a step; launches only, the host reads nothing back."""
         assert self.holds(rows, n_tokens), "the step is larger than the plan's buffers"
         t, n_rows = self.tiling, len(rows.seat)
+        widest = n_tokens if rows.widest is None else rows.widest
+        self.may_be_wide = widest * self.group > (t.own_tiles - 1) * t.tile
         self.row_of.fill_(-1)
         self.table.copy_(rows.table)
         make_work[(n_rows,)](

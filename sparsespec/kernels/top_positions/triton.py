@@ -144,6 +144,8 @@ def _top_positions(
     below = tl.minimum(tl.load(below_of + row), length).to(tl.int32)
     count = tl.minimum(tl.load(count_of + layer * count_stride + row), tl.minimum(below, k_max)).to(tl.int32)
 
+    # rows that choose nothing, most of them in many a step, read nothing either
+    below = tl.where(count > 0, below, 0)
     keys = below  # stands for nothing
     if IN_REGISTERS:
         keys = _load_keys(scores, tl.arange(0, BLOCK), below, UNIT, POOL)

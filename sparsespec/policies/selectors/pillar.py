@@ -88,11 +88,12 @@ class Pillar:
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget these seats: until scored again they read everything."""
-        index = torch.tensor(seats, dtype=torch.int64, device=self._counts.device)
-        self._counts[:, index] = 0
-        self._tail_from[index] = 0
-        if self._running is not None:
-            self._running[:, :, index] = 0
+        # one by one: a tensor of indices would have to be copied to the device, and waited for
+        for seat in seats:
+            self._counts[:, seat] = 0
+            self._tail_from[seat] = 0
+            if self._running is not None:
+                self._running[:, :, seat] = 0
 
     def select(self, batch: Batch) -> Selection:
         """Return what the last refresh of every seat chose."""
@@ -108,7 +109,7 @@ class Pillar:
         if not self.warm_start:
             fresh = fresh & (batch.phase == Phase.VERIFY)
         c = batch.state.c[seat]
-        scores = self._smoothed(torch.stack(self._step.scores), seat, c, fresh)
+        scores = self._smoothed(self._step.stacked(), seat, c, fresh)
         reads = allowed(c, self.budget, self.min_budget)
         share = torch.ceil(reads.to(torch.float64) * self.recent).to(torch.int64)
         newest = torch.minimum(torch.maximum(share, outcome.emitted), reads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sparsespec.core.batch import Chosen, LayerKeys
@@ -30,3 +31,15 @@ class Stored:
         """Keep the scores of `layer`."""
         assert layer == len(self.scores), "scores arrive layer by layer"
         self.scores.append(scores)
+
+    def stacked(self) -> Tensor:
+        """Return the scores of all layers, [L, groups, B, S]: without a copy where they lie evenly in one buffer."""
+        first, *rest = self.scores
+        step = rest[0].storage_offset() - first.storage_offset() if rest else first.numel()
+        whole = first.untyped_storage()
+        for j, layer in enumerate(self.scores):
+            at, strides = layer.storage_offset(), layer.stride()
+            evenly = at == first.storage_offset() + j * step and strides == first.stride()
+            if step <= 0 or not evenly or layer.untyped_storage().data_ptr() != whole.data_ptr():
+                return torch.stack(self.scores)
+        return first.as_strided((len(self.scores), *first.shape), (step, *first.stride()))

@@ -152,6 +152,7 @@ def batch_of(geometry: Geometry, state: State, rows: Sequence[RowAt], step: int 
         slots=torch.where(alive, slots, 0),
         state=state,
         step=step,
+        widest=max((row.n_query for row in rows), default=1),
     )
 
 

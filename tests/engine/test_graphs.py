@@ -1,0 +1,116 @@
+"""Rounds that are recorded once per shape: steps are padded to few shapes, and say what they say without padding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparsespec.core.errors import BadOption
+from sparsespec.core.plan import Phase, Row
+from sparsespec.core.spec import PRESETS
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.pack import shape_of
+from sparsespec.engine.round import Rounds
+from sparsespec.engine.shape import Shape, decoding_shapes, padded
+from sparsespec.testing.cases import model_of
+from tests.engine.running import KEY, LOOPS, SPARSE, compose, greedy, prompt_of, run, sampled, small
+
+
+def outputs(engine: Engine) -> dict[tuple[int, int], tuple[int, ...]]:
+    for j, params in enumerate((greedy(24), sampled(24, seed=3, logprobs=1), greedy(9), sampled(30, seed=4, n=2))):
+        engine.add(prompt_of(20 + 7 * j, j), params)
+    done = run(engine)
+    assert not any(each.error for each in done.values())
+    return {key: each.token_ids for key, each in done.items()}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_padded_steps_say_the_same(name: str, loop: str) -> None:
+    spec = small(name).replace(loop=loop)
+    plain, padding = (
+        Engine.compose(model_of(KEY), spec.replace(engine={**spec.engine, "graphs": graphs}))
+        for graphs in (False, True)
+    )
+    assert outputs(padding) == outputs(plain)
+
+
+def test_a_shape_is_recorded_once_and_then_replayed() -> None:
+    engine = compose(graphs=True, **SPARSE)
+    rounds: Rounds = engine._deck._rounds
+    fresh, seen = 0, list[Shape]()
+    honest = rounds._replay
+
+    def replay(shape: Shape) -> None:
+        nonlocal fresh
+        fresh += shape not in rounds._recorded
+        seen.append(shape)
+        honest(shape)
+
+    rounds._replay = replay  # type: ignore[method-assign]
+    engine.add(prompt_of(30), greedy(20))
+    run(engine)
+    assert fresh == len(set(seen)) < len(seen)
+    assert {shape.n_rows for shape in seen} == {3}
+
+
+def test_warming_up_records_every_step_without_prefill() -> None:
+    engine = compose(graphs=True, **SPARSE)
+    heard = list[tuple[int, int]]()
+    engine.warm_up(lambda done, total: heard.append((done, total)))
+    known = set(engine._deck._rounds._recorded)
+    assert heard == [(j, len(known)) for j in range(len(known) + 1)]
+    for j in range(5):
+        engine.add(prompt_of(9 + 5 * j, j), sampled(20, seed=j))
+    done = run(engine)
+    assert not any(each.error for each in done.values())
+    later = set(engine._deck._rounds._recorded) - known
+    assert all(shape.n_tokens > shape.n_logits for shape in later)
+
+
+def test_warming_up_changes_nothing() -> None:
+    said = []
+    for warm in (True, False):
+        engine = compose(graphs=True, **SPARSE)
+        if warm:
+            engine.warm_up()
+        said.append(outputs(engine))
+    assert said[0] == said[1]
+    plain = compose(**SPARSE)
+    plain.warm_up()
+    assert not plain._deck._rounds._recorded
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 16, 17, 121, 129, 300, 513, 2000])
+@pytest.mark.parametrize("filling", [0, 1, 200])
+def test_a_shape_holds_its_step_and_is_its_own(n: int, filling: int) -> None:
+    shape = padded(Shape(2, n + filling, n), 7)
+    assert shape.n_rows == 7
+    assert n <= shape.n_logits <= 1.25 * n + 63
+    assert filling <= shape.n_tokens - shape.n_logits <= max(64, 2 * filling)
+    assert (shape.n_tokens > shape.n_logits) == bool(filling)
+    assert padded(shape, 7) == shape
+
+
+def test_decoding_shapes_are_those_that_steps_are_padded_to() -> None:
+    shapes = list(decoding_shapes(6, 9))
+    met = {padded(Shape(6, n, n), 6) for n in range(1, 55)}
+    assert set(shapes) == met
+    assert shapes == sorted(shapes, reverse=True)
+
+
+def test_the_shape_of_a_step_counts_what_draws() -> None:
+    rows = [Row(0, Phase.VERIFY, 4, 3), Row(1, Phase.PREFILL, 50, 0), Row(2, Phase.DRAFT, 1, 3)]
+    assert shape_of(rows) == Shape(3, 55, 5)
+
+
+@pytest.mark.parametrize("wrong", [1, "yes", 0.5])
+def test_graphs_is_true_false_or_none(wrong: Any) -> None:
+    with pytest.raises(BadOption, match="graphs is True, False or None"):
+        compose(graphs=wrong)
+
+
+def test_a_cpu_records_nothing_unless_asked_to() -> None:
+    assert compose().spec.engine["graphs"] is False
+    assert compose(graphs=True).spec.engine["graphs"] is True
