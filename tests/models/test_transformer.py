@@ -14,7 +14,6 @@ from sparsespec.models import transformer
 from sparsespec.models.config import FAMILIES
 from sparsespec.models.tiny import tiny
 from sparsespec.models.transformer import Transformer
-from tests.kernels.launched import DEVICE, WHERE, room
 
 TOKENS = torch.arange(7) * 5
 
@@ -65,26 +64,3 @@ def test_norms_and_gates_use_the_implementation_that_was_chosen(monkeypatch: pyt
     model.forward(TOKENS, attend)
     layer = ["add_rms_norm", "silu_mul", "add_rms_norm"]
     assert used == [(name, "another") for name in ("rms_norm", *layer, *layer)]
-
-
-@WHERE
-def test_triton_s_rows_are_close_to_the_reference_s() -> None:
-    room("rms_norm")
-    model = tiny(n_layers=3, dtype="float32").to("float32", DEVICE)
-    assert model.row_impl == ("triton" if DEVICE == "cuda" else "reference")
-    model.row_impl = "triton"
-    got = model.forward(TOKENS.to(DEVICE), attend)
-    torch.testing.assert_close(got.cpu().double(), plain(model.to("float64", "cpu"), TOKENS), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.gpu
-def test_a_captured_forward_follows_its_tokens() -> None:
-    model = tiny(n_layers=3, dtype="float32").to("bfloat16", DEVICE)
-    tokens = TOKENS.to(DEVICE)
-    model.forward(tokens, attend)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        got = model.forward(tokens, attend)
-    tokens += 1
-    graph.replay()
-    assert torch.equal(got, model.forward(tokens, attend))
