@@ -1,4 +1,4 @@
-"""FlashInfer on the inputs of `bench.kernel_cases`, planned before it is timed; absent where it is not installed.
+"""FlashInfer on the inputs of the cases of `bench.kernels`, planned before it is timed; absent where not installed.
 
 Stock FlashInfer reads a selection per KV head if the cache is viewed as one page per (token, KV head): rows of G query
 heads and one KV head. A selection shared by the layer needs a page size of 1.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +48,25 @@ def top_k(scores: Sequence[Tensor], k: int) -> Peers:
     if not is_installed():
         return {}
     return {"top_k": lambda: [lambda x=x: _flashinfer().top_k(x.flatten(0, 2), k) for x in scores]}
+
+
+def add_rms_norm(sets: Sequence[tuple[Tensor, Tensor]], weight: Tensor, eps: float) -> Peers:
+    """Return `fused_add_rmsnorm` on copies of the same rows and residuals, both of which it overwrites."""
+
+    def call(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        _flashinfer().fused_add_rmsnorm(x, residual, weight, eps)
+        return x, residual
+
+    if not is_installed():
+        return {}
+    return {"fused_add_rmsnorm": lambda: [partial(call, x.clone(), residual.clone()) for x, residual in sets]}
+
+
+def silu_mul(sets: Sequence[Tensor]) -> Peers:
+    """Return `silu_and_mul` on the same products."""
+    if not is_installed():
+        return {}
+    return {"silu_and_mul": lambda: [lambda x=x: _flashinfer().silu_and_mul(x) for x in sets]}
 
 
 def attention(

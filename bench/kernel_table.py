@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bench.kernel_cases import Append, Case, Copy, Kernel, Rows, Shape, Top
+from bench.row_cases import Gate, Norm
 
 QWEN3_8B = Shape("qwen3-8b", 36, 32, 8, 128)
 SMOLLM2 = Shape("smollm2-135m", 30, 9, 3, 64)
@@ -33,12 +34,16 @@ def cases(batch: int = 64, length: int = 8192, kernel: Kernel | None = None) -> 
         Case("top_positions", "64 rows, pool 5", q, Top(64, 1, pool=5)),
         *(Case("append_kv", f"{n} tokens", q, Append(n)) for n in (64, 576, 2048)),
         Case("copy_pages", "512 pages", q, Copy(512)),
+        *(Case("rms_norm", f"residual, {n} tokens", q, Norm(n, 4096)) for n in (64, 576)),
+        *(Case("silu_mul", f"{n} tokens", q, Gate(n, 12288)) for n in (64, 576)),
         Case("attention", "verify, 9 queries, scores", s, verify),
         Case("attention", "decode", s, decode),
         Case("attention", "sparse 5 %, groups 1", s, Rows(sparse, chosen=few)),
         Case("attention", "sparse 5 %, groups 3", s, Rows(sparse, groups=3, chosen=few)),
         Case("top_positions", "64 rows, shared by the layer", s, Top(64, 1), None, 1.0),
         Case("append_kv", "576 tokens", s, Append(576)),
+        *(Case("rms_norm", f"residual, {n} tokens", s, Norm(n, 576)) for n in (64, 576)),
+        *(Case("silu_mul", f"{n} tokens", s, Gate(n, 1536)) for n in (64, 576)),
     ]
     if kernel is None:
         return table

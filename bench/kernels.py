@@ -79,7 +79,7 @@ def measured(args: argparse.Namespace) -> list[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.kernels", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--op", help="only cases of this op: attention, top_positions, append_kv, copy_pages or draw")
+    parser.add_argument("--op", help="only cases of this op: attention, append_kv, silu_mul and the like")
     parser.add_argument("--model", help="only cases of this model: qwen3-8b or smollm2-135m")
     parser.add_argument("--case", help="only cases whose name holds this")
     parser.add_argument("--kernel", help="module:function, an attention kernel of yours to time beside the project's")
