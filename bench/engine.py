@@ -56,6 +56,7 @@ def measured(args: argparse.Namespace) -> list[Row]:
     load, place = _load(args), "cuda" if torch.cuda.is_available() else "cpu"
     if args.breakdown and place == "cpu":
         raise BadOption("--breakdown reads the names of a GPU's kernels, and there is no CUDA GPU")
+    readers = read_ceiling() if place == "cuda" else {}
     model, tokenizer = model_of(
         args.model, args.dtype or ("bfloat16" if place == "cuda" else "float32"), place, args.seed
     )
@@ -64,7 +65,6 @@ def measured(args: argparse.Namespace) -> list[Row]:
     else:
         prompts = partial(text_prompts, tokenizer, args.prompts, seed=args.seed)
     weights = "random" if tokenizer is None else "real"
-    readers = read_ceiling() if place == "cuda" else {}
     one = partial(
         run, model, load=load, prompts=prompts, weights=weights, accept=args.accept, profile=args.breakdown,
         machine=_hardware(model, readers),
@@ -197,8 +197,8 @@ def span(text: str) -> tuple[int, int]:
     return pair
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bench.engine", description=(__doc__ or "").partition("\n")[0])
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("model", nargs="?", help=f"random weights: {', '.join(RANDOM)}; or an alias, a folder, a hub id")
     add("--preset", nargs="+", default=["dense", "sparsespec"], metavar="NAME[:CHANGES]",
@@ -227,8 +227,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+def main(argv: list[str] | None = None, *, prog: str = "bench.engine") -> int:
+    args = _parser(prog).parse_args(argv)
     if args.plot and args.plot.suffix != ".svg":
         raise BadOption(f"--plot draws SVG and needs a name that ends in .svg, got {str(args.plot)!r}")
     if args.plot and not importlib.util.find_spec("matplotlib"):

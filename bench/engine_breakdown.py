@@ -47,7 +47,8 @@ def own_kernels() -> dict[str, str]:
 
 def kind_of(kernel: str) -> str:
     """Return which part of a step a kernel belongs to."""
-    own = own_kernels().get(kernel)
+    # Triton may write how it specialised a kernel behind its name
+    own = own_kernels().get(re.sub(r"_\d[\da-z]*$", "", kernel))
     return own or next((kind for kind, pattern in _FOREIGN if pattern.search(kernel)), "other")
 
 

@@ -6,7 +6,6 @@ once, and requests are seated as if their prompts had been filled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +24,13 @@ PIECE = 1 << 26
 """Numbers that are drawn at once."""
 
 
+@dataclass
+class Fill:
+    """How many positions of a prompt are left to the engine: 1 is enough to warm a selection up; None is all."""
+
+    leave: int | None = 0
+
+
 @dataclass(frozen=True)
 class Inside:
     """Rooms of an engine: valid until its next `reset`."""
@@ -41,24 +47,23 @@ class Inside:
         deck, pool = engine._deck, engine._pool
         return cls(engine._desk, deck, engine._parts, deck._state, (pool.k, pool.v))
 
-    def seat_filled(self) -> Callable[[], None]:
-        """Let requests that take a seat have their prompts filled, as far as the engine can tell; return the end of it.
+    def seat_filled(self) -> Fill:
+        """Let requests that take a seat have prompts filled, as far as the engine can tell; the result says how far.
 
         Pages are found by the tier manager as ever, when a row is first placed.
         """
-        seat = self.desk._seat
+        fill, seat = Fill(), self.desk._seat
 
         def seated(request: Request) -> None:
             seat(request)
-            filled = request.to_prefill
-            request.to_prefill, request.first_fill = 0, False
-            self.deck._aside(partial(set_filled, self.state, [request.seat], filled))
-
-        def end() -> None:
-            self.desk._seat = seat
+            filled = 0 if fill.leave is None else max(0, request.to_prefill - fill.leave)
+            if filled:
+                request.to_prefill -= filled
+                request.first_fill = request.to_prefill > 0
+                self.deck._aside(partial(set_filled, self.state, [request.seat], filled))
 
         self.desk._seat = seated
-        return end
+        return fill
 
 
 def draw_kv(inside: Inside, seed: int) -> None:

@@ -49,21 +49,21 @@ class Bench:
         """Seat the first requests with their KV, real or not."""
         self.engine.warm_up(_progress("recording graphs"))
         inside = Inside.of(self.engine)
-        end = None
+        fill = None
         if weights == "random":
             draw_kv(inside, self.load.seed)
-            end = inside.seat_filled()
+            fill = inside.seat_filled()
         for prompt, (_, output) in zip(prompts([c for c, _ in self.lengths]), self.lengths, strict=True):
             params = SamplingParams(
                 temperature=self.load.temperature, max_tokens=output + self.room, ignore_eos=True, seed=None
             )
             self.left[self.engine.add(prompt, params)] = output
-        if end is None:
+        if fill is None:
             self._prefill(inside)
         else:
             self.step()
-            if self.load.prefill:
-                end()
+            # the first ones have the warm-up to get a selection; who comes later brings one along, as from a prefill
+            fill.leave = None if self.load.prefill else int(self.subject.draft > 0)
         self.clock = Clock.of(self.engine, inside)
 
     def step(self) -> StepResult:
@@ -89,7 +89,7 @@ class Bench:
         while tally.launched < load.steps and last - begin < load.seconds:
             result = self.step()
             now = perf_counter()
-            if self._over(result):
+            if result.idle or self.is_over:
                 break
             tally.add(result, now - last)
             last = now
@@ -104,16 +104,15 @@ class Bench:
         self.engine.close()
         del self.engine
         self.clock = Clock()
-        gc.collect()
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
+        clear(self.model)
 
-    def _over(self, result: StepResult) -> bool:
-        """Say whether the steady state is over."""
-        return result.idle or bool(self.n_done and not self.load.turnover)
+    @property
+    def is_over(self) -> bool:
+        """Whether the steady state is over, because a request has said all it should."""
+        return bool(self.n_done and not self.load.turnover)
 
     def _check_steady(self, when: str) -> None:
-        if self.n_done and not self.load.turnover:
+        if self.is_over:
             raise BadOption(
                 f"the first request had said its {self.load.output[0]} tokens {when}, and nothing was measured; "
                 "raise --output or lower --warmup"
@@ -139,6 +138,13 @@ class Bench:
         scheduler.plan = plan
 
 
+def clear(model: Transformer) -> None:
+    """Give back memory that nobody holds any more: what torch keeps for later looks taken to an engine."""
+    gc.collect()
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def run(
     model: Transformer,
     subject: Subject,
@@ -152,6 +158,7 @@ def run(
 ) -> Row:
     """Return the row of one composition."""
     on_gpu = model.device.type == "cuda"
+    clear(model)
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     begin = perf_counter()
@@ -169,7 +176,7 @@ def run(
             ready_seconds=ready,
         )
         row = row_of(bench.engine, subject, load, measured, synthetic=accept is not None and not subject.is_dense)
-        if profile:
+        if profile and not bench.is_over:
             row["breakdown"] = breakdown(bench.step, PROFILED, row["step_ms"]["mean"])
     finally:
         bench.close()

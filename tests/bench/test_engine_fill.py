@@ -10,6 +10,7 @@ import torch
 from bench.engine_fill import Inside, draw_kv
 from bench.engine_models import TINY, model_of
 from sparsespec.core.params import SamplingParams
+from sparsespec.core.plan import Phase
 from sparsespec.engine.engine import Engine
 from sparsespec.models.transformer import Transformer
 
@@ -71,12 +72,26 @@ def test_requests_run_to_their_end_and_leave_nothing_behind(model: Transformer, 
     assert inside.parts.tiers.free_pages() == engine.geometry.n_pages - 1
 
 
-def test_who_comes_after_the_end_is_prefilled(model: Transformer) -> None:
-    engine, inside = engine_of(model, "dense", fill=False)
-    inside.seat_filled()()
-    engine.step()
-    assert all(filled == 0 or n - 1 == filled for n, _, _, _, filled in books(inside).values())
-    assert engine.step().info.placed.rows
+def test_what_is_left_of_a_prompt_is_prefilled(model: Transformer) -> None:
+    for leave in (1, 5, None):
+        engine, inside = engine_of(model, "sparsespec", fill=False)
+        inside.seat_filled().leave = leave
+        rows = engine.step().info.placed.rows
+        assert all(row.phase is Phase.PREFILL for row in rows)
+        assert [row.n_query for row in rows] == [len(p) - 1 if leave is None else leave for p in PROMPTS[:3]]
+
+
+def test_the_last_position_of_a_prompt_warms_a_selection_up(model: Transformer) -> None:
+    drafts: dict[int, bool] = {}
+    for leave in (0, 1):
+        budget = "pillar(budget=0.1,min_budget=4)"
+        engine, inside = engine_of(model, "sparsespec", fill=False, loop="sync", selector=budget)
+        draw_kv(inside, 0)
+        inside.seat_filled().leave = leave
+        heard = [row for _ in range(4) for row in engine.step().info.heard if row.phase is Phase.DRAFT]
+        assert heard
+        drafts[leave] = all(row.kv_read < row.kv_full for row in heard)
+    assert drafts == {0: False, 1: True}
 
 
 def test_the_pool_is_full_of_numbers(model: Transformer) -> None:
