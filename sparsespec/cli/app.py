@@ -175,6 +175,16 @@ def doctor(json: o.AsJson = False) -> None:
     _end(lambda: run(as_json=json))
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def bench(context: typer.Context) -> None:
+    """Measure an engine beside dense decoding and the roofline; needs the sources, `bench --help` says more."""
+    from sparsespec.cli.bench import run
+
+    _end(lambda: run(context.args))
+
+
 def _end(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; Typer would make a closed pipe an ordinary failure."""
     try:
