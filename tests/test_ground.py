@@ -94,9 +94,10 @@ def test_the_wheel_holds_the_package_its_types_and_its_licence_and_nothing_else(
         files = {name for name in archive.namelist() if not name.endswith("/")}
         (about,) = (name for name in files if name.endswith(".dist-info/METADATA"))
         metadata = HeaderParser().parsestr(archive.read(about).decode("utf-8"))
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "sparsespec").rglob("*.py")}
+    package = ROOT / "sparsespec"
+    parts = {p.relative_to(ROOT).as_posix() for p in (*package.rglob("*.py"), *package.rglob("costs/*.json"))}
     info = about.partition("/")[0]
-    assert {name for name in files if not name.startswith(info)} == modules | {"sparsespec/py.typed"}
+    assert {name for name in files if not name.startswith(info)} == parts | {"sparsespec/py.typed"}
     assert f"{info}/licenses/LICENSE" in files
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == LICENSE
