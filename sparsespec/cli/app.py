@@ -175,6 +175,23 @@ def doctor(json: o.AsJson = False) -> None:
     _end(lambda: run(as_json=json))
 
 
+@app.command()
+def profile(
+    model: Annotated[str, typer.Option("--model", "-m", help="Geometry like qwen3-8b, alias, folder or hub id.")],
+    device: Annotated[str | None, typer.Option(help="'cuda' or 'cpu'; a GPU if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Of weights and KV; bfloat16 on a GPU, else float32.")] = None,
+    attention: Annotated[
+        str | None, typer.Option(help="Attention backend; triton on a GPU, else reference.", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the cost model to a file *.json.")] = None,
+    json: o.AsJson = False,
+) -> None:
+    """Measure what a model's steps take on this device, with random weights, and fit a cost model."""
+    from sparsespec.cli.profile import Wish, run
+
+    _end(lambda: run(Wish(model, device, dtype, attention), out, as_json=json))
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
