@@ -100,7 +100,7 @@ class CostModel:
 
     @property
     def roofline(self) -> Roofline:
-        """What the device could yield at most: products of weights, and reads of KV at the read rate."""
+        """Return what the device could yield at most, if it did products and read KV at the read rate."""
         return Roofline(self.products, self.head, self.kv_token_bytes, self.read_bytes_per_second)
 
     def forward(
