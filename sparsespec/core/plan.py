@@ -1,17 +1,22 @@
 """What the host says of a step: how far rounds go, who runs, in which phase, with at most how many query tokens.
 
-A plan is integers only and holds no positions: the device knows where each row starts (see `core/batch.py`). The three
-row builders are the only place where the sizes of rows are computed, so every scheduler gets them right, and
-`check_plan` refuses a plan that could change more than speed.
+A plan is integers only and holds no positions: the device knows where each row starts (see `core/batch.py`). The row
+builders, for one row of the view or for many, are the only place where the sizes of rows are computed, so every
+scheduler gets them right, and `check_plan` refuses a plan that could change more than speed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import repeat
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sparsespec.core.errors import ContractBroken
-from sparsespec.core.view import View
+from sparsespec.core.view import Bools, Ints, View
 
 MAX_DRAFT_QUERIES = 8
 """The largest DRAFT row, in queries; the newest known token and up to seven guesses."""
@@ -25,8 +30,7 @@ class Phase(IntEnum):
     VERIFY = 2  #: reads everything, judges drafts and commits tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One request's share of one forward; `n_query` is a capacity, `k` the length of the round (tokens)."""
 
     seat: int
@@ -42,8 +46,7 @@ class StepPlan:
     rows: tuple[Row, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Lengths:
+class Lengths(NamedTuple):
     """What a round may do: `draft` tokens under sparse attention, `guess` guesses in each forward.
 
     The device ends the round at the first draft whose top-1 probability is below `stop_below`; that draft is kept.
@@ -89,38 +92,74 @@ def prefill_row(view: View, i: int, chunk: int) -> Row:
 
 def draft_row(view: View, i: int) -> Row:
     """Return the DRAFT row of view row `i`, which must satisfy `can_draft`."""
-    k = int(view.k[i])
-    room = k - int(view.d_lo[i]) - 1
-    guesses = min(int(view.guess[i]), MAX_DRAFT_QUERIES - 1, room)
-    return Row(int(view.seat[i]), Phase.DRAFT, 1 + guesses, k)
+    return Row(int(view.seat[i]), Phase.DRAFT, int(_draft_queries(view, i)), int(view.k[i]))
 
 
 def verify_row(view: View, i: int) -> Row:
     """Return the VERIFY row of view row `i`: the newest committed token and all drafts, or all guesses where k = 0."""
-    k = int(view.k[i])
-    n_query = 1 + (min(k, int(view.d_hi[i])) if k else int(view.guess[i]))
-    return Row(int(view.seat[i]), Phase.VERIFY, n_query, k)
+    return Row(int(view.seat[i]), Phase.VERIFY, int(_verify_queries(view, i)), int(view.k[i]))
+
+
+def draft_rows(view: View, index: Bools | Ints) -> list[Row]:
+    """Return the DRAFT rows of the view rows `index`, each of which must satisfy `can_draft`."""
+    return _rows(view, index, Phase.DRAFT, _draft_queries(view, index))
+
+
+def verify_rows(view: View, index: Bools | Ints) -> list[Row]:
+    """Return the VERIFY rows of the view rows `index`."""
+    return _rows(view, index, Phase.VERIFY, _verify_queries(view, index))
 
 
 def can_draft(view: View, i: int) -> bool:
     """Say whether view row `i` may draft: its KV is filled, its round has room, and it owes no VERIFY."""
-    return bool(not view.to_prefill[i] and not view.must_verify[i] and view.d_lo[i] < view.k[i])
+    return bool(_can_draft(view, i))
+
+
+def drafters(view: View) -> Bools:
+    """Say of each row of the view whether it `can_draft`."""
+    return _can_draft(view, slice(None))
 
 
 def check_plan(plan: StepPlan, view: View) -> None:
     """Raise `ContractBroken` unless every row of `plan` is one that the builders above could have made."""
-    index = {int(seat): i for i, seat in enumerate(view.seat)}
-    seen: set[int] = set()
+    everybody = slice(None)
+    drafting, verifying = _draft_queries(view, everybody).tolist(), _verify_queries(view, everybody).tolist()
+    k, to_prefill, may_draft = view.k.tolist(), view.to_prefill.tolist(), drafters(view).tolist()
+    unplanned = {seat: i for i, seat in enumerate(view.seat.tolist())}
+    prefill, draft, verify = Phase
     for row in plan.rows:
-        if row.seat in seen or row.seat not in index:
+        i = unplanned.pop(row.seat, None)
+        if i is None:
             raise ContractBroken(f"the scheduler planned seat {row.seat} twice, or it is not in the view: {row}")
-        seen.add(row.seat)
-        i = index[row.seat]
-        if row.phase is Phase.PREFILL:
-            legal = 1 <= row.n_query <= view.to_prefill[i]
-        elif row.phase is Phase.DRAFT:
-            legal = can_draft(view, i) and row == draft_row(view, i)
+        if row.phase is prefill:
+            legal = 1 <= row.n_query <= to_prefill[i]
+        elif row.phase is draft:
+            legal = may_draft[i] and row.n_query == drafting[i] and row.k == k[i]
         else:
-            legal = not view.to_prefill[i] and row == verify_row(view, i)
+            legal = row.phase is verify and not to_prefill[i] and row.n_query == verifying[i] and row.k == k[i]
         if not legal:
             raise ContractBroken(f"the scheduler planned {row}, which does not fit the view's {view.row(i)}")
+
+
+# Each formula serves one row of the view, or many: `i` is whatever indexes its columns.
+
+
+def _can_draft(view: View, i: Any) -> Any:
+    return (view.to_prefill[i] == 0) & ~view.must_verify[i] & (view.d_lo[i] < view.k[i])
+
+
+def _draft_queries(view: View, i: Any) -> Any:
+    room = view.k[i] - view.d_lo[i] - 1
+    return 1 + np.minimum(np.minimum(view.guess[i], MAX_DRAFT_QUERIES - 1), room)
+
+
+def _verify_queries(view: View, i: Any) -> Any:
+    k = view.k[i]
+    return 1 + np.where(k > 0, np.minimum(k, view.d_hi[i]), view.guess[i])
+
+
+def _rows(view: View, index: Bools | Ints, phase: Phase, n_query: Ints) -> list[Row]:
+    columns: Iterable[Any] = zip(
+        view.seat[index].tolist(), repeat(phase), n_query.tolist(), view.k[index].tolist(), strict=False
+    )
+    return list(map(Row._make, columns))

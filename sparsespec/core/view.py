@@ -7,8 +7,9 @@ token and no logit: what was drafted cannot steer who runs, which keeps sampled 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +19,7 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class RowView:
+class RowView(NamedTuple):
     """One row of the view as plain numbers; the fields are those of `View`."""
 
     seat: int
@@ -74,15 +74,15 @@ class View:
 
     def row(self, i: int) -> RowView:
         """Return row `i` as plain numbers."""
-        return RowView(*(getattr(self, name)[i].item() for name in _ROW_FIELDS))
+        return RowView(*(getattr(self, name)[i].item() for name in RowView._fields))
 
 
-_ROW_FIELDS = tuple(f.name for f in fields(RowView))
 _DTYPES: dict[str, type] = {"Ints": np.int64, "Bools": np.bool_, "Floats": np.float64}
+_COLUMNS = tuple(_DTYPES[str(f.type)] for f in fields(View) if str(f.type) in _DTYPES)
 
 
 def build_view(
-    rows: list[RowView],
+    rows: Sequence[RowView],
     *,
     step: int,
     free_pages: int,
@@ -92,13 +92,10 @@ def build_view(
     lag: int,
 ) -> View:
     """Stack `rows` (oldest first) into a `View`."""
-    columns: dict[str, Any] = {
-        f.name: np.array([getattr(row, f.name) for row in rows], dtype=_DTYPES[str(f.type)])
-        for f in fields(View)
-        if str(f.type) in _DTYPES
-    }
+    values: Any = zip(*rows, strict=True) if rows else ((),) * len(_COLUMNS)
+    columns: list[Any] = [np.array(column, dtype=dtype) for column, dtype in zip(values, _COLUMNS, strict=True)]
     return View(
-        **columns,
+        *columns,
         step=step,
         free_pages=free_pages,
         host_free_pages=host_free_pages,

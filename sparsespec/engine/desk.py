@@ -48,14 +48,17 @@ class Desk:
         """Admit, start rounds, and return the rows that may run, oldest first."""
         self._admit(step)
         rows: list[RowView] = []
-        for request in sorted(self.seated.values(), key=lambda r: r.number):
+        # seats were taken in order of arrival, and a dictionary keeps it
+        for request in tuple(self.seated.values()):
             bounds = request.bounds
             if not self._may_run(request, bounds):
                 continue
+            row = self._row(request, bounds)
             if not request.to_prefill and request.round is None:
-                request.round = self._start_round(request, bounds)
+                request.round = round_ = self._start_round(request, row)
+                row = row._replace(k=round_.k, guess=round_.guess)
             if not request.finished:
-                rows.append(self._row(request, bounds))
+                rows.append(row)
         return build_view(
             rows,
             step=step,
@@ -122,12 +125,12 @@ class Desk:
                 return True
         return not any(other.number < request.number and other.to_prefill for other in family)
 
-    def _start_round(self, request: Request, bounds: Bounds) -> Round:
+    def _start_round(self, request: Request, row: RowView) -> Round:
         """Ask the length policy once, and fix what the round may do."""
         if not request.params.speculate:
             return Round(0, 0, 0.0)
         try:
-            lengths = self._length.propose(self._row(request, bounds))
+            lengths = self._length.propose(row)
         except Exception as error:  # one request's trouble is not the batch's
             self._fail(request, error)
             return Round(0, 0, 0.0)
@@ -136,27 +139,26 @@ class Desk:
             raise ContractBroken(
                 f"the length policy proposed {lengths} and promised at most draft={g.max_draft}, guess={g.max_guess}"
             )
-        room = request.limit - bounds.n_hi - 1
+        room = request.limit - row.n_hi - 1
         return Round(min(lengths.draft, room), min(lengths.guess, room), lengths.stop_below)
 
     def _row(self, request: Request, bounds: Bounds) -> RowView:
-        round_ = request.round
+        round_, seat = request.round, request.seat
+        k, guess = (round_.k, round_.guess) if round_ else (0, 0)
+        # positional, in the order of the fields: this line runs for every row of every step
         return RowView(
-            seat=request.seat,
-            arrival=request.number,
-            to_prefill=request.to_prefill,
-            n_lo=bounds.n_lo,
-            n_hi=bounds.n_hi,
-            d_lo=bounds.d_lo,
-            d_hi=bounds.d_hi,
-            k=round_.k if round_ else 0,
-            guess=round_.guess if round_ else 0,
-            first_round=request.first_round,
-            starved=request.starved,
-            must_verify=request.must_verify,
-            pages=self._tiers.pages(request.seat),
-            shared_pages=self._tiers.shared_pages(request.seat),
-            accepted_mean=request.accepted_mean,
-            confidence=request.confidence,
-            waiting_since=request.placed_at,
+            seat,
+            request.number,
+            request.to_prefill,
+            *bounds,
+            k,
+            guess,
+            request.first_round,
+            request.starved,
+            request.must_verify,
+            self._tiers.pages(seat),
+            self._tiers.shared_pages(seat),
+            request.accepted_mean,
+            request.confidence,
+            request.placed_at,
         )

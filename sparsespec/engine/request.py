@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Phase
 from sparsespec.metrics.speculation import SpecMetrics
+
+# looking a member up on its enum takes longer than adding up a row
+_VERIFY = Phase.VERIFY
 
 
 @dataclass(slots=True)
@@ -22,8 +26,7 @@ class Round:
     stop_below: float
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A DRAFT or VERIFY row that was launched; `at_least` is what it adds to d or n in any case."""
 
     phase: Phase
@@ -33,8 +36,7 @@ class Sent:
     round: Round
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(NamedTuple):
     """What the host heard, plus what rows not yet heard may add."""
 
     n_lo: int
@@ -78,13 +80,13 @@ class Request:
         """Return `n_lo ≤ c ≤ n_hi` and `d_lo ≤ d ≤ d_hi` for the device's present c and d."""
         n_lo = n_hi = self.n
         d_lo = d_hi = self.d
-        for row in self.unheard:
-            if row.phase is Phase.VERIFY:
-                n_lo, n_hi = n_lo + row.at_least, n_hi + row.n_query
+        for phase, n_query, k, at_least, _ in self.unheard:
+            if phase is _VERIFY:
+                n_lo, n_hi = n_lo + at_least, n_hi + n_query
                 d_lo = d_hi = 0
             else:
-                d_lo = min(row.k, d_lo + row.at_least)
-                d_hi = min(row.k, d_hi + row.n_query)
+                d_lo = min(k, d_lo + at_least)
+                d_hi = min(k, d_hi + n_query)
         return Bounds(n_lo, n_hi, d_lo, d_hi)
 
     @property

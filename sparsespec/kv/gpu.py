@@ -6,6 +6,8 @@ finishes. Nothing here looks at tokens, so preemption cannot depend on what was 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
 from sparsespec.core.view import View
@@ -46,22 +48,25 @@ class GpuTier:
 
     def place(self, plan: StepPlan, view: View) -> Placed:
         """Find pages for every query token, oldest first; who finds none starves and is not among the rows."""
-        index = {int(seat): i for i, seat in enumerate(view.seat)}
-        self._arrival.update({seat: int(view.arrival[i]) for seat, i in index.items()})
+        seats = view.seat.tolist()
+        index = {seat: i for i, seat in enumerate(seats)}
+        self._arrival.update(zip(seats, view.arrival.tolist(), strict=True))
         rows: list[Row] = []
         table: list[tuple[int, int, int]] = []
         preempted: list[int] = []
-        for row in sorted(plan.rows, key=lambda r: self._arrival[r.seat]):
-            if row.seat in preempted:
+        ordered = sorted(plan.rows, key=lambda row: index[row.seat])  # the view is oldest first
+        for row, end in zip(ordered, self._ends(ordered, index, view), strict=True):
+            seat = row.seat
+            if seat in preempted:
                 continue
-            held = self._tables.get(row.seat, [])
-            need = self._blocks(self._end(row, view, index[row.seat])) - len(held)
-            if need > self._book.n_free and not self._make_room(need, row.seat, preempted):
-                continue
+            held = self._tables.get(seat, [])
+            need = self._blocks(end) - len(held)
             if need > 0:
+                if need > self._book.n_free and not self._make_room(need, seat, preempted):
+                    continue
                 pages = self._book.take(need)
-                table += [(row.seat, len(held) + j, page) for j, page in enumerate(pages)]
-                self._tables[row.seat] = held + pages
+                table += [(seat, len(held) + j, page) for j, page in enumerate(pages)]
+                self._tables[seat] = held + pages
             rows.append(row)
         fresh = tuple(page for _, _, page in table)
         return Placed(tuple(rows), tuple(table), fresh, tuple(preempted))
@@ -107,15 +112,21 @@ class GpuTier:
     def _blocks(self, positions: int) -> int:
         return -(-positions // self._page_size)
 
-    def _end(self, row: Row, view: View, i: int) -> int:
-        """Return the position behind the last one that `row` may write."""
-        if row.phase is Phase.PREFILL:
-            return int(view.n_lo[i] - 1 - view.to_prefill[i]) + row.n_query
-        behind = row.n_query
-        if row.phase is Phase.DRAFT:
-            # the device stops a round at its length, whatever the bounds would allow
-            behind = min(int(view.d_hi[i]) + row.n_query, row.k)
-        return int(view.n_hi[i]) - 1 + behind
+    def _ends(self, rows: Sequence[Row], index: Mapping[int, int], view: View) -> list[int]:
+        """Return, for each row, the position behind the last one that it may write."""
+        filled, newest, d_hi = (x.tolist() for x in (view.n_lo - 1 - view.to_prefill, view.n_hi - 1, view.d_hi))
+        prefill, draft, _ = Phase
+        ends: list[int] = []
+        for seat, phase, n_query, k in rows:
+            i = index[seat]
+            if phase is prefill:
+                ends.append(filled[i] + n_query)
+            elif phase is draft:
+                # the device stops a round at its length, whatever the bounds would allow
+                ends.append(newest[i] + min(d_hi[i] + n_query, k))
+            else:
+                ends.append(newest[i] + n_query)
+        return ends
 
     def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
         """Preempt requests younger than `seat`, youngest first, until `need` pages are free; or nobody."""

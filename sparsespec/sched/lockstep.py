@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import StepPlan, can_draft, draft_row, verify_row
+from sparsespec.core.plan import StepPlan, draft_rows, drafters, verify_rows
 from sparsespec.core.result import RowResult
 from sparsespec.core.view import View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
@@ -37,13 +37,11 @@ class Lockstep:
 
     def plan(self, view: View) -> StepPlan:
         """Draft while anybody can, else verify everybody."""
-        decoding = [i for i in range(len(view)) if not view.to_prefill[i]]
-        drafting = [i for i in decoding if can_draft(view, i)]
+        drafting, decoding = drafters(view), view.to_prefill == 0
+        rows = draft_rows(view, drafting)
         # rows that starve for pages hold nobody up: who waits for them holds the pages they need
-        if any(not view.starved[i] for i in drafting):
-            rows = [draft_row(view, i) for i in drafting]
-        else:
-            rows = [draft_row(view, i) if i in drafting else verify_row(view, i) for i in decoding]
+        if not (drafting & ~view.starved).any():
+            rows += verify_rows(view, decoding & ~drafting)
         return StepPlan((*rows, *prefill_rows(view, self.chunk)))
 
     def observe(self, result: RowResult) -> None:

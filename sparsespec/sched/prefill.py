@@ -16,8 +16,9 @@ def check_chunk(chunk: int) -> None:
 def prefill_rows(view: View, chunk: int) -> list[Row]:
     """Return PREFILL rows, oldest first, of `chunk` tokens together at most."""
     rows: list[Row] = []
-    for i in range(len(view)):
-        if chunk and view.to_prefill[i]:
-            rows.append(prefill_row(view, i, chunk))
-            chunk -= rows[-1].n_query
+    for i in view.to_prefill.nonzero()[0].tolist():
+        if not chunk:
+            break
+        rows.append(prefill_row(view, i, chunk))
+        chunk -= rows[-1].n_query
     return rows

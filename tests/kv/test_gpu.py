@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,13 +19,13 @@ def tier(n_pages: int = 9, **sizes: Any) -> GpuTier:
 
 def fill(part: GpuTier, *lengths: int) -> Placed:
     """Place the whole prompts of seats 0, 1, … in that order of arrival; a length is its positions."""
-    rows = [replace(BLANK, seat=i, arrival=i, to_prefill=n, n_lo=n + 1, n_hi=n + 1) for i, n in enumerate(lengths)]
+    rows = [BLANK._replace(seat=i, arrival=i, to_prefill=n, n_lo=n + 1, n_hi=n + 1) for i, n in enumerate(lengths)]
     view = view_of(*rows)
     return part.place(StepPlan(tuple(prefill_row(view, i, n) for i, n in enumerate(lengths) if n)), view)
 
 
 def at(seat: int, n: int, **more: Any) -> RowView:
-    return replace(BLANK, seat=seat, arrival=seat, n_lo=n, n_hi=n, **more)
+    return BLANK._replace(seat=seat, arrival=seat, n_lo=n, n_hi=n, **more)
 
 
 @pytest.mark.parametrize(("positions", "pages"), [(1, 1), (4, 1), (5, 2), (8, 2), (32, 8)])
@@ -50,7 +49,7 @@ def test_a_draft_gets_pages_for_all_that_may_be_drafted_and_no_more() -> None:
 def test_a_verification_is_placed_by_the_upper_bound() -> None:
     part = tier()
     fill(part, 8)
-    view = view_of(replace(at(0, 9, k=4, d_lo=4, d_hi=4), n_hi=13))
+    view = view_of(at(0, 9, k=4, d_lo=4, d_hi=4)._replace(n_hi=13))
     part.place(StepPlan((verify_row(view, 0),)), view)
     # positions up to n_hi - 1 + 4 = 16
     assert part.pages(0) == 5
@@ -58,7 +57,7 @@ def test_a_verification_is_placed_by_the_upper_bound() -> None:
 
 def test_rows_are_placed_oldest_first_whatever_the_order_of_the_plan() -> None:
     part = tier()
-    view = view_of(at(2, 2), replace(at(0, 2), arrival=5))
+    view = view_of(at(2, 2), at(0, 2)._replace(arrival=5))
     placed = part.place(StepPlan((verify_row(view, 1), verify_row(view, 0))), view)
     assert [row.seat for row in placed.rows] == [2, 0]
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sparsespec.core import plan
 from sparsespec.core.noise import Key
-from sparsespec.core.plan import Phase, Row
+from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
 from sparsespec.engine import deck, desk, engine, request, round, speaker, state
 from sparsespec.kv.gpu import GpuTier
@@ -24,8 +25,6 @@ from sparsespec.policies.selectors.selection import Stored
 from sparsespec.policies.selectors.window import Window
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.sampling.spread import match, spread
-from sparsespec.sched import lockstep, staggered
-from sparsespec.testing import chaos
 from sparsespec.testing.cases import Case
 
 Patch = pytest.MonkeyPatch
@@ -91,13 +90,10 @@ def host_peeks(patch: Patch) -> None:
 
 
 def capacity_from_lower_bound(patch: Patch) -> None:
-    def verify_row(view: View, i: int) -> Row:
-        row = original(view, i)
-        return replace(row, n_query=1 + min(row.k, int(view.d_lo[i]))) if row.k else row
+    def queries(view: View, i: Any) -> Any:
+        return 1 + np.where(view.k[i] > 0, np.minimum(view.k[i], view.d_lo[i]), view.guess[i])
 
-    original = plan.verify_row
-    for module in (plan, lockstep, staggered, chaos):
-        patch.setattr(module, "verify_row", verify_row)
+    patch.setattr(plan, "_verify_queries", queries)
 
 
 def tail_starts_behind_round(patch: Patch) -> None:

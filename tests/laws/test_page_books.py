@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -112,8 +111,7 @@ class Books(RuleBasedStateMachine):
     def _view(self) -> View:
         seats = sorted(self.held, key=lambda seat: self.arrival[seat])
         rows = [
-            replace(
-                BLANK,
+            BLANK._replace(
                 seat=s,
                 arrival=self.arrival[s],
                 n_lo=self.held[s],

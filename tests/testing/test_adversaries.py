@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
@@ -56,7 +55,7 @@ def test_chaos_repeats_itself_by_step_and_seed() -> None:
 
 def test_erratic_changes_its_mind_within_its_promise() -> None:
     erratic = Erratic(max_draft=5, max_guess=3, stop=0.5)
-    drawn = {erratic.propose(replace(BLANK, n_lo=n, arrival=a)) for n in range(60) for a in range(3)}
+    drawn = {erratic.propose(BLANK._replace(n_lo=n, arrival=a)) for n in range(60) for a in range(3)}
     assert {lengths.draft for lengths in drawn} == set(range(6))
     assert {lengths.guess for lengths in drawn} == set(range(4))
     assert any(lengths.stop_below for lengths in drawn)

@@ -48,7 +48,7 @@ class NeverVerifies(Lockstep):
 
 class TooWide(Lockstep):
     def plan(self, view: View) -> StepPlan:
-        return StepPlan(tuple(replace(row, n_query=row.n_query + 1) for row in super().plan(view).rows))
+        return StepPlan(tuple(row._replace(n_query=row.n_query + 1) for row in super().plan(view).rows))
 
 
 class CountsLow(Lockstep):

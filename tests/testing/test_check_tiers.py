@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -90,10 +91,10 @@ class OldPagesFresh(GpuTier):
 class DraftsPastTheRound(GpuTier):
     """Finds pages for queries that the device will not run, because the round ends before."""
 
-    def _end(self, row: Row, view: View, i: int) -> int:
-        if row.phase is Phase.DRAFT:
-            return int(view.n_hi[i]) - 1 + int(view.d_hi[i]) + row.n_query
-        return super()._end(row, view, i)
+    def _ends(self, rows: Sequence[Row], index: Mapping[int, int], view: View) -> list[int]:
+        ends = zip(rows, super()._ends(rows, index, view), strict=True)
+        far = view.n_hi - 1 + view.d_hi
+        return [int(far[index[row.seat]]) + row.n_query if row.phase is Phase.DRAFT else end for row, end in ends]
 
 
 BROKEN: dict[type, str] = {

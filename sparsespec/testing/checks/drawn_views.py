@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import replace
 
 from sparsespec.core.view import RowView, View, build_view
 
@@ -47,8 +46,7 @@ def draw_view(dice: random.Random, n_seats: int = 4, step: int = 0) -> View:
 def draw_row(dice: random.Random, seat: int, arrival: int, lag: int) -> RowView:
     """Return a random row: one that is being filled, or one in the middle of a round."""
     n = dice.randint(2, 40)
-    row = replace(
-        BLANK,
+    row = BLANK._replace(
         seat=seat,
         arrival=arrival,
         n_lo=n,
@@ -59,11 +57,10 @@ def draw_row(dice: random.Random, seat: int, arrival: int, lag: int) -> RowView:
         waiting_since=dice.randint(0, 20),
     )
     if dice.random() < 0.3:
-        return replace(row, to_prefill=dice.randint(1, n - 1), pages=0)
+        return row._replace(to_prefill=dice.randint(1, n - 1), pages=0)
     k, spread = dice.randint(0, 6), lag * dice.randint(0, 3)
     d_lo = dice.randint(0, k)
-    return replace(
-        row,
+    return row._replace(
         n_hi=n + (spread if d_lo == 0 else 0),
         d_lo=d_lo,
         d_hi=min(k, d_lo + spread),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 from sparsespec.core.config import Geometry
@@ -78,18 +77,18 @@ def _check_plans(part: Any, geometry: Geometry, dice: random.Random, n_views: in
 def _check_waiting(part: Any, geometry: Geometry) -> None:
     """Show rows of which some cannot come forward: the others must not wait for them, whatever they stand at."""
     name = type(part).__name__
-    drafting = replace(BLANK, k=4, d_lo=1, d_hi=1)
-    full = replace(BLANK, k=4, d_lo=4, d_hi=4)
-    filling = replace(BLANK, to_prefill=5, pages=0)
-    starving = replace(drafting, starved=True)
-    alone = (BLANK, drafting, full, filling, replace(full, must_verify=True), replace(BLANK, first_round=True, k=4))
-    for row in (*alone, replace(filling, starved=True), starving):
+    drafting = BLANK._replace(k=4, d_lo=1, d_hi=1)
+    full = BLANK._replace(k=4, d_lo=4, d_hi=4)
+    filling = BLANK._replace(to_prefill=5, pages=0)
+    starving = drafting._replace(starved=True)
+    alone = (BLANK, drafting, full, filling, full._replace(must_verify=True), BLANK._replace(first_round=True, k=4))
+    for row in (*alone, filling._replace(starved=True), starving):
         require(_is_planned(part, geometry, row), f"{name} never plans {row}, which is alone")
-    for row, stuck in ((full, starving), (full, replace(filling, starved=True)), (filling, starving)):
-        planned = _is_planned(part, geometry, replace(row, seat=1), replace(stuck, seat=2, arrival=1))
+    for row, stuck in ((full, starving), (full, filling._replace(starved=True)), (filling, starving)):
+        planned = _is_planned(part, geometry, row._replace(seat=1), stuck._replace(seat=2, arrival=1))
         require(planned, f"{name} lets {row} wait for {stuck}, which starves for the pages that the other holds")
     for row, other in ((filling, drafting), (drafting, filling), (full, BLANK)):
-        planned = _is_planned(part, geometry, replace(row, seat=1, arrival=1), replace(other, seat=2))
+        planned = _is_planned(part, geometry, row._replace(seat=1, arrival=1), other._replace(seat=2))
         require(planned, f"{name} never plans {row} beside {other}")
 
 

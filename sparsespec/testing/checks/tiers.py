@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 from sparsespec.core.plan import StepPlan, prefill_row
@@ -71,13 +70,13 @@ def _check_sharing(part: Any) -> None:
     name = type(part).__name__
     part.bind(small_geometry(n_pages=9))
     watched = WatchedTiers(part, 9, 4)
-    first, second = replace(BLANK, to_prefill=15, n_lo=16, n_hi=16), replace(BLANK, seat=1, arrival=1)
+    first, second = BLANK._replace(to_prefill=15, n_lo=16, n_hi=16), BLANK._replace(seat=1, arrival=1)
     view = view_of(first, second)
     watched.place(StepPlan((prefill_row(view, 0, 15),)), view)
     watched.share(1, 0, 2)
     counted = (part.shared_pages(0), part.shared_pages(1), part.free_pages())
     require(counted == (0, 2, 4), f"{name} counts (0, 2, 4) shared and free pages as {counted}")
-    second = replace(second, to_prefill=7, n_lo=16, n_hi=16, pages=2, shared_pages=2)
+    second = second._replace(to_prefill=7, n_lo=16, n_hi=16, pages=2, shared_pages=2)
     view = view_of(first, second)
     watched.place(StepPlan((prefill_row(view, 1, 7),)), view)
     watched.forget(0)
