@@ -1,18 +1,22 @@
 """Scheduler `staggered`: requests stand at different points of their rounds, so every step costs about the same.
 
 Source: the unified batch of SparseSpec (arXiv 2512.01278, section 5). A step then carries some verifications and
-many drafts instead of all of one kind. A request is placed in the rota by cutting its first round short; unlike the
-original, what is balanced is KV tokens, because that is what a verification costs.
+many drafts instead of all of one kind. Unlike the original, what is balanced is KV tokens, because that is what a
+verification costs, and the balance is kept as requests finish, arrive and grow: where the verifications of a later
+step outweigh those of this one, a row verifies early and stays there, for all its rounds to come.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import Row, StepPlan, can_draft, draft_row, verify_row
+from sparsespec.core.errors import BadOption, show
+from sparsespec.core.plan import StepPlan, draft_rows, drafters, verify_rows
 from sparsespec.core.result import RowResult
-from sparsespec.core.view import View
+from sparsespec.core.view import Bools, Ints, View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
 
 
@@ -21,55 +25,67 @@ class Staggered:
 
     Args:
         chunk: Prompt tokens filled per step, all rows together, beside the decoding rows.
+        gain: A round is cut short if each draft that it gives up lowers the heavier of two steps by at least this
+            fraction of the mean load, in KV tokens verified; math.inf never cuts one but the first.
     """
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset()
 
-    def __init__(self, chunk: int = 256) -> None:
+    def __init__(self, chunk: int = 256, gain: float = 0.1) -> None:
         check_chunk(chunk)
-        self.chunk = chunk
+        if not gain > 0:
+            raise BadOption(f"gain is a fraction of the mean load above 0, got {show(gain)}")
+        self.chunk, self.gain = chunk, gain
 
     def bind(self, geometry: Geometry) -> None:
         """Start with nobody in the rota."""
-        self._cut: dict[int, int] = {}
+        self.cut_ = np.full(geometry.n_seats, -1)  # drafts of a seat's first round; -1 before it has a place
 
     def reset(self, seats: Sequence[int]) -> None:
         """Take these seats out of the rota."""
-        for seat in seats:
-            self._cut.pop(seat, None)
+        self.cut_[list(seats)] = -1
 
     def plan(self, view: View) -> StepPlan:
-        """Let every row take its next step; only first rounds are cut short."""
-        decoding = [i for i in range(len(view)) if not view.to_prefill[i]]
-        load: dict[int, int] = {}
-        for i in decoding:
-            if not self._is_new(view, i):
-                wait = self._target(view, i) - int(view.d_lo[i])
-                load[wait] = load.get(wait, 0) + int(view.n_hi[i])
-        rows: list[Row] = []
-        for i in decoding:
-            if self._is_new(view, i):
-                self._enter(view, i, load)
-            if can_draft(view, i) and view.d_lo[i] < self._target(view, i):
-                rows.append(draft_row(view, i))
-            else:
-                rows.append(verify_row(view, i))
+        """Let every row take its next step; first rounds are cut short to spread them, others where it pays."""
+        decoding, can, target = view.to_prefill == 0, drafters(view), self._targets(view)
+        wait = np.where(can, np.maximum(target - view.d_lo, 0), 0)  # steps to the next VERIFY
+        # who never drafts weighs the same in every step, and who is new has no place yet
+        new, placed = can & (target < 0), decoding & (view.k > 0) & (target >= 0)
+        load = np.zeros(1 + view.k.max(initial=0), dtype=np.int64)  # KV tokens verified, by step
+        np.add.at(load, wait[placed], view.n_hi[placed])
+        for i in new.nonzero()[0].tolist():
+            self._enter(view, i, wait, load)
+        self._level(view, can & (view.d_lo > 0), wait, load)
+        now = decoding & (wait == 0)
+        rows = (*draft_rows(view, decoding & ~now), *verify_rows(view, now))
         return StepPlan((*rows, *prefill_rows(view, self.chunk)))
 
     def observe(self, result: RowResult) -> None:
         """Learn nothing."""
 
-    def _is_new(self, view: View, i: int) -> bool:
-        return bool(view.first_round[i] and view.k[i] and int(view.seat[i]) not in self._cut)
+    def _targets(self, view: View) -> Ints:
+        """Return how many drafts each row makes in this round; -1 for a new row, which has no place in the rota yet."""
+        cut = self.cut_[view.seat]
+        return np.where(view.first_round & (view.k > 0), np.minimum(cut, view.k), view.k)
 
-    def _target(self, view: View, i: int) -> int:
-        """Return how many drafts row `i` makes in this round."""
-        k = int(view.k[i])
-        return min(k, self._cut.get(int(view.seat[i]), k)) if view.first_round[i] else k
+    def _enter(self, view: View, i: int, wait: Ints, load: Ints) -> None:
+        """Let row `i` verify where the fewest KV tokens are verified; among equals, after the longest round."""
+        room = int(view.k[i] - view.d_lo[i])
+        wait[i] = room - load[room::-1].argmin()
+        load[wait[i]] += view.n_hi[i]
+        self.cut_[view.seat[i]] = view.d_lo[i] + wait[i]
 
-    def _enter(self, view: View, i: int, load: dict[int, int]) -> None:
-        """Place row `i` where the fewest KV tokens are verified; among equals, in the longest round."""
-        best = min(range(int(view.k[i]), -1, -1), key=lambda wait: load.get(wait, 0))
-        load[best] = load.get(best, 0) + int(view.n_hi[i])
-        self._cut[int(view.seat[i])] = best
+    def _level(self, view: View, movable: Bools, wait: Ints, load: Ints) -> None:
+        """Let rows verify in this step, not later, as long as that pays; they stay that much ahead."""
+        least = self.gain * load.mean()
+        while len(rows := (movable & (wait > 0)).nonzero()[0]):
+            w, n = wait[rows], view.n_hi[rows]
+            # how far below load[w] the heavier of the two steps comes, per draft given up
+            gain = np.minimum(load[w] - load[0] - n, n) / w
+            best = gain.argmax()
+            if gain[best] < least:
+                return
+            load[w[best]] -= n[best]
+            load[0] += n[best]
+            wait[rows[best]] = 0

@@ -46,7 +46,7 @@ STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
     "starved": (lambda engine, _: _victim(engine).starved, {"n_pages": 18}, ("delayed",)),
     "refilling": (
         lambda engine, _: _victim(engine).must_verify and _victim(engine).to_prefill > 0,
-        {"n_pages": 22, "scheduler": "staggered(chunk=4)"},
+        {"n_pages": 22, "scheduler": "staggered(chunk=4, gain=100)"},
         LOOPS,
     ),
     "unheard": (
