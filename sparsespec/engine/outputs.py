@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sparsespec.core.plan import Placed
 from sparsespec.core.result import RowResult
@@ -43,8 +43,7 @@ class Completion:
     metrics: SpecMetrics
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """Tokens a sample gained in a step, the text that became certain, and the completion if it ended."""
 
     request_id: int

@@ -32,8 +32,12 @@ class Speaker:
         reason: FinishReason | None = None
         stop: int | str | None = None
         try:
+            stream = self._stream(request)
             for token in result.tokens:
-                stop = self._stop(request, token)
+                if token in request.stop_ids:
+                    stop = token  # and adds no text
+                elif stream is not None:
+                    stop = stream.push(token)
                 fresh.append(token)
                 request.output.append(token)
                 if stop is not None:
@@ -55,13 +59,6 @@ class Speaker:
         """Return what was said since the last call."""
         events, self.events = tuple(self.events), []
         return events
-
-    def _stop(self, request: Request, token: int) -> int | str | None:
-        """Return the stop token or string that `token` completes; a stop token adds no text."""
-        if token in request.stop_ids:
-            return token
-        stream = self._stream(request)
-        return stream.push(token) if stream else None
 
     def _stream(self, request: Request) -> TextStream | None:
         if self._decoder is None:

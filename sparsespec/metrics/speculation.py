@@ -62,8 +62,8 @@ class SpecMetrics:
         """KV tokens read, drafts and verifications together, against dense decoding of the same output."""
         return _ratio(self.kv_read, self.kv_dense)
 
-    def hear(self, result: RowResult) -> None:
-        """Add one heard row."""
+    def hear(self, result: RowResult, n_output: int | None = None) -> None:
+        """Add one heard row, of whose tokens `n_output` are output; None for all of them."""
         self.kv_read += result.kv_read
         if result.phase is Phase.DRAFT:
             self.num_draft_steps += bool(result.live)
@@ -75,7 +75,8 @@ class SpecMetrics:
         self.num_verify_steps += 1
         # dense decoding reads the context once per token: kv_full belongs to the row's last live query
         first = result.kv_full - result.live + 1
-        self.kv_dense += sum(first + j for j in range(len(result.tokens)))
+        n = len(result.tokens) if n_output is None else n_output
+        self.kv_dense += n * first + n * (n - 1) // 2
         if result.n_candidates:
             self.num_spec_rounds += 1
             self.num_draft_tokens += result.n_candidates

@@ -72,7 +72,7 @@ def test_an_output_that_stops_too_early_parts_where_it_ends() -> None:
         def step(self) -> Any:
             result = super().step()
             events = tuple(
-                replace(e, completion=e.completion and replace(e.completion, token_ids=e.completion.token_ids[:3]))
+                e._replace(completion=e.completion and replace(e.completion, token_ids=e.completion.token_ids[:3]))
                 for e in result.events
             )
             return replace(result, events=events)
