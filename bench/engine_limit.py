@@ -1,8 +1,7 @@
-"""The roofline of a round: what a GPU would reach that does nothing but products of weights and reads of KV.
+"""The roofline of a composition: `core/roofline.py`, with the products of this model timed in this run.
 
-A round of k drafts and a verification is spread evenly over k + 1 steps. Each step multiplies the tokens of all rows
-with all weights and reads the share of KV that falls to it; launches, norms, sampling and selection are left out, so
-nothing real reaches it. Dense decoding is a round without drafts. One roofline serves dense and sparse alike.
+A round of k drafts and a verification is spread evenly over k + 1 steps, each of which multiplies the tokens of all
+rows with all weights. Dense decoding is a round without drafts; guesses without drafts widen its steps.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from bench.timing import time_calls
+from sparsespec.core.curve import Curve
+from sparsespec.core.roofline import Roofline
 from sparsespec.models.transformer import Transformer
 
 Seconds = Callable[[float], float]
@@ -46,12 +47,16 @@ class Machine:
 
 def limit(machine: Machine, round_: Round) -> float:
     """Return tokens per second at the roofline."""
-    steps = round_.draft + 1
-    tokens = round_.rows * (2 * round_.draft + 1 + round_.guess) / steps
-    contexts = (1 + round_.draft * round_.share) / steps
-    read = round_.rows * round_.context * contexts * machine.token_bytes / machine.bytes_per_second
-    step = machine.layers(tokens) + machine.head(tokens) + read
-    return round_.rows * (round_.accepted + 1) / (steps * step)
+    tokens = round_.rows * (2 * round_.draft + 1 + round_.guess) / (round_.draft + 1)
+    # curves of one point: that of the step which is asked for
+    roofline = Roofline(
+        Curve(((tokens, machine.layers(tokens)),)),
+        Curve(((tokens, machine.head(tokens)),)),
+        machine.token_bytes,
+        machine.bytes_per_second,
+    )
+    per_round = roofline.round(round_.rows, round_.context, k=round_.draft, share=round_.share, accepted=0.0)
+    return per_round * (round_.accepted + 1)
 
 
 class Products:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from sparsespec.core.errors import BadOption, UnknownName, unknown
 from sparsespec.llm import load_model
 from sparsespec.models.catalog import ALIASES
 from sparsespec.models.config import ModelConfig
+from sparsespec.models.geometries import GEOMETRIES, config_of
 from sparsespec.models.layout import EMBED, expected_shapes
 from sparsespec.models.parameters import assemble, torch_dtype
 from sparsespec.models.tiny import tiny
@@ -22,33 +23,8 @@ from sparsespec.models.tokenizer import Tokenizer
 from sparsespec.models.transformer import Transformer
 
 TINY = "tiny"
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "qwen3-8b": {
-        "model_type": "qwen3",
-        "num_hidden_layers": 36,
-        "hidden_size": 4096,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "intermediate_size": 12288,
-        "vocab_size": 151936,
-        "rope_theta": 1e6,
-        "max_position_embeddings": 40960,
-    },
-    "smollm2-135m": {
-        "model_type": "llama",
-        "num_hidden_layers": 30,
-        "hidden_size": 576,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "intermediate_size": 1536,
-        "vocab_size": 49152,
-        "rope_theta": 1e5,
-        "tie_word_embeddings": True,
-        # more than the trained model's 8192: with random weights only sizes matter
-        "max_position_embeddings": 32768,
-    },
-}
+LONGEST = 40960
+"""Tokens that a geometry's context holds at least: with random weights only sizes matter."""
 RANDOM = (*GEOMETRIES, TINY)
 """Names that mean a geometry, whose weights are random."""
 TINY_CONTEXT = 4096
@@ -67,9 +43,15 @@ def model_of(name: str, dtype: str, device: str, seed: int) -> tuple[Transformer
     return model.to(dtype, device), tokenizer
 
 
+def shape_of(name: str) -> ModelConfig:
+    """Return the shape of a geometry, for contexts that its model was perhaps never trained for."""
+    config = config_of(name)
+    return replace(config, max_context=max(config.max_context, LONGEST))
+
+
 def random_model(name: str, dtype: str, device: str, seed: int) -> Transformer:
     """Return a geometry with normal weights that keep the size of what goes through them, drawn on `device`."""
-    config = ModelConfig.from_hf(GEOMETRIES[name], name=name)
+    config = shape_of(name)
     shapes, kind = expected_shapes(config), torch_dtype(dtype)
     generator = torch.Generator(device).manual_seed(seed)
 

@@ -157,7 +157,7 @@ def test_prompts_go_through_the_text_in_orders_of_their_own(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", [*engine_models.GEOMETRIES])
 def test_geometries_have_the_sizes_of_their_models(name: str) -> None:
-    config = engine_models.ModelConfig.from_hf(engine_models.GEOMETRIES[name], name=name)
+    config = engine_models.shape_of(name)
     sizes = {
         "qwen3-8b": (36, 32, 8, 128, 8_190_735_360),
         "smollm2-135m": (30, 9, 3, 64, 134_515_008),
