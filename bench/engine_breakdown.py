@@ -63,7 +63,7 @@ def summed(micros: Iterable[tuple[str, float]], steps: int, step_ms: float) -> d
     by_name: dict[str, float] = {}
     for name, time in micros:
         by_name[name] = by_name.get(name, 0.0) + 1e-3 * time / steps
-    kinds = dict.fromkeys(KINDS, 0.0)
+    kinds: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     for name, ms in by_name.items():
         kinds[kind_of(name)] += ms
     kinds["host"] = max(0.0, step_ms - sum(by_name.values()))
@@ -78,5 +78,5 @@ def breakdown(step: Callable[[], object], steps: int, step_ms: float) -> dict[st
         for _ in range(steps):
             step()
         torch.cuda.synchronize()
-    on_gpu = [e for e in profile.key_averages() if e.device_type == torch.autograd.DeviceType.CUDA]
+    on_gpu = [e for e in profile.key_averages() if e.device_type.name == "CUDA"]
     return summed(((e.key, e.self_device_time_total) for e in on_gpu), steps, step_ms)

@@ -6,6 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ class Bench:
         self.lengths = load.lengths(subject)
         # measuring ends before a request does, so that no round is cut short by its end
         room = 0 if load.turnover else 2 * (subject.draft + subject.guess + 1)
-        changes = sizes(load, self.lengths, room) | subject.composed(accept)
+        changes: dict[str, Any] = sizes(load, self.lengths, room) | subject.composed(accept)
         self.room = room
         self.engine = Engine.compose(model, subject.preset, device=self.device, eos_ids=(), **changes)
         self.left: dict[int, int] = {}
