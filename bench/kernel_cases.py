@@ -138,6 +138,7 @@ class Rows:
             table=table,
             ends=(1, 1) if self.scored else (0, 0),
             groups=self.groups,
+            widest=int(queries.max()),
         )
         size = (int(queries.sum()), shape.heads, shape.head_dim)
         q = torch.randn(size, device=device, generator=generator).to(dtype)

@@ -154,11 +154,12 @@ def _attend(
         unused if work.p is None else work.p, unused if work.p_max is None else work.p_max,
         scale * math.log2(math.e),
         q.stride(0), k_pages.stride(1), work.table.stride(0), strides[0], strides[1], work.s_cap,
+        0 if chosen is None else len(counts), 0 if chosen is None else positions.shape[2], work.table.shape[1],
         HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.hkv // work.groups,
         BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
         LIST=kind, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
         SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), PRECISION="ieee",
-        HEADS_P=triton.next_power_of_2(q.shape[1]), num_warps=warps, num_stages=stages,
+        HEADS_P=triton.next_power_of_2(q.shape[1]), FETCH=not INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 

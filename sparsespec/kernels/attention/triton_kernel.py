@@ -74,6 +74,13 @@ STORE_PAIRS = tl.constexpr(
 )
 PAIRS_TAKE = tl.constexpr(",".join(["=r"] * 4 + ["l"] * 16 + ["r"] * 8))
 STORE_ONE = tl.constexpr("{ .reg .pred w; setp.ne.s64 w, $1, 0; @w st.global.f32 [$1], $2; mov.b32 $0, 0; }")
+TOUCH = tl.constexpr("prefetch.global.L2 [$1]; mov.b32 $0, 0;")
+
+
+@triton.jit
+def fetch(at):
+    """Bring these addresses into the L2 cache; nothing waits for them."""
+    tl.inline_asm_elementwise(TOUCH, "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)
 
 
 @triton.jit
@@ -171,13 +178,21 @@ def one_split(
 def attend(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, work_ptr, total_ptr, first_part_ptr, row_of_ptr, table_ptr, scored_ptr,
     chosen_ptr, count_ptr, tail_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, p_ptr, p_max_ptr,
-    scale_log2, stride_qn, stride_slot, stride_table, stride_list, stride_seat, s_cap,
+    scale_log2, stride_qn, stride_slot, stride_table, stride_list, stride_seat, s_cap, n_seats, n_listed, n_blocks,
     HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, LIST_HEADS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, LIST: tl.constexpr, SCORED: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
-    HEADS_P: tl.constexpr,
+    HEADS_P: tl.constexpr, FETCH: tl.constexpr,
 ):  # fmt: skip
     """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
+    if LIST == SPARSE and FETCH:
+        # what the first item needs, one memory trip earlier, if all rows are sparse and seats in order: a guess, which
+        # costs nothing where it is wrong
+        entry_at = work_ptr + tl.minimum(tl.program_id(0) // HKV, n_seats - 1) * 8
+        seat_at = tl.minimum(tl.program_id(0) // HKV, n_seats - 1)
+        fetch(entry_at)
+        fetch(count_ptr + seat_at)
+        fetch(tail_ptr + seat_at)
     begin = 0 if LIST == NARROW else tl.load(total_ptr + LIST - 1)
     for item in range(begin * HKV + tl.program_id(0), tl.load(total_ptr + LIST) * HKV, tl.num_programs(0)):
         entry = work_ptr + item // HKV * 8
@@ -195,6 +210,10 @@ def attend(
         listed, count, tail = chosen_ptr, 0, 0
         if LIST == SPARSE:
             listed += (head // LIST_HEADS).to(tl.int64) * stride_list + seat * stride_seat
+            if FETCH:
+                near = tl.arange(0, 128) * 8
+                fetch(listed + tl.minimum(near, n_listed - 1))
+                fetch(table + tl.minimum(near, n_blocks - 1))
             count, tail = tl.load(count_ptr + seat).to(tl.int32), tl.load(tail_ptr + seat).to(tl.int32)
         score_row = tl.full([BLOCK_M], -1, tl.int32)
         if SCORED:
@@ -224,6 +243,8 @@ def attend(
                     m, lsum, acc, entry, head, first_part_ptr, out_ptr, lse_ptr,
                     part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
                 )  # fmt: skip
+        elif LIST == SPARSE:
+            put(m, lsum, acc, token * (HKV * G) + h, i < live, out_ptr, lse_ptr, D)
         else:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
     if LIST == NARROW:
@@ -238,9 +259,14 @@ def write(
     """Write the results of a tile. The entry is read again, rather than kept in registers that the loops need."""
     offset, live = tl.load(entry + 5), tl.load(entry + 7)
     packed = tl.load(entry + 1) * BLOCK_M + tl.arange(0, BLOCK_M)
-    d = tl.arange(0, D)
-    real = packed // G < live
     at_out = (offset + packed // G).to(tl.int64) * (HKV * G) + head * G + packed % G
+    put(m, lsum, acc, at_out, packed // G < live, out_ptr, lse_ptr, D)
+
+
+@triton.jit
+def put(m, lsum, acc, at_out, real, out_ptr, lse_ptr, D: tl.constexpr):
+    """Divide, and write the real rows of a tile."""
+    d = tl.arange(0, D)
     lsum = tl.where(real, lsum, 1.0)
     out = (acc / lsum[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + at_out[:, None] * D + d[None, :], out, mask=real[:, None])
