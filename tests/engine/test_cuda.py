@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from sparsespec.core.device import Device, Event
-from sparsespec.core.spec import PRESETS
+from sparsespec.core.errors import BadOption
+from sparsespec.core.spec import PRESETS, EngineSpec
 from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.engine import Engine
 from sparsespec.models.tiny import tiny
+from sparsespec.models.transformer import Transformer
 from tests.engine.running import LOOPS, greedy, prompt_of, run, sampled, small
 
 pytestmark = pytest.mark.gpu
@@ -49,9 +51,51 @@ def test_every_preset_says_what_dense_decoding_says(name: str, loop: str) -> Non
     assert said == outputs(small("dense"), tiny())
 
 
+def narrow() -> Transformer:
+    return tiny(head_dim=32, hidden=64).to("float32", "cuda")
+
+
+def in_triton(name: str, loop: str, *, graphs: bool) -> EngineSpec:
+    """Return a preset on Triton kernels; checked mode looks at values, which a graph cannot."""
+    spec = small(name).replace(loop=loop, attention="triton")
+    return spec.replace(engine={**spec.engine, "checked": False, "graphs": graphs})
+
+
 @pytest.mark.parametrize("loop", LOOPS)
-def test_with_triton_attention_in_float32_too(loop: str) -> None:
-    model = tiny(head_dim=32, hidden=64).to("float32", "cuda")
-    spec = small("sparsespec").replace(loop=loop, attention="triton")
-    dense = small("dense").replace(attention="triton")
-    assert outputs(spec, model) == outputs(dense, model)
+@pytest.mark.parametrize("name", PRESETS)
+def test_with_triton_attention_in_float32_too(name: str, loop: str) -> None:
+    model = narrow()
+    said = outputs(in_triton(name, loop, graphs=False), model)
+    assert said == outputs(in_triton("dense", "sync", graphs=False), model)
+    assert outputs(in_triton(name, loop, graphs=True), model) == said
+
+
+@pytest.mark.parametrize("scheduler", ["lockstep", "staggered"])
+def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
+    model = narrow()
+    spec = in_triton("sparsespec", "delayed", graphs=True).replace(scheduler=scheduler)
+    engine = Engine.compose(model, spec)
+    engine.warm_up()
+    known = set(engine._deck._rounds._recorded)
+    asked = (greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))
+    for j, params in enumerate(asked):
+        engine.add(prompt_of(20 + 7 * j, j), params)
+    said = {key: done.token_ids for key, done in run(engine).items()}
+    assert said == outputs(in_triton("dense", "sync", graphs=False), model)
+    assert all(shape.n_tokens > shape.n_logits for shape in set(engine._deck._rounds._recorded) - known)
+    assert dict(engine.ledger.entries)["graphs"] > 0
+
+
+def test_a_preset_takes_what_suits_a_gpu() -> None:
+    engine = Engine.compose(narrow(), "sparsespec", max_batch=2, max_context=64)
+    assert engine.spec.attention.name == "triton"
+    assert engine.spec.engine["graphs"] is True
+
+
+def test_what_cannot_be_recorded_is_refused_by_name() -> None:
+    with pytest.raises(BadOption, match=r"cannot record selector 'oracle.*and verifier 'rejection'.*graphs=False"):
+        Engine.compose(narrow(), "sparsespec", selector="oracle", verifier="rejection", graphs=True)
+    with pytest.raises(BadOption, match="cannot record checked=True"):
+        Engine.compose(narrow(), "sparsespec", checked=True, graphs=True)
+    engine = Engine.compose(narrow(), "sparsespec", verifier="rejection", max_batch=2, max_context=64)
+    assert engine.spec.engine["graphs"] is False
