@@ -56,7 +56,8 @@ class Desk:
             row = self._row(request, bounds)
             if not request.to_prefill and request.round is None:
                 request.round = round_ = self._start_round(request, row)
-                row = row._replace(k=round_.k, guess=round_.guess)
+                if round_.k or round_.guess:
+                    row = row._replace(k=round_.k, guess=round_.guess)
             if not request.finished:
                 rows.append(row)
         return build_view(

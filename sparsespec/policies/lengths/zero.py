@@ -9,6 +9,8 @@ from sparsespec.core.plan import Lengths
 from sparsespec.core.result import RowResult
 from sparsespec.core.view import RowView
 
+_NOTHING = Lengths(0, 0)
+
 
 class Zero:
     """Drafts nothing and asks for no guesses."""
@@ -26,7 +28,7 @@ class Zero:
 
     def propose(self, row: RowView) -> Lengths:
         """Return no drafts and no guesses."""
-        return Lengths(0, 0)
+        return _NOTHING
 
     def observe(self, result: RowResult) -> None:
         """Learn nothing."""
