@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sparsespec.core.plan import Phase
 
 
-@dataclass(frozen=True, slots=True)
-class RowResult:
+class RowResult(NamedTuple):
     """The heard outcome of one DRAFT or VERIFY row (a PREFILL row has no outcome).
 
     Attributes:

@@ -7,7 +7,6 @@ when their flight has landed, and find their request by identity.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Self
 
 from sparsespec.core.device import Device
@@ -248,14 +247,15 @@ class Engine:
             said = len(request.output)
             ended = self._speaker.commit(request, result)
             # tokens behind a stop were trimmed: they count neither as output nor as what dense would have read
-            request.metrics.hear(replace(result, tokens=result.tokens[: len(request.output) - said]))
+            request.metrics.hear(result, len(request.output) - said)
             if ended:
                 self._leave(request)
                 return
         self._parts.length.observe(result)
         self._parts.scheduler.observe(result)
-        bounds = request.bounds
-        self._parts.tiers.commit(request.seat, bounds.n_hi, bounds.d_hi)
+        if len(result.tokens) < sent.n_query:  # else it holds as much as was reserved for it
+            bounds = request.bounds
+            self._parts.tiers.commit(request.seat, bounds.n_hi, bounds.d_hi)
 
     def _seat(self, request: Request) -> None:
         self._deck.seat(request)

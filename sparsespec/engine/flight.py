@@ -5,7 +5,7 @@ What it lands in holds a sentinel until the flight's event; reading it before is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from sparsespec.engine.pack import N_COLUMNS
 from sparsespec.engine.request import Request
 
 SENTINEL = np.iinfo(np.int64).min
+NO_IDS, NO_VALUES = np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float64)
 N_INTS, N_FLOATS = 7, 3
 """Columns of results: live, emitted, candidates, accepted, d, ended, finite; then the bits of the floats confidence,
 kv_read, kv_full; then the tokens."""
@@ -63,8 +64,10 @@ class Flight:
     buffers: Buffers
     n_table: int
     step: int
-    logprob_ids: npt.NDArray[np.int64]  # [T, 1 + n] for the T logit rows; empty unless asked for
-    logprob_values: npt.NDArray[np.float64]
+    logprob_ids: npt.NDArray[np.int64] = field(
+        default_factory=lambda: NO_IDS
+    )  # [T, 1 + n] for the T logit rows, if asked for
+    logprob_values: npt.NDArray[np.float64] = field(default_factory=lambda: NO_VALUES)
     event: Event | None = None
     before: tuple[Event, ...] = ()
 
@@ -80,16 +83,12 @@ class Flight:
             for row, request in zip(rows, requests, strict=True)
             if row.phase is not Phase.PREFILL and (n := request.params.logprobs) is not None
         ]
-        shape = (n_logits, 1 + max(asked)) if asked else (0, 0)
-        return cls(
-            rows=rows,
-            requests=requests,
-            buffers=buffers,
-            n_table=n_table,
-            step=step,
-            logprob_ids=host_array(shape, SENTINEL, np.int64, device),
-            logprob_values=host_array(shape, np.nan, np.float64, device),
-        )
+        flight = cls(rows=rows, requests=requests, buffers=buffers, n_table=n_table, step=step)
+        if asked:
+            shape = (n_logits, 1 + max(asked))
+            flight.logprob_ids = host_array(shape, SENTINEL, np.int64, device)
+            flight.logprob_values = host_array(shape, np.nan, np.float64, device)
+        return flight
 
     @property
     def wants_logprobs(self) -> bool:

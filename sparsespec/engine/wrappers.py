@@ -159,7 +159,7 @@ class CheckLossless(Wrapper):
 def _plain(result: RowResult) -> dict[str, Any]:
     """Return a heard row as JSON values: the phase by name, a confidence that nobody has as None."""
     confidence = None if result.confidence != result.confidence else result.confidence
-    return asdict(result) | {"phase": result.phase.name, "confidence": confidence}
+    return result._asdict() | {"phase": result.phase.name, "confidence": confidence}
 
 
 def _appended(path: Path) -> TextIO:

@@ -7,7 +7,7 @@ it, and which.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -111,9 +111,9 @@ def stop_only_at_the_end_of_a_run(patch: Patch) -> None:
 
     def commit(self: speaker.Speaker, who: request.Request, result: Any) -> bool:
         stops, who.stop_ids = who.stop_ids, frozenset()
-        ended = original(self, who, replace(result, tokens=result.tokens[:-1]))
+        ended = original(self, who, result._replace(tokens=result.tokens[:-1]))
         who.stop_ids = stops
-        return ended or original(self, who, replace(result, tokens=result.tokens[-1:]))
+        return ended or original(self, who, result._replace(tokens=result.tokens[-1:]))
 
     patch.setattr(speaker.Speaker, "commit", commit)
 
