@@ -5,6 +5,7 @@ Thin on purpose: it parses, calls the engine and puts samples together.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,8 @@ from sparsespec.models.catalog import TINY, Progress, load, resolve
 from sparsespec.models.incremental import IncrementalDecoder
 from sparsespec.models.tokenizer import Tokenizer
 from sparsespec.models.transformer import Transformer
+
+_log = logging.getLogger(__name__)
 
 Prompt = str | Sequence[int]
 Message = Mapping[str, str]
@@ -89,6 +92,8 @@ class LLM:
         decoder = partial(IncrementalDecoder, tokenizer) if tokenizer else None
         eos_ids = {*model.config.eos_ids, *(tokenizer.eos_ids if tokenizer else ())}
         self.engine = Engine.compose(model, preset, decoder=decoder, eos_ids=eos_ids, **engine)
+        self.engine.warm_up(lambda done, total: progress("recording graphs", done, total) if progress else None)
+        _log.info("memory:\n%s", self.engine.ledger)
 
     @property
     def spec(self) -> EngineSpec:

@@ -15,14 +15,14 @@ from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
-from sparsespec.core.spec import EngineSpec
+from sparsespec.core.spec import SHELVES, EngineSpec
 from sparsespec.engine.compose import check_company, compose, spec_of
 from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
 from sparsespec.engine.intake import check_request, params_of, tokens_of
 from sparsespec.engine.lazy import LazyDevice
-from sparsespec.engine.ledger import Ledger, check_room
+from sparsespec.engine.ledger import Ledger, check_room, within_memory
 from sparsespec.engine.loops import LOOPS
 from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
 from sparsespec.engine.parts import Parts
@@ -65,10 +65,12 @@ class Engine:
         check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
         self._mover = Mover(self._device, self._pool, checked=options.checked)
-        parts.bind(self.geometry)
-        parts.attention.bind(self.geometry, model, self._pool.k, self._pool.v)
         self._closed = False
-        self._start()
+        self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
+        with within_memory(self._holders):
+            parts.bind(self.geometry)
+            parts.attention.bind(self.geometry, model, self._pool.k, self._pool.v)
+            self._start()
 
     @classmethod
     def compose(
@@ -134,7 +136,8 @@ class Engine:
         """Record the graphs of steps without prefill before they are met, if any are; `progress` hears (done, all)."""
         self._alive()
         if self._options.graphs:
-            self._deck.rehearse(progress)
+            with within_memory(self._holders):
+                self._deck.rehearse(progress)
 
     def abort(self, request_id: int) -> None:
         """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""
@@ -154,7 +157,7 @@ class Engine:
         if not self._closed:
             self._deck.drain()
             self._closed = True
-            del self._pool, self._deck, self._mover, self._parts, self._model
+            del self._pool, self._deck, self._mover, self._parts, self._model, self._holders
 
     @property
     def has_work(self) -> bool:
@@ -167,8 +170,7 @@ class Engine:
     def ledger(self) -> Ledger:
         """What is allocated at present, by whom."""
         self._alive()
-        parts = {shelf: getattr(self._parts, shelf) for shelf in self.spec.parts}
-        held = Ledger.of({"weights": self._model, "KV": self._pool, "seats": self._deck.memory, **parts})
+        held = Ledger.of({**self._holders, "seats": self._deck.memory})
         return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
 
     def _start(self) -> None:

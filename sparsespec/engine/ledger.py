@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,19 @@ def check_room(geometry: Geometry, *, laws: bool) -> None:
             f"{g.n_pages} pages {kv_bytes / GIB:.3g} GiB, and {g.device} has {free / GIB:.3g} GiB free; "
             "lower n_pages, max_batch or max_context"
         )
+
+
+@contextmanager
+def within_memory(holders: Mapping[str, object]) -> Iterator[None]:
+    """Raise `BadOption` with what each of `holders` has by then where a GPU runs out of memory inside."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        held = ", ".join(f"{name} {n / GIB:.3g} GiB" for name, n in Ledger.of(holders).entries if n)
+        raise BadOption(
+            f"the GPU ran out of memory while an engine was made, which had {held}; lower n_pages, max_batch or "
+            "max_context"
+        ) from error
 
 
 def free_bytes(device: str) -> int | None:

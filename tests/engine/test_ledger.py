@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from sparsespec.attention.reference import ReferenceAttention
 from sparsespec.core.errors import BadOption, EngineClosed
 from sparsespec.core.spec import PRESETS
 from sparsespec.engine import ledger
@@ -66,3 +67,12 @@ def test_a_closed_engine_has_no_ledger() -> None:
     engine.close()
     with pytest.raises(EngineClosed):
         _ = engine.ledger
+
+
+def test_a_gpu_that_is_full_says_who_holds_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(self: Any, *_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ReferenceAttention, "bind", bind)
+    with pytest.raises(BadOption, match=r"ran out of memory .* had weights .* GiB, KV .* GiB.*; lower n_pages"):
+        compose(**SPARSE)
