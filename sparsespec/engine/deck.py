@@ -52,7 +52,8 @@ class Deck:
 
     def launch(self, placed: Placed, requests: Mapping[int, Request], step: int) -> None:
         """Pack a placed plan, launch its round, and note what is now unheard of the requests, by seat."""
-        rows = tuple(sorted(placed.rows, key=lambda row: row.phase is Phase.PREFILL))
+        filling = Phase.PREFILL
+        rows = tuple(sorted(placed.rows, key=lambda row: row.phase is filling))
         aboard = tuple(requests[row.seat] for row in rows)
         shape = shape_of(rows)
         if self._rounds.graphs:
@@ -76,16 +77,16 @@ class Deck:
         flight.before, self._asides = tuple(self._asides), []
         flight.event = self._device.launch(partial(self._rounds.run, flight, shape))
         self._out.append(flight)
-        for row, request in zip(rows, aboard, strict=True):
-            if row.phase is Phase.PREFILL:
-                request.to_prefill -= row.n_query
+        prefill, draft, _ = Phase
+        for (_, phase, n_query, k), request in zip(rows, aboard, strict=True):
+            if phase is prefill:
+                request.to_prefill -= n_query
                 request.first_fill &= request.to_prefill > 0
                 continue
             assert request.round is not None
-            drafting = row.phase is Phase.DRAFT
-            at_least = 0 if drafting and request.round.stop_below > 0 else 1
-            request.unheard.append(Sent(row.phase, row.n_query, row.k, at_least, request.round))
-            if not drafting:
+            at_least = 0 if phase is draft and request.round.stop_below > 0 else 1
+            request.unheard.append(Sent(phase, n_query, k, at_least, request.round))
+            if phase is not draft:
                 request.round, request.first_round, request.must_verify = None, False, False
 
     def hear(self, at_most: int) -> Iterator[tuple[tuple[Request, ...], list[Heard] | Exception]]:

@@ -78,10 +78,11 @@ class Flight:
     ) -> Flight:  # fmt: skip
         """Return a flight whose results are the sentinel until they come from `device`."""
         buffers.results[: len(rows), :N_INTS] = SENTINEL
+        prefill = Phase.PREFILL
         asked = [
             n
             for row, request in zip(rows, requests, strict=True)
-            if row.phase is not Phase.PREFILL and (n := request.params.logprobs) is not None
+            if (n := request.params.logprobs) is not None and row.phase is not prefill
         ]
         flight = cls(rows=rows, requests=requests, buffers=buffers, n_table=n_table, step=step)
         if asked:
@@ -100,36 +101,38 @@ class Flight:
 
         The result is None where the row's logits were not finite.
         """
-        n = sum(row.phase is not Phase.PREFILL for row in self.rows)
+        prefill = Phase.PREFILL
+        n = sum(row.phase is not prefill for row in self.rows)
         landed = self.buffers.results[:n]
         assert self.event is not None and not (landed[:, :N_INTS] == SENTINEL).any(), (
             "a flight was read before it landed"
         )
         ints = landed.tolist()
         floats = landed[:, N_INTS : N_INTS + N_FLOATS].view(np.float64).tolist()
-        first = 0
+        first, at, wanted = 0, N_INTS + N_FLOATS, self.wants_logprobs
         heard: list[tuple[Request, RowResult | None, bool]] = []
         for row, request, numbers, (confidence, kv_read, kv_full) in zip(
             self.rows, self.requests, ints, floats, strict=False
         ):
+            seat, phase, n_query, k = row
             live, emitted, candidates, accepted, d, ended, finite = numbers[:N_INTS]
-            assert 0 <= live <= row.n_query, f"{live} live queries in {row}"
-            at = N_INTS + N_FLOATS
+            assert 0 <= live <= n_query, f"{live} live queries in {row}"
+            # positional, in the order of the fields: this line runs for every row of every step
             result = RowResult(
-                seat=row.seat,
-                phase=row.phase,
-                live=live,
-                tokens=tuple(numbers[at : at + emitted]),
-                n_candidates=max(candidates, 0),
-                n_accepted=accepted,
-                k=d if ended else row.k,
-                confidence=confidence,
-                kv_read=kv_read,
-                kv_full=kv_full,
-                logprobs=self._logprobs(request, row, first, emitted),
+                seat,
+                phase,
+                live,
+                tuple(numbers[at : at + emitted]),
+                max(candidates, 0),
+                accepted,
+                d if ended else k,
+                confidence,
+                kv_read,
+                kv_full,
+                self._logprobs(request, row, first, emitted) if wanted else (),
             )
             heard.append((request, result if finite else None, bool(ended)))
-            first += row.n_query
+            first += n_query
         return heard
 
     def _logprobs(

@@ -25,7 +25,8 @@ N_COLUMNS = 7  # seat, phase, n_query, k, offset, scored, stop_below (its bits)
 
 def shape_of(rows: Sequence[Row]) -> Shape:
     """Return the sizes of a step of these rows."""
-    queries = sum(row.n_query for row in rows if row.phase is not Phase.PREFILL)
+    prefill = Phase.PREFILL
+    queries = sum(row.n_query for row in rows if row.phase is not prefill)
     return Shape(len(rows), sum(row.n_query for row in rows), queries)
 
 
@@ -33,18 +34,13 @@ def pack(rows: Sequence[Row], requests: Sequence[Request], want_scores: bool, in
     """Write `rows`, decoding ones first, into `into` [N_COLUMNS, B]; the rest are idle seats."""
     n, n_rows = len(rows), into.shape[1]
     columns = into[:, :n]
-    columns[0] = [row.seat for row in rows]
-    columns[1] = [row.phase for row in rows]
-    columns[2] = [row.n_query for row in rows]
-    columns[3] = [row.k for row in rows]
+    columns[:4] = list(zip(*rows, strict=True))  # the fields of a row, in their order
     columns[4] = np.cumsum(columns[2]) - columns[2]
     # the end of a request's first fill warms its selection up; recomputation scores nothing
+    prefill, _, verify = Phase
     columns[5] = [
         want_scores
-        and (
-            row.phase is Phase.VERIFY
-            or (row.phase is Phase.PREFILL and request.first_fill and row.n_query == request.to_prefill)
-        )
+        and (row.phase is verify or (row.phase is prefill and request.first_fill and row.n_query == request.to_prefill))
         for row, request in zip(rows, requests, strict=True)
     ]
     stops = [request.round.stop_below if request.round else 0.0 for request in requests]
