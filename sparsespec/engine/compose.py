@@ -21,17 +21,19 @@ PROMISES = dict(zip(SHELVES, (Selector, Proposer, Length, Scheduler, Tiers, Atte
 OPTIONS = tuple(f.name for f in fields(Options))
 
 
-def compose(model: Transformer, base: str | EngineSpec, changes: Mapping[str, Any]) -> tuple[Parts, str, Options]:
+def compose(
+    base: str | EngineSpec, changes: Mapping[str, Any], model: Transformer | None = None
+) -> tuple[Parts, str, Options]:
     """Return parts, loop and options of `base` with `changes`; raises where something does not exist or fit.
 
     A preset's name leaves open what attends and whether graphs are recorded: what suits the model's device, which is
-    logged and stands in the spec of the engine.
+    logged and stands in the spec of the engine. Without a model it is what suits a CPU.
     """
     if not isinstance(base, str | EngineSpec):
         raise BadOption(f"a composition begins with a preset's name or an EngineSpec, got {show(base)}")
     spec = preset(base).spec if isinstance(base, str) else base
     options = dict(spec.engine)
-    parts: dict[str, PartLike] = {"attention": _backend(model)} if isinstance(base, str) else {}
+    parts: dict[str, PartLike] = {"attention": _backend(model)} if isinstance(base, str) and model else {}
     instances: dict[str, Any] = {}
     for name, value in changes.items():
         if name in OPTIONS:
@@ -51,7 +53,11 @@ def compose(model: Transformer, base: str | EngineSpec, changes: Mapping[str, An
         if name not in OPTIONS:
             raise unknown("engine option", name, OPTIONS)
     made = Parts.make(spec, instances)
-    return made, spec.loop, _with_graphs(Options(**options), made, on_gpu=model.device.type == "cuda")
+    return (
+        made,
+        spec.loop,
+        _with_graphs(Options(**options), made, on_gpu=model is not None and model.device.type == "cuda"),
+    )
 
 
 def _backend(model: Transformer) -> str:

@@ -94,7 +94,7 @@ class Engine:
             **changes: Parts by shelf (name, compact string, spec or instance), `loop`, and the fields of `Options`.
         """
         check_company(model, decoder, eos_ids, device)
-        return cls(model, *compose(model, base, changes), decoder=decoder, eos_ids=eos_ids, device=device)
+        return cls(model, *compose(base, changes, model), decoder=decoder, eos_ids=eos_ids, device=device)
 
     def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
         """Queue a prompt and return its request id; raises `BadRequest` if it can never be served."""
