@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from sparsespec.core.batch import Batch, State
 from sparsespec.core.plan import Phase, Row
 from sparsespec.engine.request import Request
 from sparsespec.engine.shape import Shape
-
-N_COLUMNS = 7  # seat, phase, n_query, k, offset, scored, stop_below (its bits)
+from sparsespec.kernels.implementations import fastest
+from sparsespec.kernels.lay_out.api import N_COLUMNS, lay_out_rows, lay_out_tokens
 
 
 def shape_of(rows: Sequence[Row]) -> Shape:
@@ -32,6 +31,7 @@ def shape_of(rows: Sequence[Row]) -> Shape:
 
 def pack(rows: Sequence[Row], requests: Sequence[Request], want_scores: bool, into: npt.NDArray[np.int64]) -> None:
     """Write `rows`, decoding ones first, into `into` [N_COLUMNS, B]; the rest are idle seats."""
+    assert len(into) == N_COLUMNS
     n, n_rows = len(rows), into.shape[1]
     columns = into[:, :n]
     columns[:4] = list(zip(*rows, strict=True))  # the fields of a row, in their order
@@ -52,27 +52,21 @@ def pack(rows: Sequence[Row], requests: Sequence[Request], want_scores: bool, in
         rest[4] = columns[2].sum()
 
 
-def unpack(packed: Tensor, state: State, widest: int, step: int) -> Batch:
-    """Return the batch of a packed step [N_COLUMNS, B], whose query tokens are still to be laid out.
+def unpack(packed: Tensor, state: State, widest: int, step: int) -> tuple[Batch, Tensor]:
+    """Return the batch of a packed step [N_COLUMNS, B], its tokens still to be laid out, and the room for guesses [B].
 
     Its `live` is what a row can use at most, guesses not counted; no row has more than `widest` query tokens.
     """
-    seat, phase, n_query, k, offset, scored, stop_bits = packed
-    state.stop_below[seat] = stop_bits.view(torch.float64)
-    c, d = state.c[seat], state.d[seat]
-    drafting, filling = phase == Phase.DRAFT, phase == Phase.PREFILL
-    start = torch.where(filling, state.filled[seat], torch.where(drafting, c - 1 + d, c - 1))
-    can = ~drafting | ((d < k) & ~state.ended[seat])
-    known = torch.where((phase == Phase.VERIFY) & (k > 0), 1 + d, 1)
-    live = torch.where(filling, n_query, torch.where(can, known, 0))
-    empty: Any = seat.new_zeros(0)
-    return Batch(
+    seat, phase, n_query, k, offset, _, _ = packed
+    start, live, room, scored = lay_out_rows(packed, state, impl=fastest(packed))
+    empty: Any = seat.new_empty(0)
+    batch = Batch(
         seat=seat,
         phase=phase,
         n_query=n_query,
         k=k,
         offset=offset,
-        scored=scored.bool(),
+        scored=scored,
         start=start,
         live=live,
         tokens=empty,
@@ -84,29 +78,10 @@ def unpack(packed: Tensor, state: State, widest: int, step: int) -> Batch:
         widest=widest,
         step=step,
     )
-
-
-def guess_room(batch: Batch) -> Tensor:
-    """Return how many guesses each row can take, [B]: those behind drafts, or behind c where k = 0."""
-    drafting = batch.phase == Phase.DRAFT
-    d = batch.state.d[batch.seat]
-    room = torch.minimum(batch.n_query - 1, torch.where(drafting, batch.k - d - 1, batch.n_query))
-    takes = (drafting & (batch.live > 0)) | ((batch.phase == Phase.VERIFY) & (batch.k == 0))
-    return torch.where(takes, room, 0).clamp(min=0)
+    return batch, room
 
 
 def lay_out(batch: Batch, n_tokens: int, page_size: int) -> None:
     """Fill in the query tokens of a batch whose `start` and `live` are known; those behind the last row are dead."""
-    state = batch.state
-    index = torch.arange(n_tokens, device=batch.seat.device)
-    ends = batch.offset + batch.n_query
-    row_of = torch.searchsorted(ends, index, right=True).clamp(max=batch.n_rows - 1)
-    index = index - batch.offset[row_of]
-    alive = index < batch.live[row_of]
-    positions = torch.where(alive, batch.start[row_of] + index, 0)
-    seat = batch.seat[row_of]
-    page = state.table[seat, positions // page_size]
-    batch.row_of, batch.alive, batch.positions = row_of, alive, positions
-    batch.tokens = torch.where(alive, state.tokens[seat, positions], 0)
-    # dead queries write to page 0, which nobody owns
-    batch.slots = torch.where(alive, page * page_size + positions % page_size, 0)
+    laid = lay_out_tokens(batch, n_tokens, page_size, impl=fastest(batch.seat))
+    batch.tokens, batch.positions, batch.row_of, batch.alive, batch.slots = laid

@@ -19,7 +19,7 @@ from sparsespec.core.protocols import Selection
 from sparsespec.engine.checked import CheckedSelection, check_live
 from sparsespec.engine.flight import Flight, result_columns, row_width
 from sparsespec.engine.host import land, upload
-from sparsespec.engine.pack import N_COLUMNS, guess_room, lay_out, unpack
+from sparsespec.engine.pack import N_COLUMNS, lay_out, unpack
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.runner import Model, chain_rows, forward
 from sparsespec.engine.settle import report, report_logprobs, settle
@@ -96,10 +96,10 @@ class Rounds:
         """Propose, select, forward, chain, settle; return the results of all rows, None if no row draws."""
         parts, state, geometry = self._parts, self._state, self._geometry
         widest = row_width(geometry) if shape.n_logits == shape.n_tokens else shape.n_tokens
-        batch = unpack(packed, state, widest, 0 if flight is None else flight.step)
+        batch, room = unpack(packed, state, widest, 0 if flight is None else flight.step)
         if parts.proposer.guesses:
             known = batch.start + 1
-            guesses = parts.proposer.propose(state, batch.seat, known, guess_room(batch))
+            guesses = parts.proposer.propose(state, batch.seat, known, room)
             batch.live = batch.live + guesses
         if geometry.checked:
             check_live(batch)

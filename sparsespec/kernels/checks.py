@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -19,3 +21,13 @@ def check_within(name: str, x: Tensor, low: int, high: int) -> None:
     wrong = x[(x < low) | (x > high)]
     if len(wrong):
         raise BadOption(f"{name} must be in {low} … {high}, got {int(wrong[0])}")
+
+
+def check_launch(op: str, parts: Mapping[str, Tensor], *, compiled: bool) -> None:
+    """Raise where a launch on `parts` would misread memory; `compiled` is False in Triton's interpreter."""
+    device = next(iter(parts.values())).device
+    for name, x in parts.items():
+        if not x.is_contiguous():
+            raise BadOption(f"{op} impl='triton' needs {name} to be contiguous, got strides {x.stride()}")
+        if x.device != device or (compiled and not x.is_cuda):
+            raise BadOption(f"{op} impl='triton' needs {name} on one CUDA device, got {x.device}")

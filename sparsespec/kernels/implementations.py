@@ -16,8 +16,11 @@ FAST_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def fastest(x: Tensor) -> str:
-    """Return the implementation that suits what holds `x`: `triton` on a GPU, `reference` elsewhere and in float64."""
-    return "triton" if x.is_cuda and x.dtype in FAST_TYPES else "reference"
+    """Return the implementation that suits what holds `x`: `triton` on a GPU, `reference` elsewhere and in float64.
+
+    Ops on whole numbers are asked with one of these, and have no float type to be held back by.
+    """
+    return "triton" if x.is_cuda and (x.dtype in FAST_TYPES or not x.is_floating_point()) else "reference"
 
 
 def implementation(

@@ -32,9 +32,12 @@ from sparsespec.kernels.attention import triton_plan
 from sparsespec.kernels.copy_pages import triton as copy_pages
 from sparsespec.kernels.draw import triton as draw
 from sparsespec.kernels.draw import triton_cut
+from sparsespec.kernels.lay_out import api as lay_out_api
+from sparsespec.kernels.lay_out import triton as lay_out
 from sparsespec.kernels.rms_norm import triton as rms_norm
 from sparsespec.kernels.silu_mul import triton as silu_mul
 from sparsespec.kernels.top_positions import triton as top_positions
+from tests.kernels.steps import batch_of, drawn_step
 
 HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -54,6 +57,11 @@ DRAW = (
     (draw, "_best_span"),
     (draw, "_weights"),
     (draw, "_invert"),
+)
+
+AROUND = (
+    (lay_out, "_lay_out_rows"),
+    (lay_out, "_lay_out_tokens"),
 )
 
 
@@ -153,6 +161,13 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
     draw.top_probability(logits)
 
 
+def round_of(n_rows: int, page_size: int) -> None:
+    """Do what lies around a forward, for a step of many rows."""
+    step = drawn_step(0, n_rows, page_size=page_size)
+    rows = lay_out_api.LaidRows(*lay_out.lay_out_rows(step.packed, step.state))
+    lay_out.lay_out_tokens(batch_of(step, rows), step.n_tokens, page_size)
+
+
 def main() -> None:
     found: dict[str, int] = {}
     attend = [(attention, name) for name in ("attend", "reduce_scores")]
@@ -176,6 +191,8 @@ def main() -> None:
             rms_norm.rms_norm(x, x[0], 1e-6)
             rms_norm.add_rms_norm(x, x, x[0], 1e-6)
             silu_mul.silu_mul(x[:, : width // 2 * 2])
+    with recorded(found, *AROUND):
+        round_of(128, 16)
     with recorded(found, *DRAW):
         for dtype in (torch.bfloat16, torch.float32):
             draw_tokens(dtype, 151_936)

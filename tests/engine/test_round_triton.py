@@ -1,0 +1,62 @@
+"""What lies around a forward, as Triton kernels, makes an engine say what the references make it say."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import pytest
+
+from sparsespec.engine import pack
+from sparsespec.engine.engine import Engine
+from sparsespec.testing.cases import model_of
+from tests.engine.running import KEY, greedy, prompt_of, run, sampled, small
+from tests.kernels.launched import DEVICE, WHERE, room
+
+pytestmark = WHERE
+
+room("lay_out")
+CHOOSERS: tuple[ModuleType, ...] = (pack,)
+"""Modules that ask `fastest` for the implementation of such an op."""
+KERNELS = {
+    "lay_out": ("_lay_out_rows", "_lay_out_tokens"),
+}
+
+
+def outputs(name: str, impl: str, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], tuple[int, ...]]:
+    with monkeypatch.context() as patch:
+        for module in CHOOSERS:
+            patch.setattr(module, "fastest", lambda _: impl)
+        spec = small(name)
+        engine = Engine.compose(
+            model_of(KEY).to("float32", DEVICE), spec.replace(engine={**spec.engine, "checked": False, "graphs": False})
+        )
+        for j, params in enumerate((greedy(9), sampled(11, seed=3, logprobs=1), sampled(7, seed=4, n=2))):
+            engine.add(prompt_of(9 + 7 * j, j), params)
+        done = run(engine)
+    assert not any(each.error for each in done.values())
+    return {key: each.token_ids for key, each in done.items()}
+
+
+@pytest.mark.parametrize("name", ["dense", "ngram", "sparsespec", "triforce"])
+def test_an_engine_says_the_same_on_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    launches: dict[str, int] = {}
+    for op, kernels in KERNELS.items():
+        module = importlib.import_module(f"sparsespec.kernels.{op}.triton")
+        for kernel in kernels:
+            monkeypatch.setattr(module, kernel, Counted(kernel, getattr(module, kernel), launches))
+    want = outputs(name, "reference", monkeypatch)
+    assert not launches
+    assert outputs(name, "triton", monkeypatch) == want
+    assert set(launches) == {kernel for kernels in KERNELS.values() for kernel in kernels}
+
+
+class Counted:
+    """Stands for a kernel, and counts its launches."""
+
+    def __init__(self, name: str, kernel: object, launches: dict[str, int]) -> None:
+        self.name, self.kernel, self.launches = name, kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> object:
+        self.launches[self.name] = self.launches.get(self.name, 0) + 1
+        return self.kernel[grid]  # type: ignore[index]
