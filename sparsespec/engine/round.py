@@ -21,10 +21,11 @@ from sparsespec.engine.flight import Flight, result_columns, row_width
 from sparsespec.engine.host import land, upload
 from sparsespec.engine.pack import N_COLUMNS, lay_out, unpack
 from sparsespec.engine.parts import Parts
-from sparsespec.engine.runner import Model, chain_rows, forward
+from sparsespec.engine.runner import Model, forward
 from sparsespec.engine.settle import report, report_logprobs, settle
 from sparsespec.engine.shape import Shape
 from sparsespec.engine.state import enter_pages
+from sparsespec.kernels.chain_rows.api import chain_rows
 from sparsespec.kernels.implementations import fastest
 
 
@@ -109,7 +110,7 @@ class Rounds:
             results, outcome = None, settle(batch, None, None, None)[0]
         else:
             logits, finite = _finite(logits)
-            judged = chain_rows(batch, row_width(geometry))
+            judged = chain_rows(batch, row_width(geometry), impl=fastest(batch.seat))
             q = state.laws[batch.seat] if state.laws is not None else None
             chained = parts.verifier.chain(logits, judged, q)
             outcome, confidence = settle(batch, judged, chained, logits)

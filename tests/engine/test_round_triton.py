@@ -7,8 +7,9 @@ from types import ModuleType
 
 import pytest
 
-from sparsespec.engine import pack
+from sparsespec.engine import pack, round
 from sparsespec.engine.engine import Engine
+from sparsespec.sampling import spread
 from sparsespec.testing.cases import model_of
 from tests.engine.running import KEY, greedy, prompt_of, run, sampled, small
 from tests.kernels.launched import DEVICE, WHERE, room
@@ -16,10 +17,12 @@ from tests.kernels.launched import DEVICE, WHERE, room
 pytestmark = WHERE
 
 room("lay_out")
-CHOOSERS: tuple[ModuleType, ...] = (pack,)
+CHOOSERS: tuple[ModuleType, ...] = (pack, round, spread)
 """Modules that ask `fastest` for the implementation of such an op."""
 KERNELS = {
     "lay_out": ("_lay_out_rows", "_lay_out_tokens"),
+    "chain_rows": ("_chain_rows", "_spread"),
+    "verify_chain": ("_verify_chain",),
 }
 
 

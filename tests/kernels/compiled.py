@@ -24,20 +24,21 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsespec.core.batch import AttentionRows, Chosen
+from sparsespec.core.batch import AttentionRows, ChainRows, Chosen
 from sparsespec.core.noise import Key
 from sparsespec.kernels.append_kv import triton as append_kv
 from sparsespec.kernels.attention import triton as attention
 from sparsespec.kernels.attention import triton_plan
+from sparsespec.kernels.chain_rows import triton as chain_rows
 from sparsespec.kernels.copy_pages import triton as copy_pages
 from sparsespec.kernels.draw import triton as draw
 from sparsespec.kernels.draw import triton_cut
-from sparsespec.kernels.lay_out import api as lay_out_api
 from sparsespec.kernels.lay_out import triton as lay_out
 from sparsespec.kernels.rms_norm import triton as rms_norm
 from sparsespec.kernels.silu_mul import triton as silu_mul
 from sparsespec.kernels.top_positions import triton as top_positions
-from tests.kernels.steps import batch_of, drawn_step
+from sparsespec.kernels.verify_chain import triton as verify_chain
+from tests.kernels.steps import WIDTH, drawn_step, judged_batch
 
 HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -62,6 +63,9 @@ DRAW = (
 AROUND = (
     (lay_out, "_lay_out_rows"),
     (lay_out, "_lay_out_tokens"),
+    (chain_rows, "_chain_rows"),
+    (chain_rows, "_spread"),
+    (verify_chain, "_verify_chain"),
 )
 
 
@@ -164,8 +168,14 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
 def round_of(n_rows: int, page_size: int) -> None:
     """Do what lies around a forward, for a step of many rows."""
     step = drawn_step(0, n_rows, page_size=page_size)
-    rows = lay_out_api.LaidRows(*lay_out.lay_out_rows(step.packed, step.state))
-    lay_out.lay_out_tokens(batch_of(step, rows), step.n_tokens, page_size)
+    lay_out.lay_out_rows(step.packed, step.state)
+    batch = judged_batch(step, 0)
+    lay_out.lay_out_tokens(batch, step.n_tokens, page_size)
+    rows = ChainRows(*chain_rows.chain_rows(batch, WIDTH))
+    chain_rows.spread(rows, step.n_logits)
+    draws, count = torch.zeros(step.n_logits, dtype=torch.int64), rows.count
+    verify_chain.verify_chain(draws, draws == 0, rows.first, count, WIDTH)
+    verify_chain.match_chain(draws, draws, rows.first, count, WIDTH)
 
 
 def main() -> None:

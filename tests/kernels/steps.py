@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import PAD_TOKENS, Batch, State
+from sparsespec.core.batch import PAD_TOKENS, Batch, ChainRows, State
 from sparsespec.core.plan import Phase
+from sparsespec.kernels.lay_out import reference as lay_out
+from sparsespec.kernels.lay_out.api import LaidRows
 
 PAGE = 4
 CONTEXT = 64
@@ -120,6 +122,23 @@ def guessed(batch: Batch, room: Tensor, seed: int) -> Batch:
     """Return the batch with some of its room for guesses used."""
     part = torch.rand(len(room), generator=torch.Generator().manual_seed(seed)).to(room.device)
     return replace(batch, live=batch.live + ((room + 1) * part).long())
+
+
+def judged_batch(step: Step, seed: int) -> Batch:
+    """Return the batch of a step, laid out and with guesses."""
+    laid = LaidRows(*lay_out.lay_out_rows(step.packed, step.state))
+    return guessed(batch_of(step, laid), laid.room, seed)
+
+
+def draws_of(rows: ChainRows, n_logits: int, seed: int) -> Tensor:
+    """Return a draw for each logit row; most are the candidate that is judged there."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(0, VOCAB, (n_logits,), generator=generator)
+    for first, count, candidates in zip(*(x.tolist() for x in (rows.first, rows.count, rows.candidates)), strict=True):
+        for j in range(count):
+            if torch.rand((), generator=generator) < 0.7:
+                draws[first + j] = candidates[j]
+    return draws
 
 
 def on(x: Any, device: str) -> Any:

@@ -1,6 +1,7 @@
 """The op `verify_chain`: from one token and one verdict per logit row to what each row of a batch emits.
 
-It knows no rule of acceptance: verifiers decide what stands and what is drawn where a candidate fell.
+It knows no rule of acceptance: verifiers decide what stands and what is drawn where a candidate fell. `match_chain` is
+the same for those who let a candidate stand iff it is what was drawn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from sparsespec.core.errors import ContractBroken
 from sparsespec.kernels.implementations import implementation
 from sparsespec.kernels.verify_chain import reference
 
-_IMPLS = {"reference": reference}
+IMPLS = {"reference": reference}
+LAZY = ("triton",)
+"""Implementations that need an optional package, imported when asked for."""
 
 
 class Verified(NamedTuple):
@@ -42,12 +45,40 @@ def verify_chain(
         first: [R] int64, first logit row of each row.
         count: [R] int64, candidates of each row, at most `width` - 1; -1 is a dead row.
         width: Columns of the result.
-        impl: "reference".
+        impl: "reference", or "triton" on a GPU.
 
     Raises:
+        BadOption: "triton" does not take the layout of an argument.
         ContractBroken: Shapes do not fit.
+        MissingPackage: `impl` needs a package that is not installed.
     """
-    if draws.shape != stands.shape or first.shape != count.shape or draws.ndim + first.ndim != 2:
-        shapes = [tuple(part.shape) for part in (draws, stands, first, count)]
-        raise ContractBroken(f"verify_chain needs shapes [T], [T], [R], [R], got {shapes}")
-    return Verified(*implementation("verify_chain", impl, _IMPLS).verify_chain(draws, stands, first, count, width))
+    _check_shapes("verify_chain", draws, stands, first, count)
+    module = implementation("verify_chain", impl, IMPLS, LAZY)
+    return Verified(*module.verify_chain(draws, stands, first, count, width))
+
+
+def match_chain(
+    draws: Tensor,
+    candidate: Tensor,
+    first: Tensor,
+    count: Tensor,
+    *,
+    width: int,
+    impl: str = "reference",
+) -> Verified:
+    """Return what rows emit where a candidate stands iff it equals what was drawn from its logit row.
+
+    Args:
+        draws: [T] int64, one draw per logit row.
+        candidate: [T] int64, the candidate judged by this logit row; ignored in a row's last.
+        first, count, width, impl: As in `verify_chain`, and it raises the same.
+    """
+    _check_shapes("match_chain", draws, candidate, first, count)
+    module = implementation("verify_chain", impl, IMPLS, LAZY)
+    return Verified(*module.match_chain(draws, candidate, first, count, width))
+
+
+def _check_shapes(op: str, draws: Tensor, verdicts: Tensor, first: Tensor, count: Tensor) -> None:
+    if draws.shape != verdicts.shape or first.shape != count.shape or draws.ndim + first.ndim != 2:
+        shapes = [tuple(part.shape) for part in (draws, verdicts, first, count)]
+        raise ContractBroken(f"{op} needs shapes [T], [T], [R], [R], got {shapes}")

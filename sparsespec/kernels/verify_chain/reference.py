@@ -20,3 +20,10 @@ def verify_chain(
     emitted = torch.where(count < 0, 0, accepted + 1)
     tokens = torch.where(column < emitted[:, None], draws[index], 0)
     return tokens, emitted, accepted
+
+
+def match_chain(
+    draws: Tensor, candidate: Tensor, first: Tensor, count: Tensor, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `api.match_chain`."""
+    return verify_chain(draws, draws == candidate, first, count, width)
