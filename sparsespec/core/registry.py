@@ -37,6 +37,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
     "length": {"zero": f"{_LENGTHS}.zero:Zero", "fixed": f"{_LENGTHS}.fixed:Fixed"},
     "scheduler": {
         "lockstep": "sparsespec.sched.lockstep:Lockstep",
+        "random": "sparsespec.sched.random:Random",
         "staggered": "sparsespec.sched.staggered:Staggered",
     },
     "tiers": {"gpu": "sparsespec.kv.gpu:GpuTier"},
