@@ -55,6 +55,21 @@ def scored_slot(i, live, FIRST: tl.constexpr, LAST: tl.constexpr):
 
 
 @triton.jit
+def score_rows(
+    entry, head, i, h, live, scored_ptr, HKV: tl.constexpr, G: tl.constexpr,
+    FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, SCORED: tl.constexpr,
+):  # fmt: skip
+    """Return where the probabilities of the tile's rows are kept, -1 for those that are not."""
+    kept = tl.full(i.shape, -1, tl.int32)
+    if SCORED:
+        row = tl.load(entry)
+        place, is_scored = scored_slot(i, live, FIRST, LAST)
+        is_scored = is_scored & (tl.load(scored_ptr + row) != 0)
+        kept = tl.where(is_scored, (row * HKV + head) * SCORE_ROWS + place * G + h, -1)
+    return kept
+
+
+@triton.jit
 def where_is(e, inside, listed, count, tail, table, PAGE: tl.constexpr, SPARSE: tl.constexpr):
     """Return position and slot of list entries."""
     position = e
@@ -81,6 +96,23 @@ TOUCH = tl.constexpr("prefetch.global.L2 [$1]; mov.b32 $0, 0;")
 def fetch(at):
     """Bring these addresses into the L2 cache; nothing waits for them."""
     tl.inline_asm_elementwise(TOUCH, "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)
+
+
+@triton.jit
+def fetch_first(work_ptr, count_ptr, tail_ptr, n_seats, HKV: tl.constexpr):
+    """Fetch what a program's first item needs if all rows are sparse and in the order of seats: a harmless guess."""
+    seat = tl.minimum(tl.program_id(0) // HKV, n_seats - 1)
+    fetch(work_ptr + seat * 8)
+    fetch(count_ptr + seat)
+    fetch(tail_ptr + seat)
+
+
+@triton.jit
+def fetch_lists(listed, table, n_listed, n_blocks):
+    """Fetch the first 1,024 chosen positions and pages of a row, which its first block of loads depends on."""
+    near = tl.arange(0, 128) * 8
+    fetch(listed + tl.minimum(near, n_listed - 1))
+    fetch(table + tl.minimum(near, n_blocks - 1))
 
 
 @triton.jit
@@ -186,23 +218,16 @@ def attend(
 ):  # fmt: skip
     """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
     if LIST == SPARSE and FETCH:
-        # what the first item needs, one memory trip earlier, if all rows are sparse and seats in order: a guess, which
-        # costs nothing where it is wrong
-        entry_at = work_ptr + tl.minimum(tl.program_id(0) // HKV, n_seats - 1) * 8
-        seat_at = tl.minimum(tl.program_id(0) // HKV, n_seats - 1)
-        fetch(entry_at)
-        fetch(count_ptr + seat_at)
-        fetch(tail_ptr + seat_at)
+        fetch_first(work_ptr, count_ptr, tail_ptr, n_seats, HKV)
     begin = 0 if LIST == NARROW else tl.load(total_ptr + LIST - 1)
     for item in range(begin * HKV + tl.program_id(0), tl.load(total_ptr + LIST) * HKV, tl.num_programs(0)):
         entry = work_ptr + item // HKV * 8
         head = item % HKV
-        split, n_splits = tl.load(entry + 2), tl.load(entry + 3)
+        split, n_splits, start = tl.load(entry + 2), tl.load(entry + 3), tl.load(entry + 6)
         seat, live = tl.load(entry + 4).to(tl.int64), tl.load(entry + 7)
         packed = tl.load(entry + 1) * BLOCK_M + tl.arange(0, BLOCK_M)
         i, h = packed // G, head * G + packed % G
         token = (tl.load(entry + 5) + i).to(tl.int64)
-        start = tl.load(entry + 6)
         at_q = token[:, None] * stride_qn + h[:, None] * D + tl.arange(0, D)[None, :]
         q = tl.load(q_ptr + at_q, mask=(i < live)[:, None], other=0.0)
         now = tl.where(i < live, start + i, -1)
@@ -211,16 +236,9 @@ def attend(
         if LIST == SPARSE:
             listed += (head // LIST_HEADS).to(tl.int64) * stride_list + seat * stride_seat
             if FETCH:
-                near = tl.arange(0, 128) * 8
-                fetch(listed + tl.minimum(near, n_listed - 1))
-                fetch(table + tl.minimum(near, n_blocks - 1))
+                fetch_lists(listed, table, n_listed, n_blocks)
             count, tail = tl.load(count_ptr + seat).to(tl.int32), tl.load(tail_ptr + seat).to(tl.int32)
-        score_row = tl.full([BLOCK_M], -1, tl.int32)
-        if SCORED:
-            row = tl.load(entry)
-            place, is_scored = scored_slot(i, live, FIRST, LAST)
-            is_scored = is_scored & (tl.load(scored_ptr + row) != 0)
-            score_row = tl.where(is_scored, (row * HKV + head) * SCORE_ROWS + place * G + packed % G, -1)
+        kept = score_rows(entry, head, i, packed % G, live, scored_ptr, HKV, G, FIRST, LAST, SCORE_ROWS, SCORED)
         # entries that the last query of this tile can see
         n_seen = count + start + tl.minimum(live, tl.max(i, 0) + 1) - tail
         m = tl.full([BLOCK_M], float("-inf"), tl.float32)
@@ -228,27 +246,40 @@ def attend(
         for s in range(tl.maximum(split, 0), tl.where(split < 0, n_splits, split + 1)):
             m2, l2, acc2 = one_split(
                 q, now, i, start, k_head, v_head, table, listed, count, tail, s, n_seen,
-                score_row, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
+                kept, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
                 D, PAGE, BLOCK_M, BLOCK_N, SPLIT, LIST, SCORED, SCORE_ROWS, DIRECT, PRECISION,
             )  # fmt: skip
             if LIST == SPARSE:
                 m, lsum, acc = m2, l2, acc2
             else:
                 m, lsum, acc = folded(m, lsum, acc, m2, l2, acc2)
-        if LIST == NARROW:
-            if split < 0:
-                write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
-            else:
-                hand_in(
-                    m, lsum, acc, entry, head, first_part_ptr, out_ptr, lse_ptr,
-                    part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
-                )  # fmt: skip
-        elif LIST == SPARSE:
+        if LIST == SPARSE:
             put(m, lsum, acc, token * (HKV * G) + h, i < live, out_ptr, lse_ptr, D)
-        else:
+        elif LIST == WIDE:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
+        else:
+            write_or_hand_in(
+                m, lsum, acc, split, entry, head, first_part_ptr, out_ptr, lse_ptr,
+                part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
+            )  # fmt: skip
     if LIST == NARROW:
         clear_dead(out_ptr, lse_ptr, row_of_ptr, total_ptr, HKV * G, HEADS_P, D)
+
+
+@triton.jit
+def write_or_hand_in(
+    m, lsum, acc, split, entry, head, first_part_ptr, out_ptr, lse_ptr,
+    part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr,
+    HKV: tl.constexpr, G: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Write the results of a tile whose splits the item owns all, or hand in those of one split."""
+    if split < 0:
+        write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
+    else:
+        hand_in(
+            m, lsum, acc, entry, head, first_part_ptr, out_ptr, lse_ptr,
+            part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
+        )  # fmt: skip
 
 
 @triton.jit
