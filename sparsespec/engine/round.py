@@ -22,7 +22,7 @@ from sparsespec.engine.host import land, upload
 from sparsespec.engine.pack import N_COLUMNS, lay_out, unpack
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.runner import Model, forward
-from sparsespec.engine.settle import report, report_logprobs, settle
+from sparsespec.engine.settle import fill, report_logprobs, settle
 from sparsespec.engine.shape import Shape
 from sparsespec.engine.state import enter_pages
 from sparsespec.kernels.chain_rows.api import chain_rows
@@ -107,14 +107,13 @@ class Rounds:
         lay_out(batch, shape.n_tokens, geometry.page_size)
         logits = forward(self._model, parts.attention, batch, self._choice(batch), shape.n_logits)
         if logits is None:
-            results, outcome = None, settle(batch, None, None, None)[0]
+            results, outcome = None, fill(batch)
         else:
-            logits, finite = _finite(logits)
+            logits, peak = _drawable(logits)
             judged = chain_rows(batch, row_width(geometry), impl=fastest(batch.seat))
             q = state.laws[batch.seat] if state.laws is not None else None
             chained = parts.verifier.chain(logits, judged, q)
-            outcome, confidence = settle(batch, judged, chained, logits)
-            results = report(batch, judged, chained, finite, confidence, parts.attention.read())
+            outcome, results = settle(batch, judged, chained, logits, peak, parts.attention.read())
             if flight is not None and flight.wants_logprobs:
                 report_logprobs(flight, judged, chained, logits)
         if parts.selector.drafts:
@@ -130,12 +129,12 @@ class Rounds:
         return CheckedSelection(choice, batch) if self._geometry.checked else choice
 
 
-def _finite(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits that a verifier can draw from, and which rows [T] were sound.
+def _drawable(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits that a verifier can draw from, and the best one of each row [T], not finite where a row is broken.
 
     A broken row costs its own request and no other: the reference must not meet NaN, the GPU's kernels may.
     """
-    finite = logits.amax(-1).isfinite()
+    peak = logits.amax(-1)
     if fastest(logits) == "triton":
-        return logits, finite
-    return torch.where(finite[:, None], logits, 0), finite
+        return logits, peak
+    return torch.where(peak.isfinite()[:, None], logits, 0), peak

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from sparsespec.engine import pack, round
+from sparsespec.engine import pack, round, settle
 from sparsespec.engine.engine import Engine
 from sparsespec.sampling import spread
 from sparsespec.testing.cases import model_of
@@ -17,12 +17,14 @@ from tests.kernels.launched import DEVICE, WHERE, room
 pytestmark = WHERE
 
 room("lay_out")
-CHOOSERS: tuple[ModuleType, ...] = (pack, round, spread)
+CHOOSERS: tuple[ModuleType, ...] = (pack, round, settle, spread)
 """Modules that ask `fastest` for the implementation of such an op."""
 KERNELS = {
     "lay_out": ("_lay_out_rows", "_lay_out_tokens"),
     "chain_rows": ("_chain_rows", "_spread"),
     "verify_chain": ("_verify_chain",),
+    "settle": ("_settle",),
+    "draw": ("_weights",),
 }
 
 

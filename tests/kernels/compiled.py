@@ -24,7 +24,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sparsespec.core.batch import AttentionRows, ChainRows, Chosen
+from sparsespec.core.batch import AttentionRows, Chained, ChainRows, Chosen
 from sparsespec.core.noise import Key
 from sparsespec.kernels.append_kv import triton as append_kv
 from sparsespec.kernels.attention import triton as attention
@@ -35,6 +35,7 @@ from sparsespec.kernels.draw import triton as draw
 from sparsespec.kernels.draw import triton_cut
 from sparsespec.kernels.lay_out import triton as lay_out
 from sparsespec.kernels.rms_norm import triton as rms_norm
+from sparsespec.kernels.settle import triton as settle
 from sparsespec.kernels.silu_mul import triton as silu_mul
 from sparsespec.kernels.top_positions import triton as top_positions
 from sparsespec.kernels.verify_chain import triton as verify_chain
@@ -66,6 +67,7 @@ AROUND = (
     (chain_rows, "_chain_rows"),
     (chain_rows, "_spread"),
     (verify_chain, "_verify_chain"),
+    (settle, "_settle"),
 )
 
 
@@ -163,6 +165,7 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
     real, whole = torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.int64)
     draw.draw(logits, real, whole, real, real, Key(whole, whole, whole, whole))
     draw.top_probability(logits)
+    draw.confidence(logits, whole, whole, whole)
 
 
 def round_of(n_rows: int, page_size: int) -> None:
@@ -175,7 +178,10 @@ def round_of(n_rows: int, page_size: int) -> None:
     chain_rows.spread(rows, step.n_logits)
     draws, count = torch.zeros(step.n_logits, dtype=torch.int64), rows.count
     verify_chain.verify_chain(draws, draws == 0, rows.first, count, WIDTH)
-    verify_chain.match_chain(draws, draws, rows.first, count, WIDTH)
+    chained = Chained(*verify_chain.match_chain(draws, draws, rows.first, count, WIDTH), laws=None)
+    for kind in (torch.bfloat16, torch.float64):
+        sure = torch.zeros(n_rows, dtype=torch.promote_types(kind, torch.float32))
+        settle.settle(batch, rows, chained, draws.to(kind), sure, torch.zeros(n_rows, dtype=torch.float64))
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def drawn_step(seed: int, n_rows: int, *, page_size: int = PAGE) -> Step:
     scored = torch.tensor([dice.random() < 0.5 for _ in rows]).long()
     columns = torch.tensor(rows).T
     packed = torch.stack([*columns, n_query.cumsum(0) - n_query, scored, stops])
-    n_tokens = int(n_query.sum()) + dice.choice((0, 1, 7))
+    n_tokens = max(1, int(n_query.sum()) + dice.choice((0, 1, 7)))
     return Step(packed.contiguous(), state, n_tokens, min(n_tokens, max(1, decoding + dice.choice((0, 2)))))
 
 

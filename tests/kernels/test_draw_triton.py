@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption, MissingPackage, UnknownName
+from sparsespec.core.errors import BadOption, ContractBroken, MissingPackage, UnknownName
 from sparsespec.core.noise import NOISE_HIGH, NOISE_LOW, Key, block_bits, from_bits, gumbel
 from sparsespec.kernels.draw import api, reference
 from tests.kernels.launched import DEVICE, WHERE, launched, mutant, poisoned, room
@@ -285,11 +285,31 @@ def test_top_probability_is_the_reference_s(vocab: int) -> None:
     torch.testing.assert_close(got.cpu(), logits.softmax(-1).amax(-1), rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("vocab", [1, 45, 63])
+def test_confidence_is_the_reference_s(vocab: int) -> None:
+    logits = logits_of("numbers", 9, vocab, 5)
+    # a span without any law, and rows that nobody asks about
+    logits[3, : vocab // 2] = -torch.inf
+    columns = (torch.tensor(x) for x in ([7, 0, 3, 900, -4, 5], [2, 4, 1, 0, 1, 0], [1, 5, 0, 1, 0, 1]))
+    first, emitted, wanted = columns
+    with launched(ours, "_invert", api):
+        got = api.confidence(*(x.to(DEVICE) for x in (logits, first, emitted, wanted)), impl="triton").cpu()
+    want = reference.confidence(logits, first, emitted, wanted)
+    torch.testing.assert_close(got, want, rtol=2e-6, atol=0, equal_nan=True)
+    assert got.isnan().tolist() == [False, False, True, True, True, True]
+    odds = ours.top_probability(logits.to(DEVICE)).cpu()
+    assert torch.equal(got[:2], odds[[8, 3]])
+
+
 def test_no_rows_are_no_problem() -> None:
     none = torch.zeros(0, 5, device=DEVICE)
     rest = [x[:0].to(DEVICE) for x in (*columns(OFF), *keys(1))]
     assert api.draw(none, *rest, impl="triton").shape == (0,)
     assert api.top_probability(none, impl="triton").shape == (0,)
+    nobody = rest[5]
+    assert api.confidence(torch.zeros(2, 5, device=DEVICE), nobody, nobody, nobody, impl="triton").shape == (0,)
+    with pytest.raises(ContractBroken, match="at least one row of logits"):
+        api.confidence(none, nobody, nobody, nobody, impl="triton")
 
 
 def test_bad_input_is_named() -> None:

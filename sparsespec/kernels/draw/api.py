@@ -1,7 +1,8 @@
 """The op `draw`: processors + noise + argmax, and questions about a law.
 
 `process` turns a model's logits into those of the law that is sampled, `draw` samples it with the noise of a key, and
-`top_probability` and `logprobs` look at a law without drawing. "triton" implements `draw` and `top_probability`.
+`top_probability`, `confidence` and `logprobs` look at a law without drawing. "triton" implements all but the first and
+the last.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from sparsespec.kernels.implementations import implementation
 
 IMPLS = {"reference": reference}
 LAZY = ("triton",)
-"""Implementations of `draw` and `top_probability` that need an optional package, imported when asked for."""
+"""Implementations that need an optional package, imported when asked for."""
 
 
 class LogProbs(NamedTuple):
@@ -105,6 +106,25 @@ def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:
     """
     _check_rows(logits)
     return implementation("draw", impl, IMPLS, LAZY).top_probability(logits)
+
+
+def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor, *, impl: str = "reference") -> Tensor:
+    """Return the top probability of the law that each row's newest token came from, [R], as `top_probability` does.
+
+    NaN for a row that is not wanted or emitted nothing; "triton" does not read the logits of those.
+
+    Args:
+        logits: [T, V], at least one row.
+        first: [R] int64, first logit row of each row.
+        emitted: [R] int64, tokens that it emitted; the newest came from logit row `first + emitted - 1`.
+        wanted: [R] int64, 0 for rows that nobody asks about.
+        impl: "reference", or "triton" on a GPU.
+    """
+    _check_rows(logits)
+    if first.ndim != 1 or not first.shape == emitted.shape == wanted.shape or not len(logits):
+        shapes = [tuple(x.shape) for x in (first, emitted, wanted, logits)]
+        raise ContractBroken(f"confidence needs shapes [R], [R], [R] and at least one row of logits, got {shapes}")
+    return implementation("draw", impl, IMPLS, LAZY).confidence(logits, first, emitted, wanted)
 
 
 def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference") -> LogProbs:

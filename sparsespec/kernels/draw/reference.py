@@ -66,6 +66,12 @@ def top_probability(logits: Tensor) -> Tensor:
     return _working(logits).softmax(-1).amax(-1)
 
 
+def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor) -> Tensor:
+    """See `api.confidence`."""
+    newest = (first + emitted - 1).clamp(min=0, max=len(logits) - 1)
+    return torch.where((wanted != 0) & (emitted > 0), top_probability(logits[newest]), torch.nan)
+
+
 def logprobs(logits: Tensor, chosen: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """See `api.logprobs`."""
     law = logits.float().log_softmax(-1)

@@ -1,4 +1,4 @@
-"""Implements `draw` and `top_probability` for a GPU: no law is stored, and no number goes to the host.
+"""Implements `draw`, `top_probability` and `confidence` for a GPU: no law is stored, and no number goes to the host.
 
 Logits are float32, float16 or bfloat16. A row is cut into spans of `SPAN` tokens, which depend on V only, and each span
 has a program: one launch finds the best logit, one settles what the filters of a row keep (`triton_cut`; rows without
@@ -66,26 +66,21 @@ def _peak_of(peaks, row, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
 @triton.jit
 def _peaks(
     logits, stride, temperature, top_k, top_p, peaks, groups, vocab,
-    N_SPANS: tl.constexpr, N_GROUPS: tl.constexpr, GROUPS: tl.constexpr,
-    SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
+    N_SPANS: tl.constexpr, N_GROUPS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Find the best logit of each span, and of each group of `GROUP` tokens where a search will need it."""
     program = tl.program_id(0).to(tl.int64)
     row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
     logits += row * stride
-    wanted = False
-    if GROUPS:
-        wanted = is_searched(tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), vocab)
+    wanted = is_searched(tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), vocab)
     best = tl.full((TILE,), float("-inf"), tl.float32)
     for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab), TILE):
         x = _load(logits, start + tl.arange(0, TILE), vocab)
         best = tl.maximum(best, x)
-        # two ifs: `wanted` is known at run time only, and the body must not be compiled without groups
-        if GROUPS:  # noqa: SIM102
-            if wanted:
-                group = start // GROUP + tl.arange(0, TILE // GROUP)
-                most = tl.max(tl.reshape(x, (TILE // GROUP, GROUP)), 1)
-                tl.store(groups + row * N_GROUPS + group, most, mask=group < N_GROUPS)
+        if wanted:
+            group = start // GROUP + tl.arange(0, TILE // GROUP)
+            most = tl.max(tl.reshape(x, (TILE // GROUP, GROUP)), 1)
+            tl.store(groups + row * N_GROUPS + group, most, mask=group < N_GROUPS)
     tl.store(peaks + program, tl.max(best, 0))
 
 
@@ -209,17 +204,34 @@ def _best_span(scores, tokens, out, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
 
 @triton.jit
 def _weights(
-    logits, stride, peaks, weights, vocab,
-    N_SPANS: tl.constexpr, SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
+    logits, stride, firsts, emitteds, wanteds, peaks, weights, vocab,
+    NEWEST: tl.constexpr, N_SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Sum exp(logit - best) over each span."""
+    """Find the best logit of each span, and sum exp(logit - best) over it.
+
+    With `NEWEST`, for the logit row of the newest token of each row that is wanted; others look like those without law.
+    """
     program = tl.program_id(0).to(tl.int64)
     row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
-    peak = _peak_of(peaks, row, N_SPANS, SPANS)
+    first, end = span * SPAN, tl.minimum(span * SPAN + SPAN, vocab)
+    peak = tl.full((), float("inf"), tl.float32)
+    wanted = True
+    if NEWEST:
+        emitted = tl.load(emitteds + row)
+        wanted = (emitted > 0) & (tl.load(wanteds + row) != 0)
+        row = tl.load(firsts + row) + emitted - 1
+    if wanted:
+        logits += row * stride
+        best = tl.full((TILE,), float("-inf"), tl.float32)
+        for start in range(first, end, TILE):
+            best = tl.maximum(best, _load(logits, start + tl.arange(0, TILE), vocab))
+        peak = tl.max(best, 0)
     total = tl.zeros((TILE,), tl.float32)
+    # a span may be masked as a whole, and weighs nothing then
     if tl.abs(peak) < float("inf"):
-        for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab), TILE):
-            total += tl.exp(_load(logits + row * stride, start + tl.arange(0, TILE), vocab) - peak)
+        for start in range(first, end, TILE):
+            total += tl.exp(_load(logits, start + tl.arange(0, TILE), vocab) - peak)
+    tl.store(peaks + program, peak)
     tl.store(weights + program, tl.sum(total, 0))
 
 
@@ -230,8 +242,12 @@ def _invert(peaks, weights, out, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
     span = tl.arange(0, SPANS)
     out += row
     tl.store(out, float("nan"))
-    if tl.abs(_peak_of(peaks, row, N_SPANS, SPANS)) < float("inf"):
-        tl.store(out, 1.0 / tl.sum(tl.load(weights + row * N_SPANS + span, mask=span < N_SPANS, other=0.0), 0))
+    peak = _peak_of(peaks, row, N_SPANS, SPANS)
+    if tl.abs(peak) < float("inf"):
+        here = row * N_SPANS + span
+        weight = tl.load(weights + here, mask=span < N_SPANS, other=0.0)
+        best = tl.load(peaks + here, mask=span < N_SPANS, other=float("-inf"))
+        tl.store(out, 1.0 / tl.sum(weight * tl.exp(best - peak), 0))
 
 
 class _Shape(NamedTuple):
@@ -269,31 +285,37 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
 
 def top_probability(logits: Tensor) -> Tensor:
     """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    return _top_probability(logits, len(logits), None)
+
+
+def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor) -> Tensor:
+    """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    _check(logits, torch.int64, {"first": first, "emitted": emitted, "wanted": wanted})
+    return _top_probability(logits, len(first), (first, emitted, wanted))
+
+
+def _top_probability(logits: Tensor, n_rows: int, newest: tuple[Tensor, ...] | None) -> Tensor:
     _check(logits, torch.float64, {})
     shape = _shape(logits)
-    out = torch.empty(shape.n_rows, dtype=torch.float32, device=logits.device)
-    if not shape.n_rows:
+    out = torch.empty(n_rows, dtype=torch.float32, device=logits.device)
+    if not n_rows:
         return out
-    peaks, _ = _best_logits(logits, shape, None)
-    weights = torch.empty_like(peaks)
-    _weights[(shape.n_rows * shape.n_spans,)](
-        logits, logits.stride(0), peaks, weights, shape.vocab,
-        N_SPANS=shape.n_spans, SPANS=shape.spans, SPAN=SPAN, TILE=TILE, num_warps=WARPS,
+    peaks, weights = torch.empty((2, n_rows, shape.n_spans), dtype=torch.float32, device=logits.device)
+    _weights[(n_rows * shape.n_spans,)](
+        logits, logits.stride(0), *(newest or (peaks, peaks, peaks)), peaks, weights, shape.vocab,
+        NEWEST=newest is not None, N_SPANS=shape.n_spans, SPAN=SPAN, TILE=TILE, num_warps=WARPS,
     )  # fmt: skip
-    _invert[(shape.n_rows,)](peaks, weights, out, N_SPANS=shape.n_spans, SPANS=shape.spans, num_warps=1)
+    _invert[(n_rows,)](peaks, weights, out, N_SPANS=shape.n_spans, SPANS=shape.spans, num_warps=1)
     return out
 
 
-def _best_logits(logits: Tensor, shape: _Shape, filters: tuple[Tensor, ...] | None) -> tuple[Tensor, Tensor]:
+def _best_logits(logits: Tensor, shape: _Shape, filters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """Return the best logits of spans [T, n_spans], and of groups [T, n_groups] where `filters` need them."""
     peaks = torch.empty((shape.n_rows, shape.n_spans), dtype=torch.float32, device=logits.device)
-    groups = (
-        torch.empty((shape.n_rows, shape.n_groups), dtype=torch.float32, device=logits.device) if filters else peaks
-    )
+    groups = torch.empty((shape.n_rows, shape.n_groups), dtype=torch.float32, device=logits.device)
     _peaks[(shape.n_rows * shape.n_spans,)](
-        logits, logits.stride(0), *(filters or (peaks, peaks, peaks)), peaks, groups, shape.vocab,
-        N_SPANS=shape.n_spans, N_GROUPS=shape.n_groups, GROUPS=bool(filters),
-        SPAN=SPAN, TILE=TILE, GROUP=GROUP, num_warps=WARPS,
+        logits, logits.stride(0), *filters, peaks, groups, shape.vocab,
+        N_SPANS=shape.n_spans, N_GROUPS=shape.n_groups, SPAN=SPAN, TILE=TILE, GROUP=GROUP, num_warps=WARPS,
     )  # fmt: skip
     return peaks, groups
 
