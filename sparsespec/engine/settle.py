@@ -38,6 +38,9 @@ def settle(
         peak: [T], the best logit of each row of them as the model gave them.
         kv_read: [B], KV tokens each row read.
     """
+    # verifiers may return views, which kernels do not take
+    tokens, emitted, accepted = (x.contiguous() for x in chained[:3])
+    chained = Chained(tokens, emitted, accepted, chained.laws)
     # only DRAFT rows are asked how sure they were
     sure = confidence(logits, judged.first, chained.emitted, judged.level, impl=fastest(logits))
     report, drafted = settle_rows(batch, judged, chained, peak, sure, kv_read, impl=fastest(batch.seat))

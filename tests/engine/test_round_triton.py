@@ -6,10 +6,14 @@ import importlib
 from types import ModuleType
 
 import pytest
+import torch
+from torch import Tensor
 
+from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.engine import pack, round, settle
 from sparsespec.engine.engine import Engine
 from sparsespec.sampling import spread
+from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.cases import model_of
 from tests.engine.running import KEY, greedy, prompt_of, run, sampled, small
 from tests.kernels.launched import DEVICE, WHERE, room
@@ -54,6 +58,19 @@ def test_an_engine_says_the_same_on_either(name: str, monkeypatch: pytest.Monkey
     assert not launches
     assert outputs(name, "triton", monkeypatch) == want
     assert set(launches) == {kernel for kernels in KERNELS.values() for kernel in kernels}
+
+
+def test_a_verifier_may_return_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    want = outputs("sparsespec", "reference", monkeypatch)
+    honest = SharedNoise.chain
+
+    def chain(self: SharedNoise, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        tokens, emitted, accepted, laws = honest(self, logits, rows, q)
+        emitted, accepted = torch.stack((emitted, accepted), 1).unbind(1)
+        return Chained(tokens.repeat(1, 2)[:, : tokens.shape[1]], emitted, accepted, laws)
+
+    monkeypatch.setattr(SharedNoise, "chain", chain)
+    assert outputs("sparsespec", "triton", monkeypatch) == want
 
 
 class Counted:
