@@ -13,7 +13,6 @@ from torch import Tensor
 from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
-from sparsespec.core.noise import ACCEPT, Key, block_bits
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.sampling.spread import LogitRows, match, spread
 
@@ -36,6 +35,10 @@ def chance_for(mean: float, k: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if mean_accepted(middle, k) < mean else (low, middle)
     return high
+
+
+_MIX = (0x2545F4914F6CDD1D, -0x61C8864680B583EB, 0x369DEA0F31A53F85)
+"""Odd numbers of 64 bits, as they stand in an int64: increments and a multiplier of well-known mixers."""
 
 
 class Synthetic:
@@ -74,6 +77,8 @@ class Synthetic:
 
     def stands(self, at: LogitRows) -> Tensor:
         """Return how the coin of each logit row falls, [T] bool."""
-        # the noise that tokens are drawn with has tag 0
-        key = Key(at.seed, at.sample, at.position, torch.full_like(at.seed, ACCEPT))
-        return block_bits(key, torch.zeros_like(at.seed))[:, 0] < self._below
+        # a hash and no Philox: a handful of kernels, where a step of an engine has few others of this kind
+        x = at.seed + at.sample * _MIX[0] + at.position * _MIX[1]
+        for _ in range(2):
+            x = (x ^ (x >> 32)) * _MIX[2]
+        return (x ^ (x >> 29)) & 0xFFFFFFFF < self._below
