@@ -65,7 +65,7 @@ class Step:
             groups=g.groups,
             widest=batch.widest,
         )
-        self._counts: Tensor | None = None
+        self._counts: list[Tensor] = []
         self._tails: Tensor | None = None
 
     def begin(
@@ -76,11 +76,9 @@ class Step:
         if self._choice is None or not ask:
             return q, None
         chosen = self._choice.at(layer, q, LayerKeys(self._bound.k_pages[layer], self._batch))
-        if self._counts is None:
-            self._counts = chosen.counts.clone()
+        if not self._counts:
             self._tails = self.rows.start + self.rows.live - chosen.tail_from[self.rows.seat]
-        else:
-            self._counts += chosen.counts
+        self._counts.append(chosen.counts)
         return q, chosen
 
     def see(self, layer: int, scores: Tensor | None) -> None:
@@ -91,7 +89,7 @@ class Step:
     def read(self) -> Tensor:
         """Return how many KV tokens each row read, mean over layers, [B] float64."""
         dense = (self.rows.start + self.rows.live).to(torch.float64)
-        if self._counts is None or self._tails is None:
+        if self._tails is None:
             return dense
-        sparse = self._counts[self.rows.seat] / self._bound.geometry.n_layers + self._tails
+        sparse = torch.stack(self._counts).sum(0)[self.rows.seat] / self._bound.geometry.n_layers + self._tails
         return torch.where(self.rows.sparse, sparse, dense)
