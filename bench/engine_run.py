@@ -65,6 +65,9 @@ class Bench:
             self.step()
             # the first ones have the warm-up to get a selection; who comes later brings one along, as from a prefill
             fill.leave = None if self.load.prefill else int(self.subject.draft > 0)
+        # what is there stays: a full collection in the middle would look at all of it, and take as long as many steps
+        gc.collect()
+        gc.freeze()
         self.clock = Clock.of(self.engine, inside)
 
     def step(self) -> StepResult:
