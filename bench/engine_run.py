@@ -105,6 +105,7 @@ class Bench:
 
     def close(self) -> None:
         """Release the engine's memory."""
+        gc.unfreeze()
         self.engine.close()
         del self.engine
         self.clock = Clock()
