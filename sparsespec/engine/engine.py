@@ -157,7 +157,8 @@ class Engine:
         if not self._closed:
             self._deck.drain()
             self._closed = True
-            del self._pool, self._deck, self._mover, self._parts, self._model, self._holders
+            # the desk too: its callbacks hold the deck, and with it what graphs hold
+            del self._pool, self._deck, self._desk, self._mover, self._parts, self._model, self._holders
 
     @property
     def has_work(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -76,3 +78,16 @@ def test_a_gpu_that_is_full_says_who_holds_what(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ReferenceAttention, "bind", bind)
     with pytest.raises(BadOption, match=r"ran out of memory .* had weights .* GiB, KV .* GiB.*; lower n_pages"):
         compose(**SPARSE)
+
+
+def test_a_closed_engine_keeps_nothing_alive() -> None:
+    engine = compose(**SPARSE)
+    engine.add(prompt_of(), greedy())
+    run(engine)
+    held = [ref(x) for x in (engine._pool.k, engine._deck, engine._deck._state.tokens, engine._deck._rounds)]
+    gc.disable()
+    try:
+        engine.close()
+        assert [each() for each in held] == [None] * 4
+    finally:
+        gc.enable()
