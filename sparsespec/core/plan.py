@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparsespec.core.errors import ContractBroken
-from sparsespec.core.view import Bools, Ints, View
+from sparsespec.core.view import Bools, Index, Ints, View
 
 MAX_DRAFT_QUERIES = 8
 """The largest DRAFT row, in queries; the newest known token and up to seven guesses."""
@@ -100,12 +100,12 @@ def verify_row(view: View, i: int) -> Row:
     return Row(int(view.seat[i]), Phase.VERIFY, int(_verify_queries(view, i)), int(view.k[i]))
 
 
-def draft_rows(view: View, index: Bools | Ints) -> list[Row]:
+def draft_rows(view: View, index: Index) -> list[Row]:
     """Return the DRAFT rows of the view rows `index`, each of which must satisfy `can_draft`."""
     return _rows(view, index, Phase.DRAFT, _draft_queries(view, index))
 
 
-def verify_rows(view: View, index: Bools | Ints) -> list[Row]:
+def verify_rows(view: View, index: Index) -> list[Row]:
     """Return the VERIFY rows of the view rows `index`."""
     return _rows(view, index, Phase.VERIFY, _verify_queries(view, index))
 
@@ -158,7 +158,7 @@ def _verify_queries(view: View, i: Any) -> Any:
     return 1 + np.where(k > 0, np.minimum(k, view.d_hi[i]), view.guess[i])
 
 
-def _rows(view: View, index: Bools | Ints, phase: Phase, n_query: Ints) -> list[Row]:
+def _rows(view: View, index: Index, phase: Phase, n_query: Ints) -> list[Row]:
     columns: Iterable[Any] = zip(
         view.seat[index].tolist(), repeat(phase), n_query.tolist(), view.k[index].tolist(), strict=False
     )

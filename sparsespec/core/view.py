@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Index = npt.NDArray[np.int64 | np.bool_]
+"""Rows of a view, by number or one truth value each."""
 Floats = npt.NDArray[np.float64]
 
 
