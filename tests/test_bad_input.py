@@ -215,6 +215,9 @@ OPTIONS = {
     "length/fixed(draft=-1)": ("draft=-1", "numbers of tokens"),
     "length/fixed(guess=x)": ("got 'x'", "a whole number"),
     "scheduler/lockstep(chunk=0)": ("got 0", "1 or more"),
+    "scheduler/random(seed=1.5)": ("got 1.5", "a whole number"),
+    "scheduler/random(chunk=0)": ("got 0", "1 or more"),
+    "scheduler/staggered(gain=0)": ("got 0", "above 0"),
     "scheduler/staggered(chunk=1.5)": ("got 1.5", "a whole number"),
 }
 
