@@ -46,6 +46,7 @@ def with_tap(monkeypatch: pytest.MonkeyPatch, wrong: type[Tap]) -> None:
     monkeypatch.setattr(divergence_tap, "Tap", tap)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_honest_run_is_explained(tmp_path: Path, dtype: str) -> None:
     options = ("--temperature", "0.65", "1.2", "--preset", PRESET, "dense:loop=delayed")
@@ -75,6 +76,7 @@ class WrongToken(Tap):
         return torch.where(wrong, (draws + 1) % logits.shape[1], draws)
 
 
+@pytest.mark.slow
 def test_an_injected_token_is_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tap(monkeypatch, WrongToken)
     *_, one, other, row = measured(tmp_path / "out.jsonl", code=1)
@@ -97,6 +99,7 @@ class WrongLogits(Tap):
         return super().chain((logits.float() + off).to(logits.dtype), rows, q)
 
 
+@pytest.mark.slow
 def test_logits_that_no_kernel_error_explains_are_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_tap(monkeypatch, type("Far", (WrongLogits,), {"size": 1.0}))
     *_, row = rows = measured(tmp_path / "out.jsonl", code=1)
@@ -105,6 +108,7 @@ def test_logits_that_no_kernel_error_explains_are_neither(tmp_path: Path, monkey
     assert not any(x["astray"] for x in rows if x.get("what") == "divergence")
 
 
+@pytest.mark.slow
 def test_logits_that_round_otherwise_part_at_ties_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # well below what bfloat16 errs by, and more than enough to part often
     with_tap(monkeypatch, type("Near", (WrongLogits,), {"size": 0.015}))

@@ -127,6 +127,7 @@ def test_an_output_too_short_to_measure_is_a_sentence(tmp_path: Path) -> None:
     assert row["failed"].endswith("nothing was measured; raise --output or lower --warmup")
 
 
+@pytest.mark.slow
 def test_weights_of_a_folder_are_prefilled_with_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_folder(tmp_path / "model")
     monkeypatch.setattr(engine_models, "load_model", lambda name, dtype: (load(folder, dtype), Tokenizer(folder)))

@@ -25,6 +25,7 @@ def outputs(engine: Engine) -> dict[tuple[int, int], tuple[int, ...]]:
     return {key: each.token_ids for key, each in done.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("name", PRESETS)
 def test_padded_steps_say_the_same(name: str, loop: str) -> None:
