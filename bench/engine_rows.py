@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.kernel_rows import ORIGIN
-from sparsespec.core.errors import BadOption, brief
+from bench.row_file import Pair, Row, read_rows
+from sparsespec.core.errors import brief
 
-Row = dict[str, Any]
-Pair = tuple[Row, Row]
 HEAD = (
     f"{'context':>7} {'tokens/s':>9} {'±':>5} {'p50 ms':>8} {'p95':>8} {'idle':>6} {'host ms':>7} {'accepted':>8} "
     f"{'fwd/tok':>7} {'MB/tok':>8} {'roofline':>8} {'× dense':>7}  composition"
@@ -62,51 +60,12 @@ def origin_of(header: Row) -> str:
 
 
 def read(path: Path) -> list[Pair]:
-    """Return (header, row) pairs, the newest of each composition under each load.
-
-    Raises:
-        BadOption: if the file cannot be read, or holds something else.
-    """
-    try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise _unfit(path, f"cannot be read: {error.strerror}") from error
-    pairs = sorted(_pairs(path, lines), key=lambda pair: pair[0]["date"])
-    if not pairs:
-        raise _unfit(path, "has no rows")
-    return list({_key(*pair): pair for pair in pairs}.values())
+    """Return (header, row) pairs, the newest of each composition under each load; raises `BadOption`."""
+    return read_rows(path, "bench.engine", key=_key, line_of=line_of, wrote=lambda header: header["bench"] == "engine")
 
 
 def _key(header: Row, row: Row) -> str:
     return json.dumps([*(header.get(name) for name in KEY), row["composition"]])
-
-
-def _pairs(path: Path, lines: list[str]) -> Iterator[Pair]:
-    header: Row | None = None
-    for number, line in enumerate(lines, 1):
-        values = _parsed(line)
-        if values and values["kind"] == "header":
-            header = values
-        elif values and header:
-            yield header, values
-        else:
-            raise _unfit(path, f"holds something else in line {number}")
-
-
-def _parsed(line: str) -> Row | None:
-    """Return a header or a row, None where the line is neither."""
-    try:
-        values = json.loads(line)
-        if values["kind"] == "header":
-            return values if values["bench"] == "engine" and isinstance(values["date"], str) else None
-        line_of(values)
-        return values
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _unfit(path: Path, why: str) -> BadOption:
-    return BadOption(f"--read takes a file that --out of bench.engine wrote; {path} {why}")
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from sparsespec.core.errors import BadOption
+from bench.row_file import Pair, Row, read_rows
 
-Row = dict[str, Any]
 HEAD = (
     f"{'model':13} {'op':13} {'case':30} {'p20':>8} {'p50':>8} {'p80':>8}  {'share':>6}  "
     "peers, and what the bars say (µs)"
@@ -47,48 +43,9 @@ def origin_of(header: Row) -> str:
     return "  ".join(f"{key}={header[key]}" for key in ORIGIN if header.get(key) is not None)
 
 
-def read(path: Path) -> list[tuple[Row, Row]]:
-    """Return (header, row) pairs, the newest of each model, op and case.
-
-    Raises:
-        BadOption: if the file cannot be read, or holds something else.
-    """
-    try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise _unfit(path, f"cannot be read: {error.strerror}") from error
-    pairs = sorted(_pairs(path, lines), key=lambda pair: pair[0]["date"])
-    if not pairs:
-        raise _unfit(path, "has no rows")
-    return list({key_of_row(row): (header, row) for header, row in pairs}.values())
-
-
-def _pairs(path: Path, lines: list[str]) -> Iterator[tuple[Row, Row]]:
-    header: Row | None = None
-    for number, line in enumerate(lines, 1):
-        values = _parsed(line)
-        if values and values["kind"] == "header":
-            header = values
-        elif values and header:
-            yield header, values
-        else:
-            raise _unfit(path, f"holds something else in line {number}")
-
-
-def _unfit(path: Path, why: str) -> BadOption:
-    return BadOption(f"--read takes a file that --out of bench.kernels wrote; {path} {why}")
-
-
-def _parsed(line: str) -> Row | None:
-    """Return a header or a row, None where the line is neither."""
-    try:
-        values = json.loads(line)
-        if values["kind"] == "header":
-            return values if isinstance(values["date"], str) else None
-        line_of(values)
-        return values
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+def read(path: Path) -> list[Pair]:
+    """Return (header, row) pairs, the newest of each model, op and case; raises `BadOption`."""
+    return read_rows(path, "bench.kernels", key=lambda _, row: key_of_row(row), line_of=line_of)
 
 
 def _brief(why: object, length: int) -> str:
