@@ -6,13 +6,13 @@ Calls rotate over buffers that together exceed the L2 cache, so that none finds 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
-Call = Callable[[], Any]
+from sparsespec.engine.profile.clock import Call, capture
 
 REPLAYS = 40
 GRAPH_MS = 3.0
@@ -38,16 +38,6 @@ def buffers_for(call_bytes: int) -> int:
     """Return how many sets of inputs exceed the L2 cache twice over, when a call reads `call_bytes`."""
     l2 = torch.cuda.get_device_properties(0).L2_cache_size
     return max(2, min(128, math.ceil(2 * l2 / max(1, call_bytes))))
-
-
-def capture(calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
-    """Return a graph of all `calls`, `rounds` times over; they must have run before."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(rounds):
-            for call in calls:
-                call()
-    return graph
 
 
 def replayed(graph: torch.cuda.CUDAGraph, replays: int) -> list[float]:

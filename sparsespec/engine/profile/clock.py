@@ -52,11 +52,11 @@ def cuda_clock(calls: Sequence[Call]) -> float:
             call()
     torch.cuda.current_stream().wait_stream(aside)
     torch.cuda.synchronize()
-    graph = _recorded(calls, 1)
+    graph = capture(calls, 1)
     once = min(_replayed(graph, 3))
     rounds = math.ceil(GRAPH_SECONDS / max(once, 1e-6))
     if rounds > 1:
-        graph = _recorded(calls, rounds)
+        graph = capture(calls, rounds)
     fewest, most = REPLAYS
     replays = min(most, max(fewest, math.ceil(TOTAL_SECONDS / (once * rounds))))
     return statistics.median(_replayed(graph, replays)) / (rounds * len(calls))
@@ -77,7 +77,8 @@ def stream_clock(calls: Sequence[Call]) -> float:
     return 1e-3 * first.elapsed_time(last) / (STREAM_ROUNDS * len(calls))
 
 
-def _recorded(calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
+def capture(calls: Sequence[Call], rounds: int) -> torch.cuda.CUDAGraph:
+    """Return a graph of all `calls`, `rounds` times over; they must have run before."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(rounds):
