@@ -21,7 +21,7 @@ from sparsespec.engine.request import Request, Sent
 from sparsespec.engine.round import Rounds
 from sparsespec.engine.runner import Model
 from sparsespec.engine.shape import decoding_shapes, padded
-from sparsespec.engine.state import enter_pages, make_state, seat_request, set_filled
+from sparsespec.engine.state import enter_pages, make_state, seat_request, sent, set_filled
 
 Heard = tuple[Request, RowResult | None, bool]
 
@@ -130,7 +130,7 @@ class Deck:
 
     def share(self, seat: int, entries: Sequence[tuple[int, int, int]], positions: int) -> None:
         """Enter pages that `seat` took over, filled up to `positions`."""
-        self._aside(partial(enter_pages, self._state, entries))
+        self._aside(lambda: enter_pages(self._state, sent(entries, self._state)))
         self._aside(partial(set_filled, self._state, [seat], positions))
 
     def _aside(self, fn: Callable[[], object]) -> None:

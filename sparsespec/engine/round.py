@@ -62,7 +62,7 @@ class Rounds:
         """Do what `flight` brought along, and copy its results into its buffers."""
         host = flight.buffers
         if flight.n_table:
-            enter_pages(self._state, host.table[: flight.n_table])
+            enter_pages(self._state, upload(host.table[: flight.n_table], self._geometry.device))
         packed = upload(host.packed[: N_COLUMNS * shape.n_rows], self._geometry.device).view(N_COLUMNS, shape.n_rows)
         if not self.graphs or flight.wants_logprobs:
             results = self._round(packed, shape, flight)

@@ -52,7 +52,7 @@ def seat_request(state: State, request: Request, seat: int) -> None:
     """Write everything the device must know of a request that takes `seat`."""
     p = request.params
     length = len(request.prompt)
-    state.tokens[seat, :length] = _sent(request.prompt, state)
+    state.tokens[seat, :length] = sent(request.prompt, state)
     state.c[seat] = length
     state.d[seat] = 0
     state.filled[seat] = 0
@@ -71,13 +71,13 @@ def set_filled(state: State, seats: Sequence[int], filled: int) -> None:
         state.filled[seat] = filled
 
 
-def enter_pages(state: State, entries: npt.ArrayLike) -> None:
+def enter_pages(state: State, entries: Tensor) -> None:
     """Write (seat, block, page) entries [n, 3] into the page tables."""
-    seat, block, page = _sent(entries, state).T
+    seat, block, page = entries.T
     state.table[seat, block] = page
 
 
-def _sent(numbers: npt.ArrayLike, state: State) -> Tensor:
+def sent(numbers: npt.ArrayLike, state: State) -> Tensor:
     """Return whole numbers on the state's device, without waiting for it."""
     device = str(state.c.device)
     array = np.asarray(numbers, dtype=np.int64)
