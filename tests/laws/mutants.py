@@ -194,6 +194,22 @@ def seat_is_reset_at_once(patch: Patch) -> None:
     patch.setattr(deck.Deck, "seat", lambda self, who: state.seat_request(self._state, who, who.seat))
 
 
+def pads(case: Case) -> bool:
+    return bool(case.spec.engine["graphs"]) and drafts(case)
+
+
+def padding_writes_over_a_token(patch: Patch) -> None:
+    original = round.lay_out
+
+    def lay_out(batch: Any, n_tokens: int, page_size: int) -> None:
+        original(batch, n_tokens, page_size)
+        behind = torch.arange(n_tokens) >= (batch.offset + batch.n_query).max()
+        # as if it were the first token of the batch: its keys are overwritten by what padding computes
+        batch.slots = torch.where(behind, batch.slots[0], batch.slots)
+
+    patch.setattr(round, "lay_out", lay_out)
+
+
 def _mutant(inject: Callable[[Patch], None], bites: Callable[[Case], bool], *laws: str) -> Mutant:
     return Mutant(inject.__name__, inject, frozenset(laws), bites)
 
@@ -213,5 +229,6 @@ MUTANTS = (
     ),
     _mutant(drafting_goes_on_after_preemption, drafts, "NaN poison"),
     _mutant(seat_is_reset_at_once, lambda case: case.spec.loop != "sync", "NaN poison", "exact tokens", "KV truth"),
+    _mutant(padding_writes_over_a_token, pads, "exact tokens", "KV truth", "selection contract"),
 )
 """A spill copy that is not ordered behind the step in flight belongs here too, once there is a tier to spill to."""
