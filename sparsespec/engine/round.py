@@ -23,7 +23,7 @@ from sparsespec.engine.pack import N_COLUMNS, lay_out, unpack
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.runner import Model, forward
 from sparsespec.engine.settle import fill, report_logprobs, settle
-from sparsespec.engine.shape import Shape
+from sparsespec.engine.shape import SHORT, Shape
 from sparsespec.engine.state import enter_pages
 from sparsespec.kernels.chain_rows.api import chain_rows
 from sparsespec.kernels.implementations import fastest
@@ -96,7 +96,8 @@ class Rounds:
     def _round(self, packed: Tensor, shape: Shape, flight: Flight | None = None) -> Tensor | None:
         """Propose, select, forward, chain, settle; return the results of all rows, None if no row draws."""
         parts, state, geometry = self._parts, self._state, self._geometry
-        widest = row_width(geometry) if shape.n_logits == shape.n_tokens else shape.n_tokens
+        decodes = shape.n_logits == shape.n_tokens
+        widest = max(SHORT, row_width(geometry)) if decodes else shape.n_tokens
         batch, room = unpack(packed, state, widest, 0 if flight is None else flight.step)
         if parts.proposer.guesses:
             known = batch.start + 1

@@ -11,12 +11,14 @@ from typing import NamedTuple
 LOGIT_STEPS = ((16, 4), (128, 8), (256, 16), (512, 32))
 """(up to, in steps of): sizes of the decoding part of a step; above, in steps of 64."""
 COARSE = 64
+SHORT = 32
+"""A prefill part of up to so many tokens lies among those of decoding rows, and draws logits that nobody asks for."""
 PREFILL_LEAST = 64
-"""Prefill parts are powers of two from here on."""
+"""Longer prefill parts are powers of two from here on."""
 
 
 class Shape(NamedTuple):
-    """Rows and query tokens of a launched round; the first `n_logits` tokens belong to decoding rows."""
+    """Rows and query tokens of a launched round; decoding rows are among the first `n_logits` tokens."""
 
     n_rows: int
     n_tokens: int
@@ -26,6 +28,10 @@ class Shape(NamedTuple):
 def padded(shape: Shape, n_rows: int) -> Shape:
     """Return the smallest shape of a graph that holds `shape`, with all `n_rows` rows."""
     filling = shape.n_tokens - shape.n_logits
+    if shape.n_logits and filling <= SHORT:
+        # the rest of a prompt costs what as many tokens of decoding rows do, and there is a graph for those
+        n = _rounded(shape.n_tokens)
+        return Shape(n_rows, n, n)
     n_logits = _rounded(shape.n_logits)
     if filling:
         # beside a prefill a few tokens more cost nothing, and there are fewer graphs
@@ -35,8 +41,11 @@ def padded(shape: Shape, n_rows: int) -> Shape:
 
 
 def decoding_shapes(n_rows: int, width: int) -> Iterator[Shape]:
-    """Yield the shapes of all steps without prefill, the largest first: `n_rows` rows of up to `width` tokens."""
-    n = _rounded(n_rows * width)
+    """Yield the shapes of all steps with at most a short prefill: `n_rows` rows of up to `width` tokens decode.
+
+    The largest comes first.
+    """
+    n = _rounded(n_rows * width + SHORT)
     while n:
         yield Shape(n_rows, n, n)
         n = max((m for m in range(max(0, n - COARSE), n) if _rounded(m) == m), default=0)

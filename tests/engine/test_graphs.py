@@ -12,7 +12,7 @@ from sparsespec.core.spec import PRESETS
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.pack import shape_of
 from sparsespec.engine.round import Rounds
-from sparsespec.engine.shape import Shape, decoding_shapes, padded
+from sparsespec.engine.shape import SHORT, Shape, decoding_shapes, padded
 from sparsespec.testing.cases import model_of
 from tests.engine.running import KEY, LOOPS, SPARSE, compose, greedy, prompt_of, run, sampled, small
 
@@ -84,20 +84,26 @@ def test_warming_up_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 16, 17, 121, 129, 300, 513, 2000])
-@pytest.mark.parametrize("filling", [0, 1, 200])
+@pytest.mark.parametrize("filling", [0, 1, SHORT, SHORT + 1, 200])
 def test_a_shape_holds_its_step_and_is_its_own(n: int, filling: int) -> None:
     shape = padded(Shape(2, n + filling, n), 7)
     assert shape.n_rows == 7
-    assert n <= shape.n_logits <= 1.25 * n + 63
-    assert filling <= shape.n_tokens - shape.n_logits <= max(64, 2 * filling)
-    assert (shape.n_tokens > shape.n_logits) == bool(filling)
+    assert n <= shape.n_logits
+    assert n + filling <= shape.n_tokens
     assert padded(shape, 7) == shape
+    if n and filling <= SHORT:
+        assert shape == padded(Shape(2, n + filling, n + filling), 7)
+    else:
+        assert shape.n_logits <= 1.25 * n + 63
+        assert filling <= shape.n_tokens - shape.n_logits <= max(64, 2 * filling)
+        assert (shape.n_tokens > shape.n_logits) == bool(filling)
 
 
 def test_decoding_shapes_are_those_that_steps_are_padded_to() -> None:
     shapes = list(decoding_shapes(6, 9))
-    met = {padded(Shape(6, n, n), 6) for n in range(1, 55)}
+    met = {padded(Shape(6, n, n), 6) for n in range(1, 55 + SHORT)}
     assert set(shapes) == met
+    assert met == {padded(Shape(6, n + m, n), 6) for n in range(1, 55) for m in range(SHORT + 1)}
     assert shapes == sorted(shapes, reverse=True)
 
 
