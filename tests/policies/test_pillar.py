@@ -10,6 +10,8 @@ import torch
 from sparsespec.core.batch import Outcome
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
+from sparsespec.core.registry import make
+from sparsespec.core.spec import PRESETS
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.testing.checks.stage import RowAt, batch_of
 from tests.policies.staged import Staged
@@ -141,6 +143,16 @@ def test_pillarattn_as_published_is_one_setting() -> None:
     positions, tail = staged.lists()
     assert len(positions) == 2
     assert all(len(one) + 300 - tail == 192 for one in positions)
+
+
+def test_vegas_as_published_is_a_preset() -> None:
+    spec = PRESETS["vegas"].spec
+    vegas, length = make(spec.selector), make(spec.length)
+    assert isinstance(vegas, Pillar)
+    # one list a layer, by the first and the last verified query, and nothing set aside for the newest
+    assert (vegas.groups, vegas.scored, vegas.recent, vegas.pool, vegas.smooth) == (1, (1, 1), 0.0, 1, 0.0)
+    assert (vegas.budget, vegas.min_budget) == (0.07, 256)
+    assert (length.max_draft, length.max_guess) == (6, 0)
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,15 @@ from sparsespec.core.protocols import Selection
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.top_positions.api import top_positions
 from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
-from sparsespec.policies.selectors.selection import Stored
+from sparsespec.policies.selectors.selection import Kept, Stored
 
 
 class Pillar:
     """Chooses the positions with the highest attention of the last scored row.
 
-    PillarAttn as published: `groups="heads", recent=0.0, scored=(0, 16), warm_start=False, min_budget=192`.
+    PillarAttn as published: `groups="heads", recent=0.0, scored=(0, 16), warm_start=False, min_budget=192`; its code sets
+    one more of the newest positions aside than the round verified. Vegas: `groups=1, recent=0.0, scored=(1, 1),
+    budget=0.07, min_budget=256`, with 6 drafts a round.
 
     Args:
         budget: Share of the context a draft reads, in (0, 1].
@@ -76,10 +78,7 @@ class Pillar:
         """Allocate positions, counts, tails, and the running scores where they are smoothed."""
         g = geometry
         self._k_max = kv_budget(g.max_context, self.budget, self.min_budget)
-        shape = (g.n_layers, g.groups, g.n_seats, self._k_max)
-        self._positions = torch.zeros(shape, dtype=torch.int32, device=g.device)
-        self._counts = torch.zeros((g.n_layers, g.n_seats), dtype=torch.int64, device=g.device)
-        self._tail_from = torch.zeros(g.n_seats, dtype=torch.int64, device=g.device)
+        self._kept = Kept(g, self._k_max)
         self._running: Tensor | None = None
         if self.smooth:
             wide = (g.n_layers, g.groups, g.n_seats, g.max_context)
@@ -88,16 +87,14 @@ class Pillar:
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget these seats: until scored again they read everything."""
-        # one by one: a tensor of indices would have to be copied to the device, and waited for
-        for seat in seats:
-            self._counts[:, seat] = 0
-            self._tail_from[seat] = 0
-            if self._running is not None:
+        self._kept.forget(seats)
+        if self._running is not None:
+            for seat in seats:
                 self._running[:, :, seat] = 0
 
     def select(self, batch: Batch) -> Selection:
         """Return what the last refresh of every seat chose."""
-        self._step = Stored(self._positions, self._counts, self._tail_from, [])
+        self._step = self._kept.view()
         return self._step
 
     def observe(self, outcome: Outcome) -> None:
@@ -116,10 +113,7 @@ class Pillar:
         tail_from = torch.where(fresh, c - 1 - newest, 0)
         count = torch.where(fresh, torch.minimum(reads - newest, tail_from), 0)
         best = top_positions(scores, tail_from, count, self._k_max, pool=self.pool, impl=fastest(scores))
-        old = self._positions[:, :, seat]
-        self._positions[:, :, seat] = torch.where(fresh[:, None], best.to(torch.int32), old)
-        self._counts[:, seat] = torch.where(fresh, count, self._counts[:, seat])
-        self._tail_from[seat] = torch.where(fresh, tail_from, self._tail_from[seat])
+        self._kept.refresh(seat, fresh, best, count, tail_from)
 
     def _smoothed(self, scores: Tensor, seat: Tensor, c: Tensor, fresh: Tensor) -> Tensor:
         """Return scores [L, groups, B, S], mixed with those of earlier rounds; only `fresh` rows [B] are remembered."""

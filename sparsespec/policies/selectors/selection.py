@@ -1,13 +1,15 @@
-"""Selections that are the same in every layer, or a view of what a selector keeps."""
+"""Selections that are the same in every layer, or a view of what a selector keeps; and the keeping."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sparsespec.core.batch import Chosen, LayerKeys
+from sparsespec.core.config import Geometry
 
 
 @dataclass(slots=True)
@@ -43,3 +45,45 @@ class Stored:
             if step <= 0 or not evenly or layer.untyped_storage().data_ptr() != whole.data_ptr():
                 return torch.stack(self.scores)
         return first.as_strided((len(self.scores), *first.shape), (step, *first.stride()))
+
+
+class Kept:
+    """What every seat's last refresh chose, on the device; a seat that has not been refreshed reads everything.
+
+    Args:
+        geometry: The sizes.
+        k_max: Positions that a list may hold.
+    """
+
+    def __init__(self, geometry: Geometry, k_max: int) -> None:
+        g = geometry
+        shape = (g.n_layers, g.groups, g.n_seats, k_max)
+        self._positions = torch.zeros(shape, dtype=torch.int32, device=g.device)
+        self._counts = torch.zeros((g.n_layers, g.n_seats), dtype=torch.int64, device=g.device)
+        self._tail_from = torch.zeros(g.n_seats, dtype=torch.int64, device=g.device)
+
+    def view(self) -> Stored:
+        """Return the selection of all seats, which collects the scores of a step."""
+        return Stored(self._positions, self._counts, self._tail_from, [])
+
+    def forget(self, seats: Sequence[int]) -> None:
+        """Let these seats read everything."""
+        # one by one: a tensor of indices would have to be copied to the device, and waited for
+        for seat in seats:
+            self._counts[:, seat] = 0
+            self._tail_from[seat] = 0
+
+    def refresh(self, seat: Tensor, fresh: Tensor, best: Tensor, count: Tensor, tail_from: Tensor) -> None:
+        """Replace what the `fresh` rows [B] of `seat` [B] hold; the others keep theirs.
+
+        Args:
+            seat: Seat of each row.
+            fresh: Whether the row was refreshed.
+            best: Positions [L, groups, B, k_max].
+            count: How many of them count, [B].
+            tail_from: Where the tail begins, [B].
+        """
+        old = self._positions[:, :, seat]
+        self._positions[:, :, seat] = torch.where(fresh[:, None], best.to(torch.int32), old)
+        self._counts[:, seat] = torch.where(fresh, count, self._counts[:, seat])
+        self._tail_from[seat] = torch.where(fresh, tail_from, self._tail_from[seat])
