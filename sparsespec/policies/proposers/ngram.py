@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsespec.core.batch import Outcome, State
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
+from sparsespec.policies.proposers.copying import best_match, copy_behind
 
 
 class Ngram:
@@ -48,13 +49,7 @@ class Ngram:
         end, length = self._longest_match(tokens, known)
         count = torch.minimum(room, known - 1 - end)
         count = torch.where(length >= self.min_ngram, count, 0).clamp(min=0)
-        step = torch.arange(self._width, device=seat.device)
-        last = tokens.shape[1] - 1
-        guesses = tokens.gather(1, (end[:, None] + 1 + step).clamp(max=last))
-        target = (known[:, None] + step).clamp(max=last)
-        # columns at and behind count keep what they hold; the clamped ones are among those
-        kept = tokens.gather(1, target)
-        state.tokens[seat[:, None], target] = torch.where(step < count[:, None], guesses, kept)
+        copy_behind(state, seat, known, end, count, self._width)
         return count
 
     def observe(self, outcome: Outcome) -> None:
@@ -72,5 +67,4 @@ class Ngram:
             equal[:, back:] = tokens[:, : width - back] == newest
             matches = matches & equal & (known > back)[:, None]
             length += matches
-        best = (length * width + column).masked_fill(length == 0, -1).argmax(1)
-        return best, length.gather(1, best[:, None]).squeeze(1)
+        return best_match(length)
