@@ -72,10 +72,24 @@ def _length(name: str, names: dict[str, str], dice: random.Random) -> Options:
     guess = 0 if names["proposer"] == "none" else dice.randint(1, 4)
     if name == "fixed":
         return {"draft": draft, "guess": guess}
+    if name == "cost":
+        # free to stop, and to probe again at once: prices are of another model
+        return {"draft": draft, "guess": guess or int(not draft), "probe": dice.choice((1, 2, 64))}
+    if name == "table":
+        bounds = {"batch": [dice.randint(1, 3), 64], "context": [dice.randint(8, 64), 4096]}
+        return {**bounds, "draft": _grid(draft, dice), "guess": _grid(guess, dice)}
+    if name == "ema":
+        return {"most": max(draft, 1), "least": 1, "guess": guess, "memory": dice.choice((0.0, 0.7))}
+    if name == "confidence":
+        return {"draft": max(draft, 1), "guess": guess, "stop_below": dice.choice((0.05, 0.3, 1.0))}
     if name == "erratic":
         stop = dice.choice((0.0, 0.0, 0.5, 1.0))
         return {"max_draft": draft, "max_guess": guess, "stop": stop, "seed": dice.randrange(100)}
     return {}
+
+
+def _grid(most: int, dice: random.Random) -> list[list[int]]:
+    return [[most, dice.randint(0, most)], [dice.randint(0, most), most]]
 
 
 def _small(shelf: str, name: str, dice: random.Random) -> Options:
@@ -109,6 +123,16 @@ def _ngram(dice: random.Random) -> Options:
     return {"max_ngram": longest, "min_ngram": dice.randint(1, longest)}
 
 
+def _suffix(dice: random.Random) -> Options:
+    longest = dice.choice((1, 2, 7, 64))
+    return {"max_match": longest, "min_match": dice.randint(1, min(longest, 3)), "factor": dice.choice((1.0, 2.5))}
+
+
+def _snapkv(dice: random.Random) -> Options:
+    kept = {f"{name.removesuffix('budget')}keep": value for name, value in _budget(dice).items()}
+    return {**kept, **_groups(dice), "window": dice.choice((1, 3, 16)), "pool": dice.choice((1, 7))}
+
+
 def _chunk(dice: random.Random) -> Options:
     return {"chunk": dice.choice((1, 3, 7, 16, 64))}
 
@@ -127,7 +151,10 @@ _OPTIONS: dict[tuple[str, str], Callable[[random.Random], Options]] = {
     ("selector", "random"): lambda dice: {**_budget(dice), **_groups(dice), "seed": dice.randrange(100)},
     ("selector", "oracle"): lambda dice: {**_budget(dice), **_groups(dice)},
     ("selector", "pillar"): _pillar,
+    ("selector", "quest"): lambda dice: {**_budget(dice), **_groups(dice)},
+    ("selector", "snapkv"): _snapkv,
     ("proposer", "ngram"): _ngram,
+    ("proposer", "suffix"): _suffix,
     ("scheduler", "lockstep"): _chunk,
     ("scheduler", "staggered"): _chunk,
     ("scheduler", "chaos"): _chaos,

@@ -8,12 +8,14 @@ from torch import Tensor
 from sparsespec.core.errors import BadOption
 
 
-def check_budget(budget: float, min_budget: int) -> None:
-    """Raise `BadOption` unless `budget` is a share of the context and `min_budget` a number of tokens."""
+def check_budget(
+    budget: float, min_budget: int, *, names: tuple[str, str] = ("budget", "min_budget"), whole: str = "context"
+) -> None:
+    """Raise `BadOption` unless `budget` is a share of the `whole` and `min_budget` a number of tokens."""
     if not 0 < budget <= 1:
-        raise BadOption(f"budget is the share of the context a draft reads, in (0, 1], got {budget}")
+        raise BadOption(f"{names[0]} is the share of the {whole} a draft reads, in (0, 1], got {budget}")
     if min_budget < 1:
-        raise BadOption(f"min_budget is a number of tokens, 1 or more, got {min_budget}")
+        raise BadOption(f"{names[1]} is a number of tokens, 1 or more, got {min_budget}")
 
 
 def check_groups(groups: int | str, n_kv_heads: int) -> int:
