@@ -66,7 +66,7 @@ def _givers(shelf: str, word: str) -> list[str]:
 
 
 def _check_length(parts: Mapping[str, object], names: Mapping[str, str]) -> None:
-    """Raise where a length asks for drafts or guesses that nobody makes."""
+    """Raise where a length asks for drafts or guesses that nobody makes, or takes none of the guesses that are made."""
     draft = _promised(parts["length"], "max_draft", int)
     guess = _promised(parts["length"], "max_guess", int)
     who = f"length {names['length']!r}"
@@ -76,10 +76,18 @@ def _check_length(parts: Mapping[str, object], names: Mapping[str, str]) -> None
             "level; use selector='full' or another that has, or a length that does not draft: "
             "'zero' or 'fixed(draft=0,guess=4)'"
         )
-    if guess and "proposer" in parts and not _promised(parts["proposer"], "guesses", bool):
+    if "proposer" not in parts:
+        return
+    guesses = _promised(parts["proposer"], "guesses", bool)
+    if guess and not guesses:
         raise errors.BadOption(
             f"{who} asks for up to {guess} guesses and proposer {names['proposer']!r} makes none; "
-            "use proposer='ngram', or a length with guess=0"
+            "use proposer='ngram' or 'suffix', or a length with guess=0"
+        )
+    if guesses and not guess:
+        raise errors.BadOption(
+            f"proposer {names['proposer']!r} makes guesses and {who} takes none; use proposer='none', or a length that "
+            "takes some: 'fixed(draft=0,guess=4)', or 'fixed(draft=8,guess=4)' with a selector that drafts"
         )
 
 

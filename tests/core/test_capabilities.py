@@ -72,6 +72,26 @@ def test_a_length_that_guesses_needs_a_proposer() -> None:
     check_capabilities(none | {"length": length(8, 0)}, "sync")
 
 
+def test_guesses_need_a_length_that_takes_some() -> None:
+    no_guess = compose(length=length(8, 0))
+    with pytest.raises(BadOption, match=r"proposer 'Part' makes guesses and length 'Part' takes none.*guess=4"):
+        check_capabilities(no_guess, "sync")
+    check_capabilities(no_guess | {"proposer": part(guesses=False)}, "sync")
+
+
+@pytest.mark.parametrize("selector", ["pillar", "snapkv"])
+def test_who_selects_by_scores_needs_a_backend_that_gives_them(selector: str) -> None:
+    parts = compose(selector=registry.make(f"selector/{selector}"), attention=part(gives="step_query"))
+    with pytest.raises(BadOption, match=f"selector '{selector}' needs 'scores', which attention 'Part'.*reference"):
+        check_capabilities(parts, "sync")
+
+
+def test_who_looks_at_keys_needs_a_backend_that_shows_them() -> None:
+    parts = compose(selector=registry.make("selector/quest"), attention=part(gives="scores"))
+    with pytest.raises(BadOption, match="selector 'quest' needs 'step_query', which attention 'Part'"):
+        check_capabilities(parts, "sync")
+
+
 @pytest.mark.parametrize(
     "broken",
     [
