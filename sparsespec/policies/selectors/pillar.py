@@ -26,8 +26,8 @@ from sparsespec.policies.selectors.selection import Kept, Stored
 class Pillar:
     """Chooses the positions with the highest attention of the last scored row.
 
-    PillarAttn as published: `groups="heads", recent=0.0, scored=(0, 16), warm_start=False, min_budget=192`; its code sets
-    one more of the newest positions aside than the round verified. Vegas: `groups=1, recent=0.0, scored=(1, 1),
+    PillarAttn as published: `groups="heads", recent=0.0, scored=(0, 16), warm_start=False, min_budget=192`; its code
+    sets one more of the newest positions aside than the round verified. Vegas: `groups=1, recent=0.0, scored=(1, 1),
     budget=0.07, min_budget=256`, with 6 drafts a round.
 
     Args:
