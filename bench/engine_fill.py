@@ -18,6 +18,7 @@ from sparsespec.engine.desk import Desk
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.request import Request
+from sparsespec.engine.roster import Roster
 from sparsespec.engine.state import set_filled
 
 PIECE = 1 << 26
@@ -37,6 +38,7 @@ class Inside:
 
     desk: Desk
     deck: Deck
+    roster: Roster
     parts: Parts
     state: State
     pools: tuple[Tensor, Tensor]
@@ -45,7 +47,7 @@ class Inside:
     def of(cls, engine: Engine) -> Inside:
         """Look into an engine; the only place of the benchmarks that does."""
         deck, pool = engine._deck, engine._pool
-        return cls(engine._desk, deck, engine._parts, deck._state, (pool.k, pool.v))
+        return cls(engine._desk, deck, engine._roster, engine._parts, deck._state, (pool.k, pool.v))
 
     def seat_filled(self) -> Fill:
         """Let requests that take a seat have prompts filled, as far as the engine can tell; the result says how far.
@@ -56,10 +58,11 @@ class Inside:
 
         def seated(request: Request) -> None:
             seat(request)
-            filled = 0 if fill.leave is None else max(0, request.to_prefill - fill.leave)
+            left = int(self.roster.to_prefill[request.seat])
+            filled = 0 if fill.leave is None else max(0, left - fill.leave)
             if filled:
-                request.to_prefill -= filled
-                request.first_fill = request.to_prefill > 0
+                self.roster.to_prefill[request.seat] = left - filled
+                self.roster.first_fill[request.seat] = left > filled
                 self.deck._aside(partial(set_filled, self.state, [request.seat], filled))
 
         self.desk._seat = seated

@@ -7,11 +7,10 @@ scheduler gets them right, and `check_plan` refuses a plan that could change mor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, overload
 
 import numpy as np
 
@@ -30,6 +29,10 @@ class Phase(IntEnum):
     VERIFY = 2  #: reads everything, judges drafts and commits tokens
 
 
+PHASES = tuple(Phase)
+"""The phases by number."""
+
+
 class Row(NamedTuple):
     """One request's share of one forward; `n_query` is a capacity, `k` the length of the round (tokens)."""
 
@@ -39,11 +42,96 @@ class Row(NamedTuple):
     k: int
 
 
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """The rows of one step, each seat at most once, in any order."""
+class Rows(Sequence[Row]):
+    """Rows that read like a tuple of `Row` and are kept as columns, because a step has hundreds of them.
 
-    rows: tuple[Row, ...] = ()
+    Attributes:
+        table: [4, B], the columns of `Row` in their order; never written to.
+    """
+
+    __slots__ = ("table",)
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        if isinstance(rows, Rows):
+            self.table: Ints = rows.table
+            return
+        listed = tuple(rows)
+        columns: Any = tuple(zip(*listed, strict=True)) or ((),) * 4
+        try:
+            self.table = np.array(columns, dtype=np.int64)
+        except (TypeError, ValueError):
+            raise ContractBroken(f"a row is four whole numbers (seat, phase, n_query, k), got {listed}") from None
+
+    @classmethod
+    def of(cls, seat: Ints, phase: Phase, n_query: Ints, k: Ints) -> Rows:
+        """Return rows of one phase."""
+        return cls.wrap(np.stack((seat, np.full_like(seat, phase), n_query, k)))
+
+    @classmethod
+    def wrap(cls, table: Ints) -> Rows:
+        """Return the rows of a table [4, B]."""
+        rows = cls.__new__(cls)
+        rows.table = table
+        return rows
+
+    @property
+    def seat(self) -> Ints:
+        """Seats [B]."""
+        return self.table[0]
+
+    @property
+    def phase(self) -> Ints:
+        """Phases [B], as numbers."""
+        return self.table[1]
+
+    @property
+    def n_query(self) -> Ints:
+        """Query tokens at most [B]."""
+        return self.table[2]
+
+    @property
+    def k(self) -> Ints:
+        """Lengths of the rounds [B], tokens."""
+        return self.table[3]
+
+    def take(self, index: Index) -> Rows:
+        """Return the rows at `index`, in its order."""
+        return Rows.wrap(self.table[:, index])
+
+    def __len__(self) -> int:
+        return self.table.shape[1]
+
+    def __iter__(self) -> Iterator[Row]:
+        return (Row(seat, PHASES[phase], n_query, k) for seat, phase, n_query, k in self.table.T.tolist())
+
+    @overload
+    def __getitem__(self, i: int) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice) -> Rows: ...
+    def __getitem__(self, i: int | slice) -> Row | Rows:
+        if isinstance(i, slice):
+            return Rows.wrap(self.table[:, i])
+        return next(iter(Rows.wrap(self.table[:, [i]])))
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(cast(Sequence[Any], other)) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+
+@dataclass(frozen=True, init=False, slots=True)
+class StepPlan:
+    """The rows of one step, each seat at most once, in any order; made of groups of rows."""
+
+    rows: Rows
+
+    def __init__(self, *groups: Iterable[Row]) -> None:
+        tables: list[Any] = [Rows(group).table for group in groups]
+        table = tables[0] if len(tables) == 1 else np.concatenate([np.empty((4, 0), np.int64), *tables], axis=1)
+        object.__setattr__(self, "rows", Rows.wrap(table))
 
 
 class Lengths(NamedTuple):
@@ -78,7 +166,7 @@ class Placed:
         moves: Copies between tiers.
     """
 
-    rows: tuple[Row, ...] = ()
+    rows: Rows = field(default_factory=Rows)
     table: tuple[tuple[int, int, int], ...] = ()
     fresh: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
@@ -100,14 +188,14 @@ def verify_row(view: View, i: int) -> Row:
     return Row(int(view.seat[i]), Phase.VERIFY, int(_verify_queries(view, i)), int(view.k[i]))
 
 
-def draft_rows(view: View, index: Index) -> list[Row]:
+def draft_rows(view: View, index: Index) -> Rows:
     """Return the DRAFT rows of the view rows `index`, each of which must satisfy `can_draft`."""
-    return _rows(view, index, Phase.DRAFT, _draft_queries(view, index))
+    return Rows.of(view.seat[index], Phase.DRAFT, _draft_queries(view, index), view.k[index])
 
 
-def verify_rows(view: View, index: Index) -> list[Row]:
+def verify_rows(view: View, index: Index) -> Rows:
     """Return the VERIFY rows of the view rows `index`."""
-    return _rows(view, index, Phase.VERIFY, _verify_queries(view, index))
+    return Rows.of(view.seat[index], Phase.VERIFY, _verify_queries(view, index), view.k[index])
 
 
 def can_draft(view: View, i: int) -> bool:
@@ -122,23 +210,19 @@ def drafters(view: View) -> Bools:
 
 def check_plan(plan: StepPlan, view: View) -> None:
     """Raise `ContractBroken` unless every row of `plan` is one that the builders above could have made."""
-    everybody = slice(None)
-    drafting, verifying = _draft_queries(view, everybody).tolist(), _verify_queries(view, everybody).tolist()
-    k, to_prefill, may_draft = view.k.tolist(), view.to_prefill.tolist(), drafters(view).tolist()
-    unplanned = {seat: i for i, seat in enumerate(view.seat.tolist())}
-    prefill, draft, verify = Phase
-    for row in plan.rows:
-        i = unplanned.pop(row.seat, None)
-        if i is None:
-            raise ContractBroken(f"the scheduler planned seat {row.seat} twice, or it is not in the view: {row}")
-        if row.phase is prefill:
-            legal = 1 <= row.n_query <= to_prefill[i]
-        elif row.phase is draft:
-            legal = may_draft[i] and row.n_query == drafting[i] and row.k == k[i]
-        else:
-            legal = row.phase is verify and not to_prefill[i] and row.n_query == verifying[i] and row.k == k[i]
-        if not legal:
-            raise ContractBroken(f"the scheduler planned {row}, which does not fit the view's {view.row(i)}")
+    rows = plan.rows
+    i = view.find(rows.seat)
+    first = np.zeros(len(rows), dtype=np.bool_)
+    first[np.unique(rows.seat, return_index=True)[1]] = True
+    for row in rows.take((i < 0) | ~first):
+        raise ContractBroken(f"the scheduler planned seat {row.seat} twice, or it is not in the view: {row}")
+    to_prefill, n_query = view.to_prefill[i], rows.n_query
+    fills = (n_query >= 1) & (n_query <= to_prefill)
+    drafts = _can_draft(view, i) & (n_query == _draft_queries(view, i)) & (rows.k == view.k[i])
+    verifies = (to_prefill == 0) & (n_query == _verify_queries(view, i)) & (rows.k == view.k[i])
+    legal = np.select((rows.phase == Phase.PREFILL, rows.phase == Phase.DRAFT), (fills, drafts), verifies)
+    for j in (~legal).nonzero()[0].tolist():
+        raise ContractBroken(f"the scheduler planned {rows[j]}, which does not fit the view's {view.row(int(i[j]))}")
 
 
 # Each formula serves one row of the view, or many: `i` is whatever indexes its columns.
@@ -156,10 +240,3 @@ def _draft_queries(view: View, i: Any) -> Any:
 def _verify_queries(view: View, i: Any) -> Any:
     k = view.k[i]
     return 1 + np.where(k > 0, np.minimum(k, view.d_hi[i]), view.guess[i])
-
-
-def _rows(view: View, index: Index, phase: Phase, n_query: Ints) -> list[Row]:
-    columns: Iterable[Any] = zip(
-        view.seat[index].tolist(), repeat(phase), n_query.tolist(), view.k[index].tolist(), strict=False
-    )
-    return list(map(Row._make, columns))

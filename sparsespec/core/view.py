@@ -78,6 +78,17 @@ class View:
         """Return row `i` as plain numbers."""
         return RowView(*(getattr(self, name)[i].item() for name in RowView._fields))
 
+    def rows(self, index: Index) -> list[RowView]:
+        """Return the rows at `index` as plain numbers."""
+        columns: Any = (getattr(self, name)[index].tolist() for name in RowView._fields)
+        return list(map(RowView._make, zip(*columns, strict=True)))
+
+    def find(self, seats: Ints) -> Ints:
+        """Return the row of each of `seats`, -1 for those that are not in the view."""
+        row_of = np.full(max(self.seat.max(initial=0), abs(seats).max(initial=0)) + 1, -1)
+        row_of[self.seat] = np.arange(len(self.seat))
+        return np.where(seats < 0, -1, row_of[seats])
+
 
 _DTYPES: dict[str, type] = {"Ints": np.int64, "Bools": np.bool_, "Floats": np.float64}
 _COLUMNS = tuple(_DTYPES[str(f.type)] for f in fields(View) if str(f.type) in _DTYPES)

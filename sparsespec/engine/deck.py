@@ -12,27 +12,33 @@ from functools import partial
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.device import Device, Event
-from sparsespec.core.plan import Phase, Placed
-from sparsespec.core.result import RowResult
-from sparsespec.engine.flight import Buffers, Flight, row_width
-from sparsespec.engine.pack import N_COLUMNS, pack, shape_of
+from sparsespec.core.plan import Placed
+from sparsespec.engine.flight import Buffers, Flight, Landed, row_width
+from sparsespec.engine.pack import N_COLUMNS, ordered, pack, shape_of
 from sparsespec.engine.parts import Parts
-from sparsespec.engine.request import Request, Sent
+from sparsespec.engine.request import Request
+from sparsespec.engine.roster import Roster
 from sparsespec.engine.round import Rounds
 from sparsespec.engine.runner import Model
 from sparsespec.engine.shape import decoding_shapes, padded
 from sparsespec.engine.state import enter_pages, make_state, seat_request, sent, set_filled
-
-Heard = tuple[Request, RowResult | None, bool]
 
 
 class Deck:
     """Launches and hears for one engine."""
 
     def __init__(
-        self, device: Device, model: Model, parts: Parts, geometry: Geometry, lag: int, *, graphs: bool = False
+        self,
+        device: Device,
+        model: Model,
+        parts: Parts,
+        geometry: Geometry,
+        roster: Roster,
+        *,
+        lag: int,
+        graphs: bool = False,
     ) -> None:
-        self._device, self._parts, self._geometry = device, parts, geometry
+        self._device, self._parts, self._geometry, self._roster = device, parts, geometry, roster
         self._state = make_state(geometry, laws="draft_probs" in parts.verifier.needs)
         self._rounds = Rounds(device, model, parts, self._state, geometry, graphs=graphs)
         # a launched step may still be waiting to read its own
@@ -52,54 +58,39 @@ class Deck:
 
     def launch(self, placed: Placed, requests: Mapping[int, Request], step: int) -> None:
         """Pack a placed plan, launch its round, and note what is now unheard of the requests, by seat."""
-        filling = Phase.PREFILL
-        rows = tuple(sorted(placed.rows, key=lambda row: row.phase is filling))
-        aboard = tuple(requests[row.seat] for row in rows)
-        shape = shape_of(rows)
+        rows, n_decoding = ordered(placed.rows)
+        shape = shape_of(rows, n_decoding)
         if self._rounds.graphs:
             shape = padded(shape, self._geometry.n_seats)
         buffers = self._ring[0]
         self._ring.rotate(-1)
         packed = buffers.packed[: N_COLUMNS * shape.n_rows].reshape(N_COLUMNS, shape.n_rows)
-        pack(rows, aboard, any(self._geometry.scored), packed)
+        pack(rows, self._roster, any(self._geometry.scored), packed)
         n_table = len(placed.table)
         if n_table:
             buffers.table[:n_table] = placed.table
-        flight = Flight.of(
-            rows,
-            aboard,
-            buffers,
-            n_table=n_table,
-            step=step,
-            n_logits=shape.n_logits,
-            device=self._geometry.device,
-        )
+        aboard = tuple(requests[seat] for seat in rows.seat.tolist())
+        flight = Flight(rows, n_decoding, aboard, buffers, n_table, step)
+        asked = self._roster.n_logprobs[rows.seat[:n_decoding]].max(initial=-1)
+        if asked >= 0:
+            flight.ask_logprobs(shape.n_logits, int(asked), self._geometry.device)
         flight.before, self._asides = tuple(self._asides), []
         flight.event = self._device.launch(partial(self._rounds.run, flight, shape))
         self._out.append(flight)
-        prefill, draft, _ = Phase
-        for (_, phase, n_query, k), request in zip(rows, aboard, strict=True):
-            if phase is prefill:
-                request.to_prefill -= n_query
-                request.first_fill &= request.to_prefill > 0
-                continue
-            assert request.round is not None
-            at_least = 0 if phase is draft and request.round.stop_below > 0 else 1
-            request.unheard.append(Sent(phase, n_query, k, at_least, request.round))
-            if phase is not draft:
-                request.round, request.first_round, request.must_verify = None, False, False
+        self._roster.launched(rows, n_decoding)
 
-    def hear(self, at_most: int) -> Iterator[tuple[tuple[Request, ...], list[Heard] | Exception]]:
-        """Hear flights, oldest first, until `at_most` are out: who was aboard, and the results or what went wrong."""
+    def hear(self, at_most: int) -> Iterator[tuple[Flight, Landed | Exception]]:
+        """Hear flights, oldest first, until `at_most` are out: what their rows reported, or what went wrong."""
         while len(self._out) > at_most:
             flight = self._out.popleft()
             assert flight.event is not None
             try:
                 for event in (*flight.before, flight.event):
                     self._device.wait(event)
-                yield flight.requests, flight.results()
+                landed: Landed | Exception = flight.landed()
             except Exception as error:  # whatever a part raised on the device belongs to this flight
-                yield flight.requests, error
+                landed = error
+            yield flight, landed
 
     def drain(self) -> None:
         """Let everything launched run, and forget its results, whatever they are."""

@@ -6,13 +6,19 @@ Decides who *may* run; who does is the scheduler's business. Everything here is 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import ContractBroken
+from sparsespec.core.plan import Lengths
 from sparsespec.core.protocols import Length, Tiers
-from sparsespec.core.view import RowView, View, build_view
+from sparsespec.core.view import Bools, Ints, RowView, View
 from sparsespec.engine.loops import Loop
-from sparsespec.engine.request import Bounds, Request, Round
+from sparsespec.engine.request import Request
+from sparsespec.engine.roster import Bounds, Roster
+from sparsespec.metrics.seats import SeatCounts
 
 
 class Desk:
@@ -20,6 +26,8 @@ class Desk:
 
     Args:
         geometry: The engine's sizes.
+        roster: What is known of each seat.
+        counts: What speculation did for each.
         tiers: Who has pages.
         length: How far rounds draft.
         loop: How late the host hears.
@@ -31,6 +39,8 @@ class Desk:
     def __init__(
         self,
         geometry: Geometry,
+        roster: Roster,
+        counts: SeatCounts,
         tiers: Tiers,
         length: Length,
         loop: Loop,
@@ -43,123 +53,138 @@ class Desk:
         self._seat, self._share, self._fail = seat, share, fail
         self.waiting: list[Request] = []
         self.seated: dict[int, Request] = {}
+        self._roster, self._counts = roster, counts
 
     def view(self, step: int) -> View:
         """Admit, start rounds, and return the rows that may run, oldest first."""
         self._admit(step)
-        rows: list[RowView] = []
-        # seats were taken in order of arrival, and a dictionary keeps it
-        for request in tuple(self.seated.values()):
-            bounds = request.bounds
-            if not self._may_run(request, bounds):
-                continue
-            row = self._row(request, bounds)
-            if not request.to_prefill and request.round is None:
-                request.round = round_ = self._start_round(request, row)
-                if round_.k or round_.guess:
-                    row = row._replace(k=round_.k, guess=round_.guess)
-            if not request.finished:
-                rows.append(row)
-        return build_view(
-            rows,
-            step=step,
-            free_pages=self._tiers.free_pages(),
-            host_free_pages=self._tiers.host_free_pages(),
-            page_size=self._geometry.page_size,
-            max_batch=self._geometry.n_seats,
-            lag=self._loop.lag,
-        )
+        roster = self._roster
+        self._wake()
+        bounds = roster.bounds()
+        view = self._draw(self._may_run(bounds), bounds, step)
+        starting = (view.to_prefill == 0) & ~roster.in_round[view.seat]
+        if starting.any():
+            self._start_rounds(view, starting)
+            view = replace(view, k=roster.k[view.seat], guess=roster.guess[view.seat])
+        gone = roster.number[view.seat] != view.arrival  # it could not be asked for its lengths
+        return self._draw(view.seat[~gone], bounds, step) if gone.any() else view
 
     def leave(self, request: Request) -> None:
         """Take a request off its seat, or out of the queue."""
         if request.seat >= 0:
             self._tiers.forget(request.seat)
+            self._roster.leave(request.seat)
             del self.seated[request.seat]
         else:
             self.waiting.remove(request)
 
     def _admit(self, step: int) -> None:
+        if not self.waiting:
+            return
         free = [s for s in range(self._geometry.n_seats) if s not in self.seated]
         while self.waiting and free:
             request = self.waiting[0]
             if not self._tiers.admit(len(request.prompt), request.limit):
                 return
-            request.seat, request.placed_at = free.pop(0), step
-            request.n = len(request.prompt)
-            request.to_prefill = request.n - 1
+            request.seat = free.pop(0)
+            self._roster.enter(request, step)
             self.seated[request.seat] = self.waiting.pop(0)
             self._seat(request)
 
-    def _may_run(self, request: Request, bounds: Bounds) -> bool:
-        if request.preempted:
-            if request.unheard:
-                return False
-            # nothing is in flight, so the heard counts are exact: fill again to c - 1, then VERIFY what was drafted
-            request.preempted = False
-            request.to_prefill = request.n - 1
-            request.must_verify = request.d > 0
-        if request.to_prefill:
-            return self._prompt_is_ours(request)
-        if bounds.n_hi >= request.limit:
-            return False
-        return not (self._loop.sit_out and bounds.n_lo != bounds.n_hi)
+    def _wake(self) -> None:
+        """Let preempted requests be filled again, as soon as all of their results were heard."""
+        roster = self._roster
+        for seat in (roster.preempted & (roster.number >= 0)).nonzero()[0].tolist():
+            if not roster.is_unheard(seat):
+                # nothing is in flight, so the heard counts are exact: fill to c - 1, then VERIFY what was drafted
+                roster.preempted[seat] = False
+                roster.to_prefill[seat] = roster.n[seat] - 1
+                roster.must_verify[seat] = roster.d[seat] > 0
+
+    def _may_run(self, bounds: Bounds) -> Ints:
+        """Return the seats that may run, oldest first."""
+        roster, seats = self._roster, self._roster.seats()
+        may = bounds.n_hi < roster.limit
+        if self._loop.sit_out:
+            may &= bounds.n_lo == bounds.n_hi
+        filling = roster.to_prefill > 0
+        may = (may | filling) & ~roster.preempted
+        for seat in seats[(filling & may)[seats]].tolist():
+            may[seat] = self._prompt_is_ours(self.seated[seat])
+        return seats[may[seats]]
 
     def _prompt_is_ours(self, request: Request) -> bool:
         """Take over whole prompt pages that another sample has filled; False while an older one is filling them."""
+        roster, seat = self._roster, request.seat
         # no round ever writes into these pages: the first of them begins behind them, at c - 1
         pages = (len(request.prompt) - 2) // self._geometry.page_size
-        untouched = request.to_prefill == request.n - 1 and not self._tiers.pages(request.seat)
+        untouched = roster.to_prefill[seat] == roster.n[seat] - 1 and not self._tiers.pages(seat)
         if request.params.n == 1 or pages < 1 or not untouched:
             return True
         positions = pages * self._geometry.page_size
         family = [
             other
             for other in self.seated.values()
-            if other.group == request.group and other is not request and not other.preempted
+            if other.group == request.group and other is not request and not roster.preempted[other.seat]
         ]
         for other in family:
-            filled = other.n - 1 - other.to_prefill
+            filled = roster.n[other.seat] - 1 - roster.to_prefill[other.seat]
             if filled >= positions and self._tiers.pages(other.seat) >= pages:
-                entries = self._tiers.share(request.seat, other.seat, pages)
-                request.to_prefill -= positions
-                self._share(request.seat, entries, positions)
+                entries = self._tiers.share(seat, other.seat, pages)
+                roster.to_prefill[seat] -= positions
+                self._share(seat, entries, positions)
                 return True
-        return not any(other.number < request.number and other.to_prefill for other in family)
+        return not any(other.number < request.number and roster.to_prefill[other.seat] for other in family)
 
-    def _start_round(self, request: Request, row: RowView) -> Round:
-        """Ask the length policy once, and fix what the round may do."""
-        if not request.params.speculate:
-            return Round(0, 0, 0.0)
-        try:
-            lengths = self._length.propose(row)
-        except Exception as error:  # one request's trouble is not the batch's
-            self._fail(request, error)
-            return Round(0, 0, 0.0)
-        g = self._geometry
-        if not (0 <= lengths.draft <= g.max_draft and 0 <= lengths.guess <= g.max_guess):
-            raise ContractBroken(
-                f"the length policy proposed {lengths} and promised at most draft={g.max_draft}, guess={g.max_guess}"
-            )
-        room = request.limit - row.n_hi - 1
-        return Round(min(lengths.draft, room), min(lengths.guess, room), lengths.stop_below)
+    def _start_rounds(self, view: View, starting: Bools) -> None:
+        """Ask the length policy once for each of the `starting` rows, and fix what their rounds may do."""
+        roster, g, seat = self._roster, self._geometry, view.seat[starting]
+        asked: list[Lengths] = []
+        for row in view.rows(starting):
+            asked.append(lengths := self._ask(row))
+            if not (0 <= lengths.draft <= g.max_draft and 0 <= lengths.guess <= g.max_guess):
+                promised = f"at most draft={g.max_draft}, guess={g.max_guess}"
+                raise ContractBroken(f"the length policy proposed {lengths} and promised {promised}")
+        draft, guess, stop_below = np.array(asked, dtype=np.float64).T
+        room = roster.limit[seat] - view.n_hi[starting] - 1
+        roster.k[seat], roster.guess[seat] = np.minimum(draft, room), np.minimum(guess, room)
+        roster.stop_below[seat], roster.in_round[seat] = stop_below, True
 
-    def _row(self, request: Request, bounds: Bounds) -> RowView:
-        round_, seat = request.round, request.seat
-        k, guess = (round_.k, round_.guess) if round_ else (0, 0)
-        # positional, in the order of the fields: this line runs for every row of every step
-        return RowView(
-            seat,
-            request.number,
-            request.to_prefill,
-            *bounds,
-            k,
-            guess,
-            request.first_round,
-            request.starved,
-            request.must_verify,
-            self._tiers.pages(seat),
-            self._tiers.shared_pages(seat),
-            request.accepted_mean,
-            request.confidence,
-            request.placed_at,
+    def _ask(self, row: RowView) -> Lengths:
+        """Return what a row's next round may do; the request fails if the policy does, and the others go on."""
+        request = self.seated[row.seat]
+        if request.params.speculate:
+            try:
+                return self._length.propose(row)
+            except Exception as error:
+                self._fail(request, error)
+        return Lengths(0, 0)
+
+    def _draw(self, seats: Ints, bounds: Bounds, step: int) -> View:
+        """Draw up the view of `seats`."""
+        roster, tiers, on = self._roster, self._tiers, seats.tolist()
+        return View(
+            seat=seats,
+            arrival=roster.number[seats],
+            to_prefill=roster.to_prefill[seats],
+            n_lo=bounds.n_lo[seats],
+            n_hi=bounds.n_hi[seats],
+            d_lo=bounds.d_lo[seats],
+            d_hi=bounds.d_hi[seats],
+            k=roster.k[seats],
+            guess=roster.guess[seats],
+            first_round=roster.first_round[seats],
+            starved=roster.starved[seats],
+            must_verify=roster.must_verify[seats],
+            pages=np.array(list(map(tiers.pages, on)), dtype=np.int64),
+            shared_pages=np.array(list(map(tiers.shared_pages, on)), dtype=np.int64),
+            accepted_mean=self._counts.accepted_mean(seats),
+            confidence=roster.confidence[seats],
+            waiting_since=roster.placed_at[seats],
+            step=step,
+            free_pages=tiers.free_pages(),
+            host_free_pages=tiers.host_free_pages(),
+            page_size=self._geometry.page_size,
+            max_batch=self._geometry.n_seats,
+            lag=self._loop.lag,
         )

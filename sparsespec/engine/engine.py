@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+import numpy as np
+
 from sparsespec.core.device import Device
-from sparsespec.core.errors import EngineClosed, SparseSpecError
+from sparsespec.core.errors import EngineClosed
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
+from sparsespec.core.plan import Placed, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import SHELVES, EngineSpec
@@ -20,18 +22,22 @@ from sparsespec.engine.compose import check_company, compose, spec_of
 from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
+from sparsespec.engine.flight import row_width
 from sparsespec.engine.intake import check_request, params_of, tokens_of
 from sparsespec.engine.lazy import LazyDevice
 from sparsespec.engine.ledger import Ledger, check_room, within_memory
+from sparsespec.engine.listener import Listener
 from sparsespec.engine.loops import LOOPS
 from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.request import Request
+from sparsespec.engine.roster import Roster
 from sparsespec.engine.sizes import Options, geometry_of
 from sparsespec.engine.speaker import Speaker
 from sparsespec.engine.text import Decoder
 from sparsespec.kv.mover import Mover
 from sparsespec.kv.pool import KVPool
+from sparsespec.metrics.seats import SeatCounts
 from sparsespec.models.transformer import Transformer
 
 
@@ -158,7 +164,7 @@ class Engine:
             self._deck.drain()
             self._closed = True
             # the desk too: its callbacks hold the deck, and with it what graphs hold
-            del self._pool, self._deck, self._desk, self._mover, self._parts, self._model, self._holders
+            del self._pool, self._deck, self._desk, self._listener, self._mover, self._parts, self._model, self._holders
 
     @property
     def has_work(self) -> bool:
@@ -179,11 +185,16 @@ class Engine:
         parts, sizes = self._parts, self.geometry
         parts.tiers.reset()
         graphs = bool(self._options.graphs)
-        self._deck = Deck(self._device, self._model, parts, sizes, self._loop.lag, graphs=graphs)
+        self._roster = Roster(sizes.n_seats)
+        self._counts = SeatCounts(sizes.n_seats, row_width(sizes))
+        lag = self._loop.lag
+        self._deck = Deck(self._device, self._model, parts, sizes, self._roster, lag=lag, graphs=graphs)
         self._forget(range(sizes.n_seats))
         self._speaker = Speaker(self._decoder)
         self._desk = Desk(
             sizes,
+            self._roster,
+            self._counts,
             parts.tiers,
             parts.length,
             self._loop,
@@ -191,76 +202,30 @@ class Engine:
             share=self._deck.share,
             fail=self._fail,
         )
+        self._listener = Listener(
+            self._roster, self._counts, self._desk, self._speaker, parts, leave=self._leave, fail=self._fail
+        )
         self._n_groups = self._n_requests = self._step = 0
 
     def _account(self, plan: StepPlan, placed: Placed) -> None:
-        """Tell requests what placing did to them, and the device about lost and fresh pages."""
-        seats = {row.seat for row in placed.rows}
-        for row in plan.rows:
-            request = self._desk.seated[row.seat]
-            request.starved = row.seat not in seats
-            if not request.starved:
-                request.placed_at = self._step
-        for seat in placed.preempted:
-            request = self._desk.seated[seat]
-            request.preempted = True
-            request.metrics.num_preemptions += 1
+        """Write down what placing did to requests, and tell the device about lost and fresh pages."""
+        roster, lost = self._roster, np.array(placed.preempted, dtype=np.int64)
+        roster.starved[plan.rows.seat] = True
+        roster.starved[placed.rows.seat] = False
+        roster.placed_at[placed.rows.seat] = self._step
+        roster.preempted[lost] = True
+        self._counts.preempted(lost)
         self._deck.lose(placed.preempted)
         self._mover.fresh(placed.fresh)
 
     def _hear(self, at_most: int) -> tuple[RowResult, ...]:
-        """Hear flights until `at_most` are out; trouble ends the requests it belongs to and no others."""
-        heard: list[RowResult] = []
-        for aboard, results in self._deck.hear(at_most):
-            if isinstance(results, Exception):
-                for request in (*aboard, *self._heirs(aboard)):
-                    self._fail(request, results)
-                continue
-            for request, result, ended in results:
-                if request.finished:
-                    continue
-                if result is None:
-                    self._fail(request, SparseSpecError("the model's logits were not finite"))
-                    continue
-                heard.append(result)
-                try:
-                    self._learn(request, result, ended)
-                except Exception as error:
-                    self._fail(request, error)
-        return tuple(heard)
-
-    def _heirs(self, aboard: Sequence[Request]) -> list[Request]:
-        """Return samples that took over prompt pages which a flight that went wrong may have left unwritten."""
-        groups, shared = {request.group for request in aboard}, self._parts.tiers.shared_pages
-        return [other for other in self._desk.seated.values() if other.group in groups and shared(other.seat)]
-
-    def _learn(self, request: Request, result: RowResult, ended: bool) -> None:
-        """Take in one heard row: counts, output, stops, pages, and what policies observe."""
-        sent = request.unheard.popleft()
-        assert sent.phase is result.phase, "a result was routed to another request"
-        if result.phase is Phase.DRAFT:
-            request.metrics.hear(result)
-            request.d += len(result.tokens)
-            if result.tokens:
-                request.confidence = result.confidence
-            if ended and request.round is sent.round:
-                sent.round.k = result.k
-        else:
-            request.n, request.d = request.n + len(result.tokens), 0
-            said = len(request.output)
-            ended = self._speaker.commit(request, result)
-            # tokens behind a stop were trimmed: they count neither as output nor as what dense would have read
-            request.metrics.hear(result, len(request.output) - said)
-            if ended:
-                self._leave(request)
-                return
-        self._parts.length.observe(result)
-        self._parts.scheduler.observe(result)
-        if len(result.tokens) < sent.n_query:  # else it holds as much as was reserved for it
-            bounds = request.bounds
-            self._parts.tiers.commit(request.seat, bounds.n_hi, bounds.d_hi)
+        """Hear flights until `at_most` are out."""
+        return tuple(
+            result for flight, landed in self._deck.hear(at_most) for result in self._listener.hear(flight, landed)
+        )
 
     def _seat(self, request: Request) -> None:
+        self._counts.clear(request.seat)
         self._deck.seat(request)
         self._forget([request.seat])
 
@@ -280,6 +245,8 @@ class Engine:
 
     def _leave(self, request: Request) -> None:
         request.finished = True
+        if request.seat >= 0:
+            self._counts.write(request.seat, request.metrics)
         self._desk.leave(request)
 
     def _alive(self) -> None:

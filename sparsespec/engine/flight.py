@@ -6,17 +6,20 @@ What it lands in holds a sentinel until the flight's event; reading it before is
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import compress, repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.device import Event
-from sparsespec.core.plan import Phase, Row
+from sparsespec.core.plan import PHASES, Phase, Row, Rows
 from sparsespec.core.result import RowResult
+from sparsespec.core.view import Bools, Floats, Ints
 from sparsespec.engine.host import host_array
-from sparsespec.engine.pack import N_COLUMNS
 from sparsespec.engine.request import Request
+from sparsespec.kernels.lay_out.api import N_COLUMNS
 
 SENTINEL = np.iinfo(np.int64).min
 NO_IDS, NO_VALUES = np.zeros((0, 1), np.int64), np.zeros((0, 1), np.float64)
@@ -45,12 +48,29 @@ class Buffers:
         self.results = host_array((g.n_seats, result_columns(g)), SENTINEL, np.int64, g.device)
 
 
+class Landed(NamedTuple):
+    """What the decoding rows of a flight reported, columns [R]; views of its buffers, until they are launched again."""
+
+    live: Ints
+    emitted: Ints
+    candidates: Ints
+    accepted: Ints
+    k: Ints
+    ended: Bools
+    finite: Bools
+    confidence: Floats
+    kv_read: Floats
+    kv_full: Floats
+    tokens: Ints  # [R, row width]; the first `emitted` of each row count
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
-    """One launched step; `rows[j]` belongs to `requests[j]`, whoever sits in its seat by now. Decoding rows are first.
+    """One launched step; row j belongs to `requests[j]`, whoever sits in its seat by now. Decoding rows are first.
 
     Attributes:
         rows: The rows, in the order of the batch.
+        n_decoding: How many of them decode.
         requests: Whose they are.
         buffers: Its end of the copies, its own until it was heard.
         n_table: Entries that page tables gain.
@@ -59,7 +79,8 @@ class Flight:
         before: Launches since the last flight, whose trouble is this one's to report.
     """
 
-    rows: tuple[Row, ...]
+    rows: Rows
+    n_decoding: int
     requests: tuple[Request, ...]
     buffers: Buffers
     n_table: int
@@ -71,69 +92,70 @@ class Flight:
     event: Event | None = None
     before: tuple[Event, ...] = ()
 
-    @classmethod
-    def of(
-        cls, rows: tuple[Row, ...], requests: tuple[Request, ...], buffers: Buffers, *, n_table: int, step: int,
-        n_logits: int, device: str,
-    ) -> Flight:  # fmt: skip
-        """Return a flight whose results are the sentinel until they come from `device`."""
-        buffers.results[: len(rows), :N_INTS] = SENTINEL
-        prefill = Phase.PREFILL
-        asked = [
-            n
-            for row, request in zip(rows, requests, strict=True)
-            if (n := request.params.logprobs) is not None and row.phase is not prefill
-        ]
-        flight = cls(rows=rows, requests=requests, buffers=buffers, n_table=n_table, step=step)
-        if asked:
-            shape = (n_logits, 1 + max(asked))
-            flight.logprob_ids = host_array(shape, SENTINEL, np.int64, device)
-            flight.logprob_values = host_array(shape, np.nan, np.float64, device)
-        return flight
+    def __post_init__(self) -> None:
+        self.buffers.results[: self.n_decoding, :N_INTS] = SENTINEL
+
+    def ask_logprobs(self, n_logits: int, n: int, device: str) -> None:
+        """Make room for the log-probabilities of each logit row's token and `n` others."""
+        shape = (n_logits, 1 + n)
+        self.logprob_ids = host_array(shape, SENTINEL, np.int64, device)
+        self.logprob_values = host_array(shape, np.nan, np.float64, device)
 
     @property
     def wants_logprobs(self) -> bool:
         """Whether anybody aboard asked for log-probabilities."""
         return bool(self.logprob_ids.size)
 
-    def results(self) -> list[tuple[Request, RowResult | None, bool]]:
-        """Return, after the event, each decoding row's request, result and whether the device ended the round.
-
-        The result is None where the row's logits were not finite.
-        """
-        prefill = Phase.PREFILL
-        n = sum(row.phase is not prefill for row in self.rows)
-        landed = self.buffers.results[:n]
-        assert self.event is not None and not (landed[:, :N_INTS] == SENTINEL).any(), (
-            "a flight was read before it landed"
+    def landed(self) -> Landed:
+        """Return, after the event, what the decoding rows reported."""
+        rows, results = self.rows[: self.n_decoding], self.buffers.results[: self.n_decoding]
+        ints = results[:, :N_INTS]
+        assert self.event is not None and not (ints == SENTINEL).any(), "a flight was read before it landed"
+        live, emitted, candidates, accepted, d, ended, finite = ints.T
+        assert ((live >= 0) & (live <= rows.n_query)).all(), f"{live.tolist()} live queries in {rows}"
+        at = N_INTS + N_FLOATS
+        confidence, kv_read, kv_full = results[:, N_INTS:at].view(np.float64).T
+        return Landed(
+            live,
+            emitted,
+            np.maximum(candidates, 0),
+            accepted,
+            np.where(ended != 0, d, rows.k),
+            ended != 0,
+            finite != 0,
+            confidence,
+            kv_read,
+            kv_full,
+            results[:, at:],
         )
-        ints = landed.tolist()
-        floats = landed[:, N_INTS : N_INTS + N_FLOATS].view(np.float64).tolist()
-        first, at, wanted = 0, N_INTS + N_FLOATS, self.wants_logprobs
-        heard: list[tuple[Request, RowResult | None, bool]] = []
-        for row, request, numbers, (confidence, kv_read, kv_full) in zip(
-            self.rows, self.requests, ints, floats, strict=False
-        ):
-            seat, phase, n_query, k = row
-            live, emitted, candidates, accepted, d, ended, finite = numbers[:N_INTS]
-            assert 0 <= live <= n_query, f"{live} live queries in {row}"
-            # positional, in the order of the fields: this line runs for every row of every step
-            result = RowResult(
-                seat,
-                phase,
-                live,
-                tuple(numbers[at : at + emitted]),
-                max(candidates, 0),
-                accepted,
-                d if ended else k,
-                confidence,
-                kv_read,
-                kv_full,
-                self._logprobs(request, row, first, emitted) if wanted else (),
-            )
-            heard.append((request, result if finite else None, bool(ended)))
-            first += n_query
-        return heard
+
+    def results(self, landed: Landed, heard: Bools) -> list[RowResult]:
+        """Return one by one what the `heard` [R] among the decoding rows reported."""
+        rows = self.rows[: self.n_decoding].take(heard)
+        columns: Any = (column[heard] for column in landed)
+        few = Landed(*columns)
+        emitted = few.emitted.tolist()
+        logprobs: Any = repeat(())
+        if self.wants_logprobs:
+            first = (self.rows.n_query.cumsum() - self.rows.n_query)[: self.n_decoding][heard]
+            aboard = compress(self.requests, heard)
+            logprobs = map(self._logprobs, aboard, rows, first.tolist(), emitted)
+        # positional, in the order of the fields: this runs for every row of every step
+        fields: Any = zip(
+            rows.seat.tolist(),
+            [PHASES[phase] for phase in rows.phase.tolist()],
+            few.live.tolist(),
+            [tuple(row[:n]) for row, n in zip(few.tokens.tolist(), emitted, strict=True)],
+            few.candidates.tolist(),
+            few.accepted.tolist(),
+            few.k.tolist(),
+            few.confidence.tolist(),
+            few.kv_read.tolist(),
+            few.kv_full.tolist(),
+            logprobs,
+            strict=False,
+        )
+        return list(map(RowResult._make, fields))
 
     def _logprobs(
         self, request: Request, row: Row, first: int, emitted: int

@@ -7,49 +7,48 @@ is a seat, whatever the padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from sparsespec.core.batch import Batch, State
-from sparsespec.core.plan import Phase, Row
-from sparsespec.engine.request import Request
+from sparsespec.core.plan import Phase, Rows
+from sparsespec.core.view import Ints
+from sparsespec.engine.roster import Roster
 from sparsespec.engine.shape import Shape
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.lay_out.api import N_COLUMNS, lay_out_rows, lay_out_tokens
 
 
-def shape_of(rows: Sequence[Row]) -> Shape:
+def ordered(rows: Rows) -> tuple[Rows, int]:
+    """Return `rows`, decoding ones first and otherwise as they are, and how many of them decode."""
+    filling = rows.phase == Phase.PREFILL
+    return rows.take(filling.argsort(kind="stable")), len(rows) - int(filling.sum())
+
+
+def shape_of(rows: Rows, n_decoding: int) -> Shape:
     """Return the sizes of a step of these rows."""
-    prefill = Phase.PREFILL
-    queries = sum(row.n_query for row in rows if row.phase is not prefill)
-    return Shape(len(rows), sum(row.n_query for row in rows), queries)
+    return Shape(len(rows), int(rows.n_query.sum()), int(rows.n_query[:n_decoding].sum()))
 
 
-def pack(rows: Sequence[Row], requests: Sequence[Request], want_scores: bool, into: npt.NDArray[np.int64]) -> None:
+def pack(rows: Rows, roster: Roster, want_scores: bool, into: Ints) -> None:
     """Write `rows`, decoding ones first, into `into` [N_COLUMNS, B]; the rest are idle seats."""
     assert len(into) == N_COLUMNS
     n, n_rows = len(rows), into.shape[1]
+    seat, phase, n_query, _ = rows.table
     columns = into[:, :n]
-    columns[:4] = list(zip(*rows, strict=True))  # the fields of a row, in their order
-    columns[4] = np.cumsum(columns[2]) - columns[2]
+    columns[:4] = rows.table
+    columns[4] = n_query.cumsum() - n_query
     # the end of a request's first fill warms its selection up; recomputation scores nothing
-    prefill, _, verify = Phase
-    columns[5] = [
-        want_scores
-        and (row.phase is verify or (row.phase is prefill and request.first_fill and row.n_query == request.to_prefill))
-        for row, request in zip(rows, requests, strict=True)
-    ]
-    stops = [request.round.stop_below if request.round else 0.0 for request in requests]
-    columns[6] = np.array(stops, dtype=np.float64).view(np.int64)
+    warms = (phase == Phase.PREFILL) & roster.first_fill[seat] & (n_query == roster.to_prefill[seat])
+    columns[5] = want_scores & (warms | (phase == Phase.VERIFY))
+    columns[6] = roster.stop_below[seat].view(np.int64)
     if n_rows > n:
         rest = into[:, n:]
         rest[:] = 0
-        rest[0] = np.setdiff1d(np.arange(n_rows), columns[0])
-        rest[4] = columns[2].sum()
+        rest[0] = np.setdiff1d(np.arange(n_rows), seat)
+        rest[4] = n_query.sum()
 
 
 def unpack(packed: Tensor, state: State, widest: int, step: int) -> tuple[Batch, Tensor]:

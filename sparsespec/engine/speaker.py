@@ -28,27 +28,25 @@ class Speaker:
 
     def commit(self, request: Request, result: RowResult) -> bool:
         """Append the tokens of a VERIFY row up to the first stop; returns whether the request ended."""
-        fresh: list[int] = []
+        tokens, ends, stops_at = _cut(request, result.tokens)
         reason: FinishReason | None = None
         stop: int | str | None = None
+        n = 0
         try:
             stream = self._stream(request)
-            for token in result.tokens:
-                if token in request.stop_ids:
-                    stop = token  # and adds no text
-                elif stream is not None:
-                    stop = stream.push(token)
-                fresh.append(token)
-                request.output.append(token)
-                if stop is not None:
-                    reason = "stop"
-                elif len(request.prompt) + len(request.output) >= request.limit:
-                    reason = "length"
-                if reason:
-                    break
+            while stream is not None and n < len(tokens) and stop is None:
+                # a token that stops adds no text
+                if stops_at is None or n + 1 < len(tokens):
+                    stop = stream.push(tokens[n])
+                n += 1
+            if stop is None:
+                n, reason, stop = len(tokens), ends, stops_at
+            else:
+                reason = "stop"
         finally:  # what came before a token that the decoder cannot say is output all the same
-            request.logprobs += result.logprobs[: len(fresh)]
-            self._say(request, tuple(fresh), reason, stop, None)
+            request.output += tokens[:n]
+            request.logprobs += result.logprobs[:n]
+            self._say(request, tokens[:n], reason, stop, None)
         return reason is not None
 
     def end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
@@ -75,6 +73,10 @@ class Speaker:
         stop: int | str | None,
         error: str | None,
     ) -> None:
+        if reason is None and self._decoder is None:
+            if tokens:
+                self.events.append(TokenEvent(request.group, request.sample, tokens, ""))
+            return
         # the decoder itself may be what broke: after an error it is neither made nor asked
         stream = self._streams.get(request) if error else self._stream(request)
         done, text = None, ""
@@ -87,6 +89,16 @@ class Speaker:
             self._streams.pop(request, None)
         if tokens or done:
             self.events.append(TokenEvent(request.group, request.sample, tokens, text, done))
+
+
+def _cut(request: Request, tokens: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None, int | None]:
+    """Return `tokens` up to the first that stops or the last there is room for, and why they end there if they do."""
+    room = request.limit - len(request.prompt) - len(request.output)
+    if not request.stop_ids.isdisjoint(tokens):
+        first = next(i for i, token in enumerate(tokens) if token in request.stop_ids)
+        if first < room:
+            return tokens[: first + 1], "stop", tokens[first]
+    return (tokens, None, None) if len(tokens) < room else (tokens[:room], "length", None)
 
 
 def _completion(

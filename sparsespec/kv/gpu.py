@@ -6,12 +6,17 @@ finishes. Nothing here looks at tokens, so preemption cannot depend on what was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from typing import TypeVar
+
+import numpy as np
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
-from sparsespec.core.view import View
+from sparsespec.core.plan import Move, Phase, Placed, Rows, StepPlan
+from sparsespec.core.view import Ints, View
 from sparsespec.kv.pages import PageBook
+
+Count = TypeVar("Count", int, Ints)
 
 
 class GpuTier:
@@ -23,7 +28,7 @@ class GpuTier:
     def bind(self, geometry: Geometry) -> None:
         """Take ownership of the pages."""
         self._page_size = geometry.page_size
-        self._n_pages = geometry.n_pages
+        self._n_pages, self._n_seats = geometry.n_pages, geometry.n_seats
         self.reset()
 
     def reset(self) -> None:
@@ -31,7 +36,7 @@ class GpuTier:
         self._book = PageBook(self._n_pages)
         self._tables: dict[int, list[int]] = {}
         self._shared: dict[int, int] = {}
-        self._arrival: dict[int, int] = {}
+        self._arrival = np.zeros(self._n_seats, dtype=np.int64)
 
     def admit(self, n_prompt: int, limit: int) -> bool:
         """Admit whoever's prompt fits into the free pages now, and anybody while no page is held."""
@@ -48,28 +53,30 @@ class GpuTier:
 
     def place(self, plan: StepPlan, view: View) -> Placed:
         """Find pages for every query token, oldest first; who finds none starves and is not among the rows."""
-        seats = view.seat.tolist()
-        index = {seat: i for i, seat in enumerate(seats)}
-        self._arrival.update(zip(seats, view.arrival.tolist(), strict=True))
-        rows: list[Row] = []
+        self._arrival[view.seat] = view.arrival
+        index = view.find(plan.rows.seat)
+        order = index.argsort()  # the view is oldest first
+        rows, index = plan.rows.take(order), index[order]
+        held = np.array(list(map(self.pages, rows.seat.tolist())), dtype=np.int64)
+        need = self._blocks(self._ends(rows, index, view)) - held
         table: list[tuple[int, int, int]] = []
         preempted: list[int] = []
-        ordered = sorted(plan.rows, key=lambda row: index[row.seat])  # the view is oldest first
-        for row, end in zip(ordered, self._ends(ordered, index, view), strict=True):
-            seat = row.seat
+        placed = np.ones(len(rows), dtype=np.bool_)
+        for j in (need > 0).nonzero()[0].tolist():
+            seat, n = int(rows.seat[j]), int(need[j])
             if seat in preempted:
                 continue
-            held = self._tables.get(seat, [])
-            need = self._blocks(end) - len(held)
-            if need > 0:
-                if need > self._book.n_free and not self._make_room(need, seat, preempted):
-                    continue
-                pages = self._book.take(need)
-                table += [(seat, len(held) + j, page) for j, page in enumerate(pages)]
-                self._tables[seat] = held + pages
-            rows.append(row)
+            if n > self._book.n_free and not self._make_room(n, seat, preempted):
+                placed[j] = False
+                continue
+            pages, mine = self._book.take(n), self._tables.setdefault(seat, [])
+            table += [(seat, len(mine) + i, page) for i, page in enumerate(pages)]
+            mine += pages
+        if preempted:
+            placed &= ~np.isin(rows.seat, preempted)
         fresh = tuple(page for _, _, page in table)
-        return Placed(tuple(rows), tuple(table), fresh, tuple(preempted))
+        rows = rows if placed.all() else rows.take(placed)
+        return Placed(rows, tuple(table), fresh, tuple(preempted))
 
     def restore(self, view: View) -> tuple[Move, ...]:
         """Return nothing: preempted requests are filled again, not copied back."""
@@ -87,7 +94,6 @@ class GpuTier:
         """Release everything a seat holds."""
         self._book.release(self._tables.pop(seat, []))
         self._shared.pop(seat, None)
-        self._arrival.pop(seat, None)
 
     def pages(self, seat: int) -> int:
         """Return how many pages a seat holds."""
@@ -109,24 +115,18 @@ class GpuTier:
         """Raise `ContractBroken` unless the books balance."""
         self._book.check(self._tables.values())
 
-    def _blocks(self, positions: int) -> int:
+    def _blocks(self, positions: Count) -> Count:
         return -(-positions // self._page_size)
 
-    def _ends(self, rows: Sequence[Row], index: Mapping[int, int], view: View) -> list[int]:
+    def _ends(self, rows: Rows, index: Ints, view: View) -> Ints:
         """Return, for each row, the position behind the last one that it may write."""
-        filled, newest, d_hi = (x.tolist() for x in (view.n_lo - 1 - view.to_prefill, view.n_hi - 1, view.d_hi))
         prefill, draft, _ = Phase
-        ends: list[int] = []
-        for seat, phase, n_query, k in rows:
-            i = index[seat]
-            if phase is prefill:
-                ends.append(filled[i] + n_query)
-            elif phase is draft:
-                # the device stops a round at its length, whatever the bounds would allow
-                ends.append(newest[i] + min(d_hi[i] + n_query, k))
-            else:
-                ends.append(newest[i] + n_query)
-        return ends
+        n_query, newest = rows.n_query, view.n_hi[index] - 1
+        filled = view.n_lo[index] - 1 - view.to_prefill[index] + n_query
+        # the device stops a round at its length, whatever the bounds would allow
+        drafted = newest + np.minimum(view.d_hi[index] + n_query, rows.k)
+        decoded = np.where(rows.phase == draft, drafted, newest + n_query)
+        return np.where(rows.phase == prefill, filled, decoded)
 
     def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
         """Preempt requests younger than `seat`, youngest first, until `need` pages are free; or nobody."""
@@ -135,8 +135,8 @@ class GpuTier:
             (s for s in self._tables if self._arrival[s] > mine and self._tables[s]),
             key=lambda s: -self._arrival[s],
         )
-        held = [page for s in younger for page in self._tables[s]]
-        gain = sum(held.count(page) == self._book.owners(page) for page in set(held))
+        held = Counter(page for s in younger for page in self._tables[s])
+        gain = sum(n == self._book.owners(page) for page, n in held.items())
         if self._book.n_free + gain < need:
             return False
         for victim in younger:

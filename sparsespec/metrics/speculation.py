@@ -1,7 +1,7 @@
 """What speculation did for one request, under the names that the field's engines report.
 
-Counts only, added up from heard rows; ratios are derived. A *draft* here is a candidate that a VERIFY row judged, be it
-drafted under sparse attention or, where there is no draft level, guessed.
+Counts only, added up from heard rows in `metrics/seats.py`; ratios are derived. A *draft* here is a candidate that a
+VERIFY row judged, be it drafted under sparse attention or, where there is no draft level, guessed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
-
-from sparsespec.core.plan import Phase
-from sparsespec.core.result import RowResult
 
 
 def _ratio(a: float, b: float) -> float:
@@ -61,27 +58,6 @@ class SpecMetrics:
     def kv_share(self) -> float:
         """KV tokens read, drafts and verifications together, against dense decoding of the same output."""
         return _ratio(self.kv_read, self.kv_dense)
-
-    def hear(self, result: RowResult, n_output: int | None = None) -> None:
-        """Add one heard row, of whose tokens `n_output` are output; None for all of them."""
-        self.kv_read += result.kv_read
-        if result.phase is Phase.DRAFT:
-            self.num_draft_steps += bool(result.live)
-            self.num_guess_tokens += result.n_candidates
-            self.num_accepted_guesses += result.n_accepted
-            self.kv_read_draft += result.kv_read
-            self.kv_full_draft += result.kv_full
-            return
-        self.num_verify_steps += 1
-        # dense decoding reads the context once per token: kv_full belongs to the row's last live query
-        first = result.kv_full - result.live + 1
-        n = len(result.tokens) if n_output is None else n_output
-        self.kv_dense += n * first + n * (n - 1) // 2
-        if result.n_candidates:
-            self.num_spec_rounds += 1
-            self.num_draft_tokens += result.n_candidates
-            self.num_accepted_tokens += result.n_accepted
-            self.acceptance_histogram[result.n_accepted] += 1
 
     def __add__(self, other: SpecMetrics) -> SpecMetrics:
         """Return the counts of both."""

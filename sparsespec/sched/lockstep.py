@@ -38,11 +38,10 @@ class Lockstep:
     def plan(self, view: View) -> StepPlan:
         """Draft while anybody can, else verify everybody."""
         drafting, decoding = drafters(view), view.to_prefill == 0
-        rows = draft_rows(view, drafting)
         # rows that starve for pages hold nobody up: who waits for them holds the pages they need
-        if not (drafting & ~view.starved).any():
-            rows += verify_rows(view, decoding & ~drafting)
-        return StepPlan((*rows, *prefill_rows(view, self.chunk)))
+        barred = (drafting & ~view.starved).any()
+        verifying = decoding & ~drafting & ~barred
+        return StepPlan(draft_rows(view, drafting), verify_rows(view, verifying), prefill_rows(view, self.chunk))
 
     def observe(self, result: RowResult) -> None:
         """Learn nothing."""

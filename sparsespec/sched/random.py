@@ -44,8 +44,8 @@ class Random:
         first = (view.first_round & can).nonzero()[0]
         for i in first.tolist():
             can[i] = view.d_lo[i] < derive_seed(self.seed, int(view.arrival[i])) % (int(view.k[i]) + 1)
-        rows = (*draft_rows(view, can), *verify_rows(view, decoding & np.logical_not(can)))
-        return StepPlan((*rows, *prefill_rows(view, self.chunk)))
+        verifying = decoding & np.logical_not(can)
+        return StepPlan(draft_rows(view, can), verify_rows(view, verifying), prefill_rows(view, self.chunk))
 
     def observe(self, result: RowResult) -> None:
         """Learn nothing."""

@@ -58,8 +58,8 @@ class Staggered:
             self._enter(view, i, wait, load)
         self._level(view, can & (view.d_lo > 0), wait, load)
         now = decoding & (wait == 0)
-        rows = (*draft_rows(view, decoding & ~now), *verify_rows(view, now))
-        return StepPlan((*rows, *prefill_rows(view, self.chunk)))
+        drafting = draft_rows(view, decoding & ~now)
+        return StepPlan(drafting, verify_rows(view, now), prefill_rows(view, self.chunk))
 
     def observe(self, result: RowResult) -> None:
         """Learn nothing."""

@@ -36,9 +36,11 @@ def engine_of(model: Transformer, preset: str, *, fill: bool, **changes: Any) ->
 
 def books(inside: Inside) -> dict[int, tuple[int, ...]]:
     """Return, by request, what host and device believe: tokens, unfilled ones, pages, c, filled."""
-    tiers, state = inside.parts.tiers, inside.state
+    tiers, state, known = inside.parts.tiers, inside.state, inside.roster
     return {
-        r.number: (r.n, r.to_prefill, tiers.pages(seat), int(state.c[seat]), int(state.filled[seat]))
+        r.number: tuple(
+            map(int, (known.n[seat], known.to_prefill[seat], tiers.pages(seat), state.c[seat], state.filled[seat]))
+        )
         for seat, r in inside.desk.seated.items()
     }
 

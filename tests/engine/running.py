@@ -8,10 +8,12 @@ from functools import cache
 from typing import Any
 
 from sparsespec.core.params import SamplingParams
+from sparsespec.core.plan import Phase, Row
 from sparsespec.core.spec import EngineSpec, PartSpec, preset
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import Completion, StepResult
 from sparsespec.engine.request import Request
+from sparsespec.engine.roster import Bounds
 from sparsespec.models.transformer import Transformer
 from sparsespec.testing.cases import EOS, model_of
 from sparsespec.testing.oracle import dense_tokens
@@ -88,6 +90,34 @@ def requests_of(engine: Engine, request_id: int) -> list[Request]:
     """Return the samples of a request that wait or run, in order."""
     alive = [*engine._desk.waiting, *engine._desk.seated.values()]
     return sorted((r for r in alive if r.group == request_id), key=lambda r: r.sample)
+
+
+class Known:
+    """What an engine's roster says of a seated request."""
+
+    def __init__(self, engine: Engine, who: Request) -> None:
+        self.engine, self.who = engine, who
+
+    def __getattr__(self, name: str) -> Any:
+        if self.who.seat < 0:
+            return 0
+        return getattr(self.engine._roster, name)[self.who.seat].item()
+
+    @property
+    def unheard(self) -> list[Row]:
+        """Its rows that were launched and not heard, oldest first."""
+        phases = (Phase.DRAFT, Phase.VERIFY)
+        return [
+            Row(seat, phases[verify], n_query, k)
+            for sent in self.engine._roster.unheard
+            for seat, number, verify, n_query, k in zip(*(c.tolist() for c in sent[:5]), strict=True)
+            if number == self.who.number
+        ]
+
+    @property
+    def bounds(self) -> Bounds:
+        """Its bounds, as plain numbers."""
+        return Bounds(*(column[self.who.seat].item() for column in self.engine._roster.bounds()))
 
 
 def oracle(done: Completion, params: SamplingParams, eos_ids: tuple[int, ...] = (EOS,)) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from sparsespec.engine.outputs import StepResult
 from tests.engine.running import (
     LOOPS,
     SPARSE,
+    Known,
     assert_dense,
     assert_empty,
     compose,
@@ -32,25 +33,29 @@ def _victim(engine: Engine) -> Any:
     return requests_of(engine, VICTIM)[0]
 
 
+def _known(engine: Engine) -> Known:
+    return Known(engine, _victim(engine))
+
+
 STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
     "waiting": (lambda engine, _: _victim(engine).seat < 0, {"max_batch": 2}, ("sync", "resident")),
     "prefilling": (
-        lambda engine, _: 0 < _victim(engine).to_prefill < 19,
+        lambda engine, _: 0 < _known(engine).to_prefill < 19,
         {"scheduler": "staggered(chunk=3)"},
         LOOPS,
     ),
-    "filled": (lambda engine, _: _victim(engine).seat >= 0 and not _victim(engine).to_prefill, {}, ("delayed",)),
-    "drafting": (lambda engine, _: 0 < _victim(engine).d < 4, {"scheduler": "staggered"}, LOOPS),
+    "filled": (lambda engine, _: _victim(engine).seat >= 0 and not _known(engine).to_prefill, {}, ("delayed",)),
+    "drafting": (lambda engine, _: 0 < _known(engine).d < 4, {"scheduler": "staggered"}, LOOPS),
     "decoding": (lambda engine, _: len(_victim(engine).output) >= 4, {}, ("sync", "resident")),
-    "preempted": (lambda engine, _: _victim(engine).preempted, {"n_pages": 18}, LOOPS),
-    "starved": (lambda engine, _: _victim(engine).starved, {"n_pages": 18}, ("delayed",)),
+    "preempted": (lambda engine, _: _known(engine).preempted, {"n_pages": 18}, LOOPS),
+    "starved": (lambda engine, _: _known(engine).starved, {"n_pages": 18}, ("delayed",)),
     "refilling": (
-        lambda engine, _: _victim(engine).must_verify and _victim(engine).to_prefill > 0,
+        lambda engine, _: _known(engine).must_verify and _known(engine).to_prefill > 0,
         {"n_pages": 22, "scheduler": "staggered(chunk=4, gain=100)"},
         LOOPS,
     ),
     "unheard": (
-        lambda engine, _: len(_victim(engine).unheard) > 0 and len(_victim(engine).output) > 0,
+        lambda engine, _: len(_known(engine).unheard) > 0 and len(_victim(engine).output) > 0,
         {},
         ("delayed", "resident"),
     ),

@@ -11,6 +11,7 @@ from tests.engine.running import (
     LOOPS,
     SPARSE,
     Done,
+    Known,
     assert_dense,
     assert_empty,
     compose,
@@ -81,7 +82,7 @@ def test_a_small_request_does_not_overtake_a_large_one_that_waits_for_pages() ->
 def test_samples_share_whole_prompt_pages_and_fill_the_rest_themselves(loop: str) -> None:
     engine = compose(loop=loop)
     request, params = engine.add(prompt_of(20), sampled(6, n=3)), sampled(6, n=3)
-    until(engine, lambda _: all(r.seat >= 0 and not r.to_prefill for r in requests_of(engine, request)))
+    until(engine, lambda _: all(r.seat >= 0 and not Known(engine, r).to_prefill for r in requests_of(engine, request)))
     # position 19 begins the first round, so 4 pages of 4 are never written again; a fifth is everyone's own
     assert [engine._parts.tiers.shared_pages(r.seat) for r in requests_of(engine, request)] == [0, 4, 4]
     assert engine.geometry.n_pages - 1 - engine._parts.tiers.free_pages() == 4 + 3

@@ -14,6 +14,7 @@ from tests.engine.running import (
     LOOPS,
     PILLAR,
     Done,
+    Known,
     assert_dense,
     assert_empty,
     compose,
@@ -102,7 +103,7 @@ def test_the_view_shows_the_new_length_and_the_newest_confidence() -> None:
     row = engine._desk.view(engine._step).row(0)
     assert (row.k, row.d_lo, row.d_hi) == (seen[-1].k,) * 3
     assert row.confidence == seen[-1].confidence < 0.5
-    assert requests_of(engine, request)[0].round is not None
+    assert Known(engine, requests_of(engine, request)[0]).in_round
     run(engine)
     assert length.shown[0] != length.shown[0]
     assert all(0 < c <= 1 for c in length.shown[1:])

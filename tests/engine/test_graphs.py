@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from sparsespec.core.errors import BadOption
-from sparsespec.core.plan import Phase, Row
+from sparsespec.core.plan import Phase, Row, Rows
 from sparsespec.core.spec import PRESETS
 from sparsespec.engine.engine import Engine
-from sparsespec.engine.pack import shape_of
+from sparsespec.engine.pack import ordered, shape_of
 from sparsespec.engine.round import Rounds
 from sparsespec.engine.shape import SHORT, Shape, decoding_shapes, padded
 from sparsespec.testing.cases import model_of
@@ -108,8 +108,10 @@ def test_decoding_shapes_are_those_that_steps_are_padded_to() -> None:
 
 
 def test_the_shape_of_a_step_counts_what_draws() -> None:
-    rows = [Row(0, Phase.VERIFY, 4, 3), Row(1, Phase.PREFILL, 50, 0), Row(2, Phase.DRAFT, 1, 3)]
-    assert shape_of(rows) == Shape(3, 55, 5)
+    rows = (Row(0, Phase.VERIFY, 4, 3), Row(1, Phase.PREFILL, 50, 0), Row(2, Phase.DRAFT, 1, 3))
+    decoding_first, n_decoding = ordered(Rows(rows))
+    assert decoding_first == (rows[0], rows[2], rows[1])
+    assert shape_of(decoding_first, n_decoding) == Shape(3, 55, 5)
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", 0.5])

@@ -17,6 +17,7 @@ from tests.engine.running import (
     LOOPS,
     NGRAM,
     SPARSE,
+    Known,
     assert_dense,
     assert_empty,
     compose,
@@ -82,8 +83,9 @@ def test_a_row_of_unknown_outcome_sits_out_and_a_known_one_does_not(name: str) -
 def test_bounds_hold_what_was_heard_and_what_is_on_its_way() -> None:
     engine = compose(loop="resident", **SPARSE)
     request = engine.add(prompt_of(20), sampled(14))
-    until(engine, lambda _: any(s.phase is Phase.VERIFY for s in requests_of(engine, request)[0].unheard))
-    who = requests_of(engine, request)[0]
+    (waiting,) = requests_of(engine, request)
+    who = Known(engine, waiting)
+    until(engine, lambda _: any(s.phase is Phase.VERIFY for s in who.unheard))
     (sent,) = who.unheard
     assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n + 1, who.n + sent.n_query)
     assert (who.bounds.d_lo, who.bounds.d_hi) == (0, 0)
@@ -115,13 +117,13 @@ def test_a_flight_holds_the_sentinel_until_it_has_landed_and_asserts_if_read(nam
     assert (flight.buffers.results[0, :N_INTS] == SENTINEL).all()
     assert (flight.logprob_ids == SENTINEL).all()
     with pytest.raises(AssertionError, match="before it landed"):
-        flight.results()
+        flight.landed()
     engine._device.wait(flight.event)
-    ((request, result, ended),) = flight.results()
-    assert request.group == 0
-    assert result is not None
+    landed = flight.landed()
+    (result,) = flight.results(landed, landed.finite)
+    assert flight.requests[0].group == 0
     assert result.live == 1
-    assert not ended
+    assert not landed.ended.any()
 
 
 class Watched:

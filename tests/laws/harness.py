@@ -115,8 +115,6 @@ def _law_of(message: str) -> str:
         ("not finite", "NaN poison"),
         ("not probabilities", "NaN poison"),
         ("finite best logit", "NaN poison"),
-        ("routed", "routing"),
-        ("empty deque", "routing"),
         ("page", "page books"),
     ):
         if words in message:
@@ -151,9 +149,9 @@ def check_kv(model: Transformer, engine: Engine, seen: Seen) -> None:
     # a test may look at device state once everything launched has run
     engine._device.wait(engine._device.launch(lambda: None))
     state = deck._state
-    for seat, request in engine._desk.seated.items():
+    for seat in engine._desk.seated:
         filled = int(state.filled[seat])
-        if request.preempted or not filled or not engine._parts.tiers.pages(seat):
+        if engine._roster.preempted[seat] or not filled or not engine._parts.tiers.pages(seat):
             continue
         text = state.tokens[seat, :filled].tolist()
         positions = torch.arange(filled)

@@ -6,7 +6,7 @@ it, and which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from sparsespec.core import plan
 from sparsespec.core.noise import Key
 from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
-from sparsespec.engine import deck, desk, engine, request, round, speaker, state
+from sparsespec.engine import deck, desk, listener, request, roster, round, speaker, state
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.selection import Stored
@@ -73,20 +73,20 @@ def verify_leaves_draft_kv(patch: Patch) -> None:
 
 
 def host_peeks(patch: Patch) -> None:
-    decks: dict[request.Request, deck.Deck] = {}
-    original = deck.Deck.seat
+    states: dict[int, Any] = {}
+    original = deck.Deck.__init__
 
-    def seat(self: deck.Deck, who: request.Request) -> None:
-        decks[who] = self
-        original(self, who)
+    def init(self: deck.Deck, *args: Any, **options: Any) -> None:
+        original(self, *args, **options)
+        states[id(self._roster)] = self._state
 
-    def bounds(self: request.Request) -> request.Bounds:
-        now = decks[self]._state
-        c, d = int(now.c[self.seat]), int(now.d[self.seat])
-        return request.Bounds(c, c, d, d)
+    def bounds(self: roster.Roster) -> roster.Bounds:
+        now = states[id(self)]
+        c, d = now.c.numpy().copy(), now.d.numpy().copy()
+        return roster.Bounds(c, c, d, d)
 
-    patch.setattr(deck.Deck, "seat", seat)
-    patch.setattr(request.Request, "bounds", property(bounds))
+    patch.setattr(deck.Deck, "__init__", init)
+    patch.setattr(roster.Roster, "bounds", bounds)
 
 
 def capacity_from_lower_bound(patch: Patch) -> None:
@@ -128,15 +128,16 @@ def noise_by_committed_count(patch: Patch) -> None:
 
 
 def tail_released_to_what_was_heard(patch: Patch) -> None:
-    learning: list[request.Request] = []
-    learn, commit = engine.Engine._learn, GpuTier.commit
+    original = listener.Listener._teach
 
-    def _learn(self: engine.Engine, who: request.Request, result: Any, ended: bool) -> None:
-        learning[:] = [who]
-        learn(self, who, result, ended)
+    def _teach(self: listener.Listener, *args: Any) -> None:
+        known = self._roster
+        bounds = roster.Bounds(known.n, known.n, known.d, known.d)
+        with pytest.MonkeyPatch.context() as within:
+            within.setattr(known, "bounds", lambda: bounds)
+            original(self, *args)
 
-    patch.setattr(engine.Engine, "_learn", _learn)
-    patch.setattr(GpuTier, "commit", lambda self, seat, n_hi, d_hi: commit(self, seat, learning[0].n, learning[0].d))
+    patch.setattr(listener.Listener, "_teach", _teach)
 
 
 def selection_names_rejected_positions(patch: Patch) -> None:
@@ -153,21 +154,19 @@ def selection_names_rejected_positions(patch: Patch) -> None:
 
 
 def results_go_to_the_seat(patch: Patch) -> None:
-    owners: dict[tuple[int, int], request.Request] = {}
-    seat_, hear_ = deck.Deck.seat, deck.Deck.hear
+    original = listener.Listener.hear
 
-    def seat(self: deck.Deck, who: request.Request) -> None:
-        owners[id(self), who.seat] = who
-        seat_(self, who)
+    def hear(self: listener.Listener, flight: Any, landed: Any) -> Any:
+        sent = self._roster.unheard[0]
+        now = self._desk.seated
+        taken = np.array([seat in now for seat in sent.seat.tolist()], dtype=bool)
+        self._roster.unheard[0] = sent._replace(number=np.where(taken, self._roster.number[sent.seat], sent.number))
+        flight.requests = tuple(
+            now.get(seat, who) for seat, who in zip(sent.seat.tolist(), flight.requests, strict=False)
+        )
+        return original(self, flight, landed)
 
-    def hear(self: deck.Deck, at_most: int) -> Iterator[Any]:
-        for aboard, results in hear_(self, at_most):
-            if isinstance(results, list):
-                results = [(owners[id(self), who.seat], *rest) for who, *rest in results]
-            yield aboard, results
-
-    patch.setattr(deck.Deck, "seat", seat)
-    patch.setattr(deck.Deck, "hear", hear)
+    patch.setattr(listener.Listener, "hear", hear)
 
 
 def partial_page_is_shared(patch: Patch) -> None:
@@ -180,14 +179,13 @@ def partial_page_is_shared(patch: Patch) -> None:
 
 
 def drafting_goes_on_after_preemption(patch: Patch) -> None:
-    original = desk.Desk._may_run
+    original = desk.Desk._wake
 
-    def _may_run(self: desk.Desk, who: request.Request, bounds: Any) -> bool:
-        may = original(self, who, bounds)
-        who.must_verify = False
-        return may
+    def _wake(self: desk.Desk) -> None:
+        original(self)
+        self._roster.must_verify[:] = False
 
-    patch.setattr(desk.Desk, "_may_run", _may_run)
+    patch.setattr(desk.Desk, "_wake", _wake)
 
 
 def seat_is_reset_at_once(patch: Patch) -> None:

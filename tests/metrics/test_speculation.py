@@ -6,10 +6,12 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparsespec.core.plan import Phase
 from sparsespec.core.result import RowResult
+from sparsespec.metrics.seats import SeatCounts
 from sparsespec.metrics.speculation import SpecMetrics
 from tests.engine.running import FULL, LOOPS, NGRAM, SPARSE, compose, prompt_of, run, sampled
 
@@ -26,10 +28,15 @@ def verify(c: int, drafts: int, accepted: int) -> RowResult:
     return RowResult(0, Phase.VERIFY, 1 + drafts, (5,) * (accepted + 1), drafts, accepted, 4, math.nan, full, full)
 
 
-def metrics_of(*results: RowResult) -> SpecMetrics:
-    metrics = SpecMetrics()
+def metrics_of(*results: RowResult, n_output: int | None = None) -> SpecMetrics:
+    """Count results one after the other on one seat of two; `n_output` tokens of each are output."""
+    counts, metrics = SeatCounts(2, 8), SpecMetrics()
     for result in results:
-        metrics.hear(result)
+        columns = (result.live, result.n_candidates, result.n_accepted, result.kv_read, result.kv_full)
+        output = len(result.tokens) if n_output is None else n_output
+        one = (np.array([x]) for x in (1, result.phase is Phase.VERIFY, *columns, output))
+        counts.hear(*one)
+    counts.write(1, metrics)
     return metrics
 
 

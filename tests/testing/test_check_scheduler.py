@@ -22,7 +22,7 @@ class WaitsForTheStarving(Lockstep):
         decoding = [i for i in range(len(view)) if not view.to_prefill[i]]
         drafting = [i for i in decoding if can_draft(view, i)]
         rows = [draft_row(view, i) for i in drafting] or [verify_row(view, i) for i in decoding]
-        return StepPlan((*rows, *prefill_rows(view, self.chunk)))
+        return StepPlan(rows, prefill_rows(view, self.chunk))
 
 
 class NeverFills(Lockstep):

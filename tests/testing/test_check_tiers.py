@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from sparsespec.core.plan import Phase, Placed, Row, StepPlan
-from sparsespec.core.view import View
+from sparsespec.core.plan import Phase, Placed, Rows, StepPlan
+from sparsespec.core.view import Ints, View
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.testing import check_tiers
 from tests.testing.caught import caught
@@ -91,10 +91,9 @@ class OldPagesFresh(GpuTier):
 class DraftsPastTheRound(GpuTier):
     """Finds pages for queries that the device will not run, because the round ends before."""
 
-    def _ends(self, rows: Sequence[Row], index: Mapping[int, int], view: View) -> list[int]:
-        ends = zip(rows, super()._ends(rows, index, view), strict=True)
-        far = view.n_hi - 1 + view.d_hi
-        return [int(far[index[row.seat]]) + row.n_query if row.phase is Phase.DRAFT else end for row, end in ends]
+    def _ends(self, rows: Rows, index: Ints, view: View) -> Ints:
+        far = (view.n_hi - 1 + view.d_hi)[index] + rows.n_query
+        return np.where(rows.phase == Phase.DRAFT, far, super()._ends(rows, index, view))
 
 
 BROKEN: dict[type, str] = {
