@@ -1,0 +1,181 @@
+"""Drafts of one selector along texts that are fixed beforehand, by the engine itself.
+
+Two parts of an engine are replaced. The proposer `Prompter` is asked before every forward, so before a verification it
+takes down what was drafted and puts the text's own tokens in place of the drafts; the verifier `Scripted` then commits
+these tokens and the one behind them. So every round of `draft` tokens moves on by `draft` + 1, wherever its drafts
+failed: rounds begin at the same positions of the same text for all selectors, with the same KV, and with the scores of
+a verification of the text itself. All else, the drafting included, is the engine's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsespec.core.batch import Chained, ChainRows, Outcome, State
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import SparseSpecError
+from sparsespec.core.params import SamplingParams
+from sparsespec.core.plan import Phase
+from sparsespec.core.registry import make
+from sparsespec.core.result import RowResult
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.outputs import Completion
+from sparsespec.models.transformer import Transformer
+from sparsespec.sampling.shared_noise import SharedNoise
+
+PAGE, CHUNK = 16, 2048
+
+
+@dataclass(frozen=True)
+class Script:
+    """Texts, and what was drafted along them. Request i has seed i, by which rows find their text.
+
+    Attributes:
+        tokens: [requests, context + rounds × (draft + 1)], the first `context` of them prompt.
+        context: Tokens of a prompt.
+        drafts: [requests + 1, rounds, draft], -1 before they are drafted; what nobody wants goes to the last request.
+    """
+
+    tokens: Tensor
+    context: int
+    drafts: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor, context: int, draft: int) -> Script:
+        """Return a script that waits for its drafts."""
+        rounds = (tokens.shape[1] - context) // (draft + 1)
+        drafts = torch.full((len(tokens) + 1, rounds, draft), -1, dtype=torch.int64, device=tokens.device)
+        return cls(tokens, context, drafts)
+
+    def at(self, request: Tensor, first: Tensor, width: int) -> Tensor:
+        """Return `width` tokens of each request from position `first` on, [B, width]."""
+        column = first[:, None] + torch.arange(width, device=first.device)
+        return self.tokens[request[:, None], column.clamp(max=self.tokens.shape[1] - 1)]
+
+
+class Prompter:
+    """Proposes nothing; takes drafts down before they are verified, and puts the script in their place."""
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset({"capturable"})
+    guesses = True
+
+    script_: Script
+
+    def bind(self, geometry: Geometry) -> None:
+        """Allocate nothing: `script_` is given before the first step."""
+
+    def reset(self, seats: Sequence[int]) -> None:
+        """Forget nothing."""
+
+    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
+        """Return zeros."""
+        script, c = self.script_, state.c[seat]
+        n_requests, rounds, draft = script.drafts.shape
+        request = state.seed[seat].clamp(0, n_requests - 2)
+        number = ((c - script.context) // (draft + 1)).clamp(0, rounds - 1)
+        # a round that waits for others after its last draft is seen twice
+        fresh = (known == c) & (state.d[seat] == draft) & (script.drafts[request, number, 0] < 0)
+        column = c[:, None] + torch.arange(draft, device=c.device)
+        column = column.clamp(max=state.tokens.shape[1] - 1)
+        drafts = state.tokens[seat[:, None], column]
+        script.drafts[torch.where(fresh, request, n_requests - 1), number] = drafts
+        text = script.at(request, c, draft)
+        state.tokens[seat[:, None], column] = torch.where(fresh[:, None], text, drafts)
+        return torch.zeros_like(room)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn nothing."""
+
+
+class Scripted(SharedNoise):
+    """Draws drafts as `shared-noise` does, and lets every candidate of a verification stand."""
+
+    script_: Script
+
+    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+        """See `core.protocols.Verifier.chain`."""
+        drawn, script = super().chain(logits, rows, q), self.script_
+        verified = (rows.level == 0) & (rows.count >= 0)
+        request = rows.seed.clamp(0, len(script.tokens) - 1)
+        text = script.at(request, rows.position, drawn.tokens.shape[1])
+        return Chained(
+            torch.where(verified[:, None], text, drawn.tokens),
+            torch.where(verified, rows.count + 1, drawn.emitted),
+            torch.where(verified, rows.count, drawn.accepted),
+            None,
+        )
+
+
+def decode(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    params: Sequence[SamplingParams],
+    hear: Callable[[RowResult], object] = lambda result: None,
+) -> list[Completion]:
+    """Return the completions in the order of the prompts, and close the engine; `hear` is told of every row."""
+    places = {engine.add(prompt, one): i for i, (prompt, one) in enumerate(zip(prompts, params, strict=True))}
+    found: dict[int, Completion] = {}
+    while engine.has_work:
+        result = engine.step()
+        for row in result.info.heard:
+            hear(row)
+        for event in result.events:
+            if event.completion is not None:
+                if event.completion.error:
+                    raise SparseSpecError(event.completion.error)
+                found[places[event.request_id]] = event.completion
+    engine.close()
+    return [found[i] for i in range(len(prompts))]
+
+
+def sizes(n_requests: int, length: int) -> dict[str, Any]:
+    """Return the options of an engine that holds all requests at once."""
+    blocks = -(-length // PAGE)
+    return {"max_batch": n_requests, "max_context": length, "page_size": PAGE, "n_pages": 1 + n_requests * blocks}
+
+
+def drafted(
+    model: Transformer, selector: str, script: Script, laws: Sequence[SamplingParams]
+) -> tuple[Tensor, list[float]]:
+    """Return the drafts of a selector [requests, rounds, draft], and the share of KV that those of each request read.
+
+    The share is that of all rounds but the first.
+
+    Args:
+        model: The model.
+        selector: What is written behind `selector/`.
+        script: The texts; its drafts are taken along.
+        laws: How each request draws.
+    """
+    rounds, draft = script.drafts.shape[1:]
+    n_requests = len(script.tokens)
+    # all requests are seated at once, in order: a seat is a request
+    read, full = [0.0] * n_requests, [0.0] * n_requests
+
+    def hear(row: RowResult) -> None:
+        if row.phase is Phase.DRAFT and row.kv_full > script.context + draft:
+            read[row.seat] += row.kv_read
+            full[row.seat] += row.kv_full
+
+    engine = Engine.compose(
+        model,
+        "dense",
+        selector=make(selector, shelf="selector"),
+        length=f"fixed(draft={draft},guess=1)",
+        scheduler=f"lockstep(chunk={CHUNK})",
+        proposer=(prompter := Prompter()),
+        verifier=(scripted := Scripted()),
+        **sizes(n_requests, script.tokens.shape[1]),
+    )
+    prompter.script_ = scripted.script_ = script
+    done = decode(engine, script.tokens[:, : script.context].tolist(), laws, hear)
+    found = script.drafts[:-1].cpu()
+    assert bool((found >= 0).all()), "a round was not seen"
+    assert all(one.metrics.num_spec_rounds == rounds for one in done), "a round was cut short"
+    return found, [a / b for a, b in zip(read, full, strict=True)]
