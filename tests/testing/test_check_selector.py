@@ -151,13 +151,13 @@ class Rejected(LatePillar):
         if self._step is not None and self._step.scores and len(rows):
             seat = batch.seat[rows]
             best = torch.stack(self._step.scores)[:, :, rows].argmax(-1, keepdim=True)
-            self._positions[:, :, seat, :1] = best.to(torch.int32)
-            self._counts[:, seat] = self._counts[:, seat].clamp(max=1)
+            self._kept.positions[:, :, seat, :1] = best.to(torch.int32)
+            self._kept.counts[:, seat] = self._kept.counts[:, seat].clamp(max=1)
 
 
 class Forgetful(LatePillar):
     def reset(self, seats: Sequence[int]) -> None:
-        super().reset(range(len(self._tail_from)))
+        super().reset(range(len(self._kept.tail_from)))
 
 
 class Remembering(LatePillar):

@@ -58,20 +58,20 @@ class Kept:
     def __init__(self, geometry: Geometry, k_max: int) -> None:
         g = geometry
         shape = (g.n_layers, g.groups, g.n_seats, k_max)
-        self._positions = torch.zeros(shape, dtype=torch.int32, device=g.device)
-        self._counts = torch.zeros((g.n_layers, g.n_seats), dtype=torch.int64, device=g.device)
-        self._tail_from = torch.zeros(g.n_seats, dtype=torch.int64, device=g.device)
+        self.positions = torch.zeros(shape, dtype=torch.int32, device=g.device)
+        self.counts = torch.zeros((g.n_layers, g.n_seats), dtype=torch.int64, device=g.device)
+        self.tail_from = torch.zeros(g.n_seats, dtype=torch.int64, device=g.device)
 
     def view(self) -> Stored:
         """Return the selection of all seats, which collects the scores of a step."""
-        return Stored(self._positions, self._counts, self._tail_from, [])
+        return Stored(self.positions, self.counts, self.tail_from, [])
 
     def forget(self, seats: Sequence[int]) -> None:
         """Let these seats read everything."""
         # one by one: a tensor of indices would have to be copied to the device, and waited for
         for seat in seats:
-            self._counts[:, seat] = 0
-            self._tail_from[seat] = 0
+            self.counts[:, seat] = 0
+            self.tail_from[seat] = 0
 
     def refresh(self, seat: Tensor, fresh: Tensor, best: Tensor, count: Tensor, tail_from: Tensor) -> None:
         """Replace what the `fresh` rows [B] of `seat` [B] hold; the others keep theirs.
@@ -83,7 +83,7 @@ class Kept:
             count: How many of them count, [B].
             tail_from: Where the tail begins, [B].
         """
-        old = self._positions[:, :, seat]
-        self._positions[:, :, seat] = torch.where(fresh[:, None], best.to(torch.int32), old)
-        self._counts[:, seat] = torch.where(fresh, count, self._counts[:, seat])
-        self._tail_from[seat] = torch.where(fresh, tail_from, self._tail_from[seat])
+        old = self.positions[:, :, seat]
+        self.positions[:, :, seat] = torch.where(fresh[:, None], best.to(torch.int32), old)
+        self.counts[:, seat] = torch.where(fresh, count, self.counts[:, seat])
+        self.tail_from[seat] = torch.where(fresh, tail_from, self.tail_from[seat])
