@@ -53,6 +53,11 @@ class Kept:
     Args:
         geometry: The sizes.
         k_max: Positions that a list may hold.
+
+    Attributes:
+        positions: [L, groups, seats, k_max] int32.
+        counts: How many of each list count, [L, seats].
+        tail_from: Where the tail of each seat begins, [seats].
     """
 
     def __init__(self, geometry: Geometry, k_max: int) -> None:
