@@ -53,22 +53,27 @@ def seat_request(state: State, request: Request, seat: int) -> None:
     p = request.params
     length = len(request.prompt)
     state.tokens[seat, :length] = sent(request.prompt, state)
-    state.c[seat] = length
-    state.d[seat] = 0
-    state.filled[seat] = 0
-    state.ended[seat] = False
-    state.seed[seat] = request.seed - (1 << 64) if request.seed >> 63 else request.seed
-    state.sample[seat] = request.sample
-    state.temperature[seat] = p.temperature
-    state.top_k[seat] = p.top_k
-    state.top_p[seat] = p.top_p
-    state.min_p[seat] = p.min_p
+    numbers = (
+        (state.c, length),
+        (state.d, 0),
+        (state.filled, 0),
+        (state.ended, False),
+        (state.seed, request.seed - (1 << 64) if request.seed >> 63 else request.seed),
+        (state.sample, request.sample),
+        (state.temperature, p.temperature),
+        (state.top_k, p.top_k),
+        (state.top_p, p.top_p),
+        (state.min_p, p.min_p),
+    )
+    for field, value in numbers:
+        # `field[seat] = value` would copy from the host, and wait for all that the GPU has to do
+        field[seat].fill_(value)
 
 
 def set_filled(state: State, seats: Sequence[int], filled: int) -> None:
     """Say that `seats` hold true KV up to position `filled` only."""
     for seat in seats:
-        state.filled[seat] = filled
+        state.filled[seat].fill_(filled)
 
 
 def enter_pages(state: State, entries: Tensor) -> None:
