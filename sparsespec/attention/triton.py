@@ -34,6 +34,9 @@ class TritonAttention:
         self._kernels = _kernels(k_pages.device)
         self._kernels.check(k_pages[0], geometry.n_heads, geometry.scored)
         self._bound = Bound(geometry, model, k_pages, v_pages)
+        # of a row that decodes; bits do not depend on it
+        packed = (1 + max(geometry.max_draft, geometry.max_guess)) * (geometry.n_heads // geometry.n_kv_heads)
+        self._tiling = self._kernels.tiling_for(k_pages.dtype, geometry.head_dim, packed)
         self._work: Work | None = None
         self._outgrown: list[Work] = []
         self._scores: Tensor | None = None
@@ -46,7 +49,9 @@ class TritonAttention:
         if self._work is None or not self._work.holds(rows, n_tokens):
             k_pages, last = self._bound.k_pages[0], self._work
             self._outgrown += [] if last is None else [last]
-            self._work = self._kernels.work_for(k_pages, g.n_heads, rows, n_tokens, n_rows=g.n_seats, like=last)
+            self._work = self._kernels.work_for(
+                k_pages, g.n_heads, rows, n_tokens, n_rows=g.n_seats, tiling=self._tiling, like=last
+            )
         self._work.fill(rows, n_tokens)
         if self._work.scores is not None:
             if self._scores is None:

@@ -90,7 +90,7 @@ MUTANTS = [
         "kernel",
         "bits",
         (
-            ("tl.where(split < 0, n_splits, split + 1)", "tl.where(split < 0, 1, split + 1)"),
+            ("tl.where(split < 0, n_splits,", "tl.where(split < 0, 1,"),
             (
                 12 * " " + "m2, l2, acc2 = one_split(",
                 12 * " " + "s = tl.where(split < 0, -1, s)\n" + 12 * " " + "m2, l2, acc2 = one_split(",
@@ -107,8 +107,15 @@ MUTANTS = [
         "start + tl.max(i, 0) + 1) - lo",
     ),
     one(REUSED, "kernel", "out", "tl.store(arrived_ptr + first, 0)", "tl.store(arrived_ptr + first, 1)"),
-    one(EARLY, "kernel", "out", "== n_splits - 1:", "== n_splits - 2:"),
-    one("last split dropped", "kernel", "out", "for s in range(n_splits)", "for s in range(n_splits - 1)"),
+    one(EARLY, "kernel", "out", "== (n_splits - 1) // run:", "== (n_splits - 2) // run:"),
+    one(
+        "an item does its first split only",
+        "kernel",
+        "bits",
+        "tl.minimum(split + run, n_splits)",
+        "tl.minimum(split + 1, n_splits)",
+    ),
+    one("last split dropped", "kernel", "out", "real & (s + 2 < n_splits)", "real & (s + 3 < n_splits)"),
     one(
         "splits weighed alike",
         "kernel",

@@ -281,6 +281,20 @@ def test_compiled_a_query_gets_the_same_bits_in_any_company(shape: Shape, dtype:
         check_bits(draw(seed, dtype, shape, LONG, MANY))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("heads", [(3, 3), (2, 7), (1, 16)], ids=str)
+def test_low_tiles_give_the_same_bits(heads: tuple[int, int], dtype: torch.dtype) -> None:
+    low = kernels.tiling_for(dtype, 64, heads[1])
+    assert low.tile < kernels.tiling_for(dtype, 64).tile
+    for seed in range(6):
+        call = draw(seed, dtype, Shape(64, *heads, tiling=None), LONG, MANY)
+        other = replace(call, shape=replace(call.shape, tiling=low))
+        mine, theirs = call.run(), other.run()
+        assert same(mine, theirs, slice(None))
+        assert torch.equal(mine[2], theirs[2])  # pyright: ignore[reportArgumentType]
+
+
 @pytest.fixture
 def graph() -> Iterator[Any]:
     yield torch.cuda.CUDAGraph()

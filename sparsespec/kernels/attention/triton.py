@@ -27,6 +27,8 @@ from sparsespec.kernels.attention.triton_scores import reduce_scores
 MAX_HEAD_DIM = 256
 MAX_SCORED = 16
 MAX_SCORE_ROWS = 256
+FEW = 16
+"""Query rows of the lowest tile."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 INTERPRETED = not isinstance(attend, triton.JITFunction)
 """Whether the kernels run in Triton's interpreter, on any device; else they need a GPU."""
@@ -159,7 +161,8 @@ def _attend(
         BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
         LIST=kind, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
         SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), PRECISION="ieee",
-        HEADS_P=triton.next_power_of_2(q.shape[1]), FETCH=not INTERPRETED, num_warps=warps, num_stages=stages,
+        HEADS_P=triton.next_power_of_2(q.shape[1]), SEVERAL=t.start > 0 and kind == NARROW.value,
+        FETCH=not INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
@@ -184,8 +187,11 @@ def _is_direct(q: Tensor) -> bool:
     return not INTERPRETED and q.dtype != torch.float32 and q.shape[2] in (64, 128)
 
 
-def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
+def tiling_for(dtype: torch.dtype, head_dim: int, packed: int = FEW + 1) -> Tiling:
     """Return the sizes for a float type and head dimension: never for a batch, or bits would depend on it.
+
+    Where rows have at most FEW `packed` query rows a KV head, as in plain decoding, tiles are as low as that: more of
+    them run at once, and give the same bits. Heads of 128 and more need the registers of more warps.
 
     Warps at head dimension 256 and in float32 are those with which registers hold a tile: with fewer, the compiler
     keeps up to 2 KB a thread in memory.
@@ -202,7 +208,15 @@ def tiling_for(dtype: torch.dtype, head_dim: int) -> Tiling:
             wide_tile=64, wide_stages=3,
             sparse_block=32, sparse_warps=4, sparse_programs=2,
         )  # fmt: skip
-    return Tiling(block=64) if head_dim < 128 else Tiling()
+    if head_dim == 128:
+        return Tiling()
+    tiling = Tiling(
+        block=64, split=1024, start=40,
+        wide_tile=64, wide_warps=4, wide_programs=2,
+        sparse_stages=5, sparse_programs=6,
+    )  # fmt: skip
+    few = {"tile": FEW, "warps": 1, "stages": 3, "programs": 8, "own_tiles": 17}
+    return replace(tiling, **few) if packed <= FEW else tiling
 
 
 def check(k_pages: Tensor, n_heads: int, ends: tuple[int, int]) -> None:

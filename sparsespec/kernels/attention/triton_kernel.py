@@ -20,53 +20,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from sparsespec.kernels.attention.triton_pieces import fetch_first, fetch_lists, finite, folded, score_rows
+
 NARROW = tl.constexpr(0)
 WIDE = tl.constexpr(1)
 SPARSE = tl.constexpr(2)
 """The kinds of rows: dense ones of few queries, dense ones of many, sparse ones; a launch runs the list of one kind."""
-
-
-@triton.jit
-def finite(m):
-    """Return m, with 0 for -inf, so that differences of maxima are never NaN."""
-    return tl.where(m == float("-inf"), 0.0, m)
-
-
-@triton.jit
-def folded(m, lsum, acc, m2, lsum2, acc2):
-    """Fold a split (m2, lsum2, acc2) into what stands left of it; maxima are in log2 units.
-
-    Written with explicit fused multiply-adds, so that every kernel that inlines it rounds alike.
-    """
-    high = tl.maximum(m, m2)
-    a, b = tl.exp2(m - finite(high)), tl.exp2(m2 - finite(high))
-    lsum = tl.fma(lsum, a, lsum2 * b)
-    acc = tl.fma(acc, tl.broadcast_to(a[:, None], acc.shape), acc2 * b[:, None])
-    return high, lsum, acc
-
-
-@triton.jit
-def scored_slot(i, live, FIRST: tl.constexpr, LAST: tl.constexpr):
-    """Return the place of query i among the scored ones of its row, and whether it is one."""
-    n_first = tl.minimum(FIRST, live)
-    begin_last = tl.maximum(live - LAST, n_first)
-    slot = tl.where(i < n_first, i, n_first + i - begin_last)
-    return slot, (i < live) & ((i < n_first) | (i >= begin_last))
-
-
-@triton.jit
-def score_rows(
-    entry, head, i, h, live, scored_ptr, HKV: tl.constexpr, G: tl.constexpr,
-    FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, SCORED: tl.constexpr,
-):  # fmt: skip
-    """Return where the probabilities of the tile's rows are kept, -1 for those that are not."""
-    kept = tl.full(i.shape, -1, tl.int32)
-    if SCORED:
-        row = tl.load(entry)
-        place, is_scored = scored_slot(i, live, FIRST, LAST)
-        is_scored = is_scored & (tl.load(scored_ptr + row) != 0)
-        kept = tl.where(is_scored, (row * HKV + head) * SCORE_ROWS + place * G + h, -1)
-    return kept
 
 
 @triton.jit
@@ -89,30 +48,6 @@ STORE_PAIRS = tl.constexpr(
 )
 PAIRS_TAKE = tl.constexpr(",".join(["=r"] * 4 + ["l"] * 16 + ["r"] * 8))
 STORE_ONE = tl.constexpr("{ .reg .pred w; setp.ne.s64 w, $1, 0; @w st.global.f32 [$1], $2; mov.b32 $0, 0; }")
-TOUCH = tl.constexpr("prefetch.global.L2 [$1]; mov.b32 $0, 0;")
-
-
-@triton.jit
-def fetch(at):
-    """Bring these addresses into the L2 cache; nothing waits for them."""
-    tl.inline_asm_elementwise(TOUCH, "=r,l", [at.to(tl.int64)], dtype=tl.int32, is_pure=False, pack=1)
-
-
-@triton.jit
-def fetch_first(work_ptr, count_ptr, tail_ptr, n_seats, HKV: tl.constexpr):
-    """Fetch what a program's first item needs if all rows are sparse and in the order of seats: a harmless guess."""
-    seat = tl.minimum(tl.program_id(0) // HKV, n_seats - 1)
-    fetch(work_ptr + seat * 8)
-    fetch(count_ptr + seat)
-    fetch(tail_ptr + seat)
-
-
-@triton.jit
-def fetch_lists(listed, table, n_listed, n_blocks):
-    """Fetch the first 1,024 chosen positions and pages of a row, which its first block of loads depends on."""
-    near = tl.arange(0, 128) * 8
-    fetch(listed + tl.minimum(near, n_listed - 1))
-    fetch(table + tl.minimum(near, n_blocks - 1))
 
 
 @triton.jit
@@ -214,9 +149,12 @@ def attend(
     HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr, PAGE: tl.constexpr, LIST_HEADS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, LIST: tl.constexpr, SCORED: tl.constexpr,
     FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
-    HEADS_P: tl.constexpr, FETCH: tl.constexpr,
+    HEADS_P: tl.constexpr, SEVERAL: tl.constexpr, FETCH: tl.constexpr,
 ):  # fmt: skip
-    """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
+    """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split.
+
+    SEVERAL says that items which do not own all splits may do more than one.
+    """
     if LIST == SPARSE and FETCH:
         fetch_first(work_ptr, count_ptr, tail_ptr, n_seats, HKV)
     begin = 0 if LIST == NARROW else tl.load(total_ptr + LIST - 1)
@@ -243,7 +181,9 @@ def attend(
         n_seen = count + start + tl.minimum(live, tl.max(i, 0) + 1) - tail
         m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         lsum, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
-        for s in range(tl.maximum(split, 0), tl.where(split < 0, n_splits, split + 1)):
+        run = tl.load(total_ptr + 4) if SEVERAL else 1
+        behind = tl.where(split < 0, n_splits, tl.minimum(split + run, n_splits))
+        for s in range(tl.maximum(split, 0), behind):
             m2, l2, acc2 = one_split(
                 q, now, i, start, k_head, v_head, table, listed, count, tail, s, n_seen,
                 kept, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
@@ -253,33 +193,27 @@ def attend(
                 m, lsum, acc = m2, l2, acc2
             else:
                 m, lsum, acc = folded(m, lsum, acc, m2, l2, acc2)
+            if LIST == NARROW and SEVERAL and split >= 0:
+                hand_in(
+                    m2, l2, acc2, s, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
+                    HKV, G, BLOCK_M, D,
+                )  # fmt: skip
         if LIST == SPARSE:
             put(m, lsum, acc, token * (HKV * G) + h, i < live, out_ptr, lse_ptr, D)
-        elif LIST == WIDE:
+        elif LIST == WIDE or split < 0:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
         else:
-            write_or_hand_in(
-                m, lsum, acc, split, entry, head, first_part_ptr, out_ptr, lse_ptr,
+            if not SEVERAL:
+                hand_in(
+                    m, lsum, acc, split, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
+                    HKV, G, BLOCK_M, D,
+                )  # fmt: skip
+            arrive(
+                entry, head, run, first_part_ptr, out_ptr, lse_ptr,
                 part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
             )  # fmt: skip
     if LIST == NARROW:
         clear_dead(out_ptr, lse_ptr, row_of_ptr, total_ptr, HKV * G, HEADS_P, D)
-
-
-@triton.jit
-def write_or_hand_in(
-    m, lsum, acc, split, entry, head, first_part_ptr, out_ptr, lse_ptr,
-    part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr,
-    HKV: tl.constexpr, G: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
-):  # fmt: skip
-    """Write the results of a tile whose splits the item owns all, or hand in those of one split."""
-    if split < 0:
-        write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
-    else:
-        hand_in(
-            m, lsum, acc, entry, head, first_part_ptr, out_ptr, lse_ptr,
-            part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
-        )  # fmt: skip
 
 
 @triton.jit
@@ -305,34 +239,68 @@ def put(m, lsum, acc, at_out, real, out_ptr, lse_ptr, D: tl.constexpr):
 
 
 @triton.jit
+def first_partial(entry, head, first_part_ptr, HKV: tl.constexpr):
+    """Return the place of the first partial of a tile and head; those of its further splits follow HKV apart."""
+    row, tile, n_splits = tl.load(entry), tl.load(entry + 1), tl.load(entry + 3)
+    return (tl.load(first_part_ptr + row) + tile * n_splits) * HKV + head
+
+
+@triton.jit
 def hand_in(
-    m, lsum, acc, entry, head, first_part_ptr, out_ptr, lse_ptr,
-    part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr,
+    m, lsum, acc, s, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
     HKV: tl.constexpr, G: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
-    """Store the partial of one split; the last of a tile's splits to arrive folds them all, from the left."""
-    row, tile, split, n_splits = tl.load(entry), tl.load(entry + 1), tl.load(entry + 2), tl.load(entry + 3)
-    live = tl.load(entry + 7)
+    """Store the partial of split s."""
     lane, d = tl.arange(0, BLOCK_M), tl.arange(0, D)
-    real = (tile * BLOCK_M + lane) // G < live
-    first = (tl.load(first_part_ptr + row) + tile * n_splits) * HKV + head
-    at = (first + split * HKV).to(tl.int64) * BLOCK_M + lane
+    real = (tl.load(entry + 1) * BLOCK_M + lane) // G < tl.load(entry + 7)
+    at = (first_partial(entry, head, first_part_ptr, HKV) + s * HKV).to(tl.int64) * BLOCK_M + lane
     tl.store(part_acc_ptr + at[:, None] * D + d[None, :], acc, mask=real[:, None])
     tl.store(part_m_ptr + at, m, mask=real)
     tl.store(part_l_ptr + at, lsum, mask=real)
+
+
+@triton.jit
+def handed_in(at, there, part_acc_ptr, part_m_ptr, part_l_ptr, D: tl.constexpr):
+    """Return a partial; where there is none, one that leaves whatever it is folded into as it was."""
+    m = tl.load(part_m_ptr + at, mask=there, other=float("-inf"), cache_modifier=".cg")
+    lsum = tl.load(part_l_ptr + at, mask=there, other=0.0, cache_modifier=".cg")
+    at_acc = part_acc_ptr + at[:, None] * D + tl.arange(0, D)[None, :]
+    return m, lsum, tl.load(at_acc, mask=there[:, None], other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def arrive(
+    entry, head, run, first_part_ptr, out_ptr, lse_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr,
+    HKV: tl.constexpr, G: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
+):  # fmt: skip
+    """Say that the item has handed in; the last of a tile's items to arrive folds all splits, from the left."""
+    n_splits, lane = tl.load(entry + 3), tl.arange(0, BLOCK_M)
+    real = (tl.load(entry + 1) * BLOCK_M + lane) // G < tl.load(entry + 7)
+    first = first_partial(entry, head, first_part_ptr, HKV)
     # all threads have stored before one of them says so
     tl.debug_barrier()
-    if tl.atomic_add(arrived_ptr + first, 1, sem="acq_rel", scope="gpu") == n_splits - 1:
+    if tl.atomic_add(arrived_ptr + first, 1, sem="acq_rel", scope="gpu") == (n_splits - 1) // run:
         tl.store(arrived_ptr + first, 0)
         m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         lsum, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
-        for s in range(n_splits):
+        # of small heads four partials are on their way at once; registers hold no more of larger ones
+        AHEAD: tl.constexpr = 4 if D <= 64 else 1
+        for s in range(0, n_splits, AHEAD):
             at = (first + s * HKV).to(tl.int64) * BLOCK_M + lane
-            m2 = tl.load(part_m_ptr + at, mask=real, other=0.0, cache_modifier=".cg")
-            l2 = tl.load(part_l_ptr + at, mask=real, other=1.0, cache_modifier=".cg")
-            at_acc = part_acc_ptr + at[:, None] * D + d[None, :]
-            acc2 = tl.load(at_acc, mask=real[:, None], other=0.0, cache_modifier=".cg")
+            m2, l2, acc2 = handed_in(at, real, part_acc_ptr, part_m_ptr, part_l_ptr, D)
+            if AHEAD == 4:
+                step = HKV * BLOCK_M
+                some = real & (s + 1 < n_splits)
+                m3, l3, acc3 = handed_in(at + step, some, part_acc_ptr, part_m_ptr, part_l_ptr, D)
+                some = real & (s + 2 < n_splits)
+                m4, l4, acc4 = handed_in(at + 2 * step, some, part_acc_ptr, part_m_ptr, part_l_ptr, D)
+                some = real & (s + 3 < n_splits)
+                m5, l5, acc5 = handed_in(at + 3 * step, some, part_acc_ptr, part_m_ptr, part_l_ptr, D)
             m, lsum, acc = folded(m, lsum, acc, m2, l2, acc2)
+            if AHEAD == 4:
+                m, lsum, acc = folded(m, lsum, acc, m3, l3, acc3)
+                m, lsum, acc = folded(m, lsum, acc, m4, l4, acc4)
+                m, lsum, acc = folded(m, lsum, acc, m5, l5, acc5)
         write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
 
 

@@ -7,8 +7,9 @@ kernel runs each entry once per KV head, heads fastest, so that programs side by
     row, tile, split, splits of the row, seat, first query token, position of that token, live queries
 
 `split` is -1 where the item owns all splits of its queries: rows of one split, sparse rows, rows of many queries, and
-all rows if that keeps the programs busy. Who owns what changes traffic, never bits. Beside the list, per row, stands
-the place of its first partial; its partials lie in the order of its entries.
+all rows if that keeps the programs busy. Any other item does `run` splits from there on and hands in each of them. Who
+does what changes traffic, never bits. Beside the list, per row, stands the place of its first partial; its partials
+lie in the order of its tiles, and of their splits.
 """
 
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
@@ -27,12 +28,27 @@ from sparsespec.core.batch import AttentionRows
 
 
 @triton.jit
+def _splits_of_an_item(tiles, splits, HKV: tl.constexpr, START: tl.constexpr, PROGRAMS: tl.constexpr):
+    """Return how many splits of a row an item does, where it does not own them: what ends soonest.
+
+    The programs go round as often as there are items for each of them, and an item takes its splits and a START.
+    """
+    run, least = 1, 1 << 30
+    for log in tl.static_range(0, 4):
+        rounds = (tl.sum(tiles * ((splits + (1 << log) - 1) >> log), 0) * HKV + PROGRAMS - 1) // PROGRAMS
+        cost = rounds * (100 * (1 << log) + START)
+        run = tl.where(cost < least, 1 << log, run)
+        least = tl.minimum(cost, least)
+    return run
+
+
+@triton.jit
 def _splits_and_entries(
     start, live, sparse,
     HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, WIDE_TILE: tl.constexpr, SPARSE_TILE: tl.constexpr,
-    SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
+    SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, START: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
-    """Return, for each row, the list it is in, its splits, whether items own them, and its entries."""
+    """Return, for each row, the list it is in, its tiles, splits, whether items own them; and an item's splits."""
     packed = live * G
     tiles = (packed + TILE - 1) // TILE
     kind = tl.where(sparse, 2, tl.where(tiles >= OWN_TILES, 1, 0))
@@ -40,12 +56,12 @@ def _splits_and_entries(
     tiles = tl.where(kind == 2, (packed + SPARSE_TILE - 1) // SPARSE_TILE, tiles)
     splits = tl.where(sparse, 1, tl.maximum(1, (start + live + SPLIT - 1) // SPLIT))
     # all rows own theirs if that keeps the programs nearly as busy: nothing is written twice then
-    n_items = tl.sum(tl.where(kind == 0, tiles, 0), 0) * HKV
-    n_splits = tl.sum(tl.where(kind == 0, tiles * splits, 0), 0) * HKV
-    rounds = (n_items + PROGRAMS - 1) // PROGRAMS
+    narrow = tl.where(kind == 0, tiles, 0)
+    rounds = (tl.sum(narrow, 0) * HKV + PROGRAMS - 1) // PROGRAMS
     longest = tl.max(tl.where((kind == 0) & (live > 0), splits, 0), 0)
-    owns = (splits == 1) | (kind == 1) | (100 * n_splits >= OWN_BUSY * rounds * PROGRAMS * longest)
-    return kind, splits, owns, tiles * tl.where(owns, 1, splits)
+    busy = 100 * tl.sum(narrow * splits, 0) * HKV >= OWN_BUSY * rounds * PROGRAMS * longest
+    run = _splits_of_an_item(narrow, splits, HKV, START, PROGRAMS)
+    return kind, tiles, splits, (splits <= run) | (kind == 1) | busy, run
 
 
 # Counts change with every step, and none of them is worth a kernel of its own.
@@ -54,7 +70,7 @@ def make_work(
     seat_ptr, offset_ptr, start_ptr, live_ptr, sparse_ptr, work_ptr, first_part_ptr, row_of_ptr, total_ptr,
     n_rows, n_entries_max, n_tokens,
     HKV: tl.constexpr, G: tl.constexpr, TILE: tl.constexpr, WIDE_TILE: tl.constexpr, SPARSE_TILE: tl.constexpr,
-    SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, PROGRAMS: tl.constexpr,
+    SPLIT: tl.constexpr, OWN_TILES: tl.constexpr, OWN_BUSY: tl.constexpr, START: tl.constexpr, PROGRAMS: tl.constexpr,
     ROWS_P: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """Write the entries of one row; each program adds up the rows before its own."""
@@ -64,9 +80,10 @@ def make_work(
     start = tl.load(start_ptr + rows, mask=known, other=0).to(tl.int32)
     live = tl.load(live_ptr + rows, mask=known, other=0).to(tl.int32)
     sparse = tl.load(sparse_ptr + rows, mask=known, other=0) != 0
-    kind, splits, owns, entries = _splits_and_entries(
-        start, live, sparse, HKV, G, TILE, WIDE_TILE, SPARSE_TILE, SPLIT, OWN_TILES, OWN_BUSY, PROGRAMS
+    kind, tiles, splits, owns, run = _splits_and_entries(
+        start, live, sparse, HKV, G, TILE, WIDE_TILE, SPARSE_TILE, SPLIT, OWN_TILES, OWN_BUSY, START, PROGRAMS
     )
+    entries = tiles * tl.where(owns, 1, (splits + run - 1) // run)
     n_narrow = tl.sum(tl.where(kind == 0, entries, 0), 0)
     n_dense = n_narrow + tl.sum(tl.where(kind == 1, entries, 0), 0)
     if row == 0:
@@ -74,6 +91,7 @@ def make_work(
         tl.store(total_ptr + 1, n_dense)
         tl.store(total_ptr + 2, tl.sum(entries, 0))
         tl.store(total_ptr + 3, n_tokens)
+        tl.store(total_ptr + 4, run)
     mine = rows == row
     my_start = tl.sum(tl.where(mine, start, 0), 0)
     my_live = tl.sum(tl.where(mine, live, 0), 0)
@@ -85,15 +103,16 @@ def make_work(
     first = before + tl.sum(tl.where((rows < row) & (kind == my_kind), entries, 0), 0)
     my_seat = tl.load(seat_ptr + row).to(tl.int32)
     my_offset = tl.load(offset_ptr + row).to(tl.int32)
-    tl.store(first_part_ptr + row, tl.sum(tl.where((rows < row) & (owns == 0), entries, 0), 0))
+    my_runs = (my_splits + run - 1) // run
+    tl.store(first_part_ptr + row, tl.sum(tl.where((rows < row) & (owns == 0), tiles * splits, 0), 0))
     lane = tl.arange(0, STEP)
     for at in range(0, my_entries, STEP):
         e = at + lane
         out = work_ptr + (first + e) * 8
         mask = (e < my_entries) & (first + e < n_entries_max)
         tl.store(out, tl.zeros([STEP], tl.int32) + row, mask=mask)
-        tl.store(out + 1, tl.where(my_own, e, e // my_splits), mask=mask)
-        tl.store(out + 2, tl.where(my_own, -1, e % my_splits), mask=mask)
+        tl.store(out + 1, tl.where(my_own, e, e // my_runs), mask=mask)
+        tl.store(out + 2, tl.where(my_own, -1, e % my_runs * run), mask=mask)
         tl.store(out + 3, tl.zeros([STEP], tl.int32) + my_splits, mask=mask)
         tl.store(out + 4, tl.zeros([STEP], tl.int32) + my_seat, mask=mask)
         tl.store(out + 5, tl.zeros([STEP], tl.int32) + my_offset, mask=mask)
@@ -119,6 +138,7 @@ class Tiling:
         sparse_tile, sparse_block, sparse_warps, sparse_stages, sparse_programs: The same for sparse rows.
         own_tiles: From how many tiles on a row is one of many queries.
         own_busy: Per cent of the programs' time that must be in use for all items to own all splits.
+        start: What beginning an item costs, in per cent of a split; at 0 an item never does two that others could do.
     """
 
     tile: int = 64
@@ -138,6 +158,7 @@ class Tiling:
     sparse_programs: int = 4
     own_tiles: int = 8
     own_busy: int = 90
+    start: int = 0
 
 
 class Work:
@@ -175,7 +196,7 @@ class Work:
             return torch.empty(shape, dtype=dtype, device=device)
 
         self.entries, self.first_part, self.arrived = ints(self.n_entries, 8), ints(n_rows), ints(cut, hkv)
-        self.row_of, self.total, self.table = ints(n_tokens), ints(4), ints(*table)
+        self.row_of, self.total, self.table = ints(n_tokens), ints(5), ints(*table)
         self.may_be_wide = False
         self.part_acc = floats(cut, hkv, tiling.tile, head_dim)
         self.part_m, self.part_l = floats(cut, hkv, tiling.tile), floats(cut, hkv, tiling.tile)
@@ -206,6 +227,6 @@ class Work:
             self.entries, self.first_part, self.row_of, self.total,
             n_rows, self.n_entries, n_tokens,
             HKV=self.hkv, G=self.group, TILE=t.tile, WIDE_TILE=t.wide_tile, SPARSE_TILE=t.sparse_tile, SPLIT=t.split,
-            OWN_TILES=t.own_tiles, OWN_BUSY=t.own_busy, PROGRAMS=self.programs,
+            OWN_TILES=t.own_tiles, OWN_BUSY=t.own_busy, START=t.start, PROGRAMS=self.programs,
             ROWS_P=triton.next_power_of_2(n_rows), STEP=128, num_warps=4,
         )  # fmt: skip
