@@ -28,7 +28,6 @@ CONTEXT, ROUNDS, DRAFT = 70, 3, 4
 SELECTORS = (
     "pillar(min_budget=8)",
     "pillar(min_budget=8,groups=heads,recent=0.0,scored=[0,16],smooth=0.5)",
-    "window(min_budget=8)",
     "quest(min_budget=24)",
     "snapkv(min_keep=8)",
     "oracle(min_budget=8)",
@@ -53,14 +52,18 @@ def tokens(bench: Bench) -> Tensor:
     return bench.texts(CONTEXT)
 
 
+@pytest.fixture(scope="module")
+def truth(bench: Bench, tokens: Tensor) -> tuple[Tensor, list[float]]:
+    return all_rounds(bench, "full", tokens)
+
+
 def all_rounds(bench: Bench, selector: str, tokens: Tensor) -> tuple[Tensor, list[float]]:
     return drafted(bench.model, selector, Script.of(tokens, CONTEXT, DRAFT), bench.laws)
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
-def test_a_round_accepts_what_the_engine_accepts_there(bench: Bench, tokens: Tensor, selector: str) -> None:
+def test_a_round_accepts_what_the_engine_accepts_there(bench: Bench, tokens: Tensor, truth: Any, selector: str) -> None:
     drafts, shares = all_rounds(bench, selector, tokens)
-    truth, _ = all_rounds(bench, "full", tokens)
     heard = dict[int, int]()
 
     def hear(row: RowResult) -> None:
@@ -72,12 +75,12 @@ def test_a_round_accepts_what_the_engine_accepts_there(bench: Bench, tokens: Ten
     engine = Engine.compose(bench.model, "dense", eos_ids=(), **parts, **sizes(4, tokens.shape[1]))
     decode(engine, tokens[:, :CONTEXT].tolist(), bench.laws, hear)
     # later rounds begin elsewhere in an engine that is not told where to go
-    assert accepted(drafts, truth)[:, 0].tolist() == [heard[seat] for seat in range(4)]
+    assert accepted(drafts, truth[0])[:, 0].tolist() == [heard[seat] for seat in range(4)]
     assert all(0 < share < 0.7 for share in shares)
 
 
-def test_rounds_move_on_whatever_stands(bench: Bench, tokens: Tensor) -> None:
-    full, shares = all_rounds(bench, "full", tokens)
+def test_rounds_move_on_whatever_stands(bench: Bench, tokens: Tensor, truth: Any) -> None:
+    full, shares = truth
     poor, _ = all_rounds(bench, "random(min_budget=1,budget=0.01)", tokens)
     assert full.shape == poor.shape == (4, ROUNDS + 1, DRAFT)
     assert shares == [1.0] * 4
@@ -89,11 +92,11 @@ def test_rounds_move_on_whatever_stands(bench: Bench, tokens: Tensor) -> None:
     assert not torch.equal(full[:2], text)
 
 
-def test_what_is_learnt_on_one_round_serves_the_next(bench: Bench, tokens: Tensor) -> None:
+def test_what_is_learnt_on_one_round_serves_the_next(bench: Bench, tokens: Tensor, truth: Any) -> None:
     """A selector without a warm start reads everything in its first round, so all of that stands, and less later."""
     cold = "pillar(min_budget=4,budget=0.01,warm_start=false)"
-    (drafts, shares), (truth, _) = all_rounds(bench, cold, tokens), all_rounds(bench, "full", tokens)
-    counts = accepted(drafts, truth)
+    drafts, shares = all_rounds(bench, cold, tokens)
+    counts = accepted(drafts, truth[0])
     assert (counts[:, 0] == DRAFT).all()
     assert counts[:, 1:].mean() < DRAFT
     assert max(shares) < 0.2, "the first round is not in the share"
