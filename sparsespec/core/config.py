@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+_ITEM_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -44,6 +46,11 @@ class Geometry:
     max_draft: int = 0
     max_guess: int = 0
     checked: bool = False
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of a page, keys and values of all layers."""
+        return 2 * self.n_layers * self.page_size * self.n_kv_heads * self.head_dim * _ITEM_BYTES[self.dtype]
 
     @property
     def pages_per_seat(self) -> int:

@@ -145,13 +145,12 @@ class Lengths(NamedTuple):
     stop_below: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A page to copy between tiers, executed by `kv/mover.py`."""
+class Move(NamedTuple):
+    """A page to copy between the device's pool and a slot of the host's, executed by `kv/mover.py`."""
 
     page: int
-    source: str
-    target: str
+    slot: int
+    out: bool  #: from the device to the host
 
 
 @dataclass(frozen=True, slots=True)

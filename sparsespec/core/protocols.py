@@ -164,8 +164,8 @@ class Tiers(Protocol):
         """Forget everybody."""
         ...
 
-    def admit(self, n_prompt: int, limit: int) -> bool:
-        """Say whether a request of `n_prompt` tokens, never longer than `limit`, may take a seat now."""
+    def admit(self, seat: int, n_prompt: int, limit: int) -> bool:
+        """Say whether a request of `n_prompt` tokens, never longer than `limit`, takes `seat` now; it does if so."""
         ...
 
     def share(self, seat: int, owner: int, n_pages: int) -> tuple[tuple[int, int, int], ...]:
@@ -176,8 +176,16 @@ class Tiers(Protocol):
         """Find pages for every query token, oldest first; victims are strictly younger than who needs them."""
         ...
 
-    def restore(self, view: View) -> tuple[Move, ...]:
-        """Bring spilled requests back, after placing and only if nobody starved."""
+    def restore(self, view: View) -> Placed:
+        """Bring spilled requests back, called after placing and only if nobody starved; what it returns has no rows."""
+        ...
+
+    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
+        """Hear that copies have ended, all of them together well or not; every move is heard of, in order."""
+        ...
+
+    def away(self) -> Sequence[int]:
+        """Return the seats that cannot run because some of their pages are not on the device."""
         ...
 
     def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
@@ -202,6 +210,14 @@ class Tiers(Protocol):
 
     def host_free_pages(self) -> int:
         """Return how many pages the host tier could take."""
+        ...
+
+    def host_pages(self) -> int:
+        """Return how many pages are in the host tier."""
+        ...
+
+    def moving_pages(self) -> int:
+        """Return how many pages of the device are being copied."""
         ...
 
     def check(self) -> None:

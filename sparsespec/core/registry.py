@@ -53,7 +53,11 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "random": "sparsespec.sched.random:Random",
         "staggered": "sparsespec.sched.staggered:Staggered",
     },
-    "tiers": {"gpu": "sparsespec.kv.gpu:GpuTier"},
+    "tiers": {
+        "gpu": "sparsespec.kv.gpu:GpuTier",
+        "host": "sparsespec.kv.host:HostTier",
+        "reserve": "sparsespec.kv.reserve:ReserveTier",
+    },
     "attention": {
         "reference": "sparsespec.attention.reference:ReferenceAttention",
         "triton": "sparsespec.attention.triton:TritonAttention",

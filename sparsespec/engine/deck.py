@@ -121,8 +121,12 @@ class Deck:
 
     def share(self, seat: int, entries: Sequence[tuple[int, int, int]], positions: int) -> None:
         """Enter pages that `seat` took over, filled up to `positions`."""
-        self._aside(lambda: enter_pages(self._state, sent(entries, self._state)))
+        self.enter(entries)
         self._aside(partial(set_filled, self._state, [seat], positions))
+
+    def enter(self, entries: Sequence[tuple[int, int, int]]) -> None:
+        """Enter pages into the tables of seats."""
+        self._aside(lambda: enter_pages(self._state, sent(entries, self._state)))
 
     def _aside(self, fn: Callable[[], object]) -> None:
         """Launch something that nobody waits for; the next flight reports its trouble."""

@@ -5,8 +5,9 @@ Decides who *may* run; who does is the scheduler's business. Everything here is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from time import perf_counter
 
 import numpy as np
 
@@ -84,9 +85,9 @@ class Desk:
         free = [s for s in range(self._geometry.n_seats) if s not in self.seated]
         while self.waiting and free:
             request = self.waiting[0]
-            if not self._tiers.admit(len(request.prompt), request.limit):
+            if not self._tiers.admit(free[0], len(request.prompt), request.limit):
                 return
-            request.seat = free.pop(0)
+            request.seat, request.seated_at = free.pop(0), perf_counter()
             self._roster.enter(request, step)
             self.seated[request.seat] = self.waiting.pop(0)
             self._seat(request)
@@ -108,12 +109,14 @@ class Desk:
         if self._loop.sit_out:
             may &= bounds.n_lo == bounds.n_hi
         filling = roster.to_prefill > 0
+        away = list(self._tiers.away())
         may = (may | filling) & ~roster.preempted
+        may[away] = False
         for seat in seats[(filling & may)[seats]].tolist():
-            may[seat] = self._prompt_is_ours(self.seated[seat])
+            may[seat] = self._prompt_is_ours(self.seated[seat], away)
         return seats[may[seats]]
 
-    def _prompt_is_ours(self, request: Request) -> bool:
+    def _prompt_is_ours(self, request: Request, away: Sequence[int]) -> bool:
         """Take over whole prompt pages that another sample has filled; False while an older one is filling them."""
         roster, seat = self._roster, request.seat
         # no round ever writes into these pages: the first of them begins behind them, at c - 1
@@ -125,7 +128,10 @@ class Desk:
         family = [
             other
             for other in self.seated.values()
-            if other.group == request.group and other is not request and not roster.preempted[other.seat]
+            if other.group == request.group
+            and other is not request
+            and not roster.preempted[other.seat]
+            and other.seat not in away
         ]
         for other in family:
             filled = roster.n[other.seat] - 1 - roster.to_prefill[other.seat]

@@ -6,6 +6,7 @@ when their flight has landed, and find their request by identity.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import numpy as np
 from sparsespec.core.device import Device
 from sparsespec.core.errors import EngineClosed
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.plan import Placed, StepPlan, check_plan
+from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import SHELVES, EngineSpec
@@ -39,6 +40,8 @@ from sparsespec.kv.mover import Mover
 from sparsespec.kv.pool import KVPool
 from sparsespec.metrics.seats import SeatCounts
 from sparsespec.models.transformer import Transformer
+
+_log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -70,7 +73,6 @@ class Engine:
         self._device: Device = device or (CudaDevice(model.device) if on_gpu else LazyDevice())
         check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
-        self._mover = Mover(self._device, self._pool, checked=options.checked)
         self._closed = False
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):
@@ -123,20 +125,24 @@ class Engine:
     def step(self) -> StepResult:
         """Run one round and return what became known; lines 5 to 7 are `engine/round.py`."""
         self._alive()
+        tiers = self._parts.tiers
+        self._land()
         view = self._desk.view(self._step)
         plan = self._parts.scheduler.plan(view)
         check_plan(plan, view)
-        placed = self._parts.tiers.place(plan, view)
+        placed = tiers.place(plan, view)
         self._account(plan, placed)
-        moves = self._parts.tiers.restore(view) if len(placed.rows) == len(plan.rows) else ()
-        self._mover.move((*placed.moves, *moves))
+        restored = tiers.restore(view) if len(placed.rows) == len(plan.rows) else Placed()
+        self._give(restored)
+        self._mover.move((*placed.moves, *restored.moves))
         if placed.rows:
             self._deck.launch(placed, self._desk.seated, self._step)
         # who launches nothing has nothing to overlap with, and hears one flight more
         heard = self._hear(self._loop.lag if placed.rows else max(0, self._deck.n_out - 1))
+        self._stuck = not (placed.rows or heard)
         if self._options.checked:
-            self._parts.tiers.check()
-        return self._result(placed, heard)
+            tiers.check()
+        return self._result(placed, restored, heard)
 
     def warm_up(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
         """Record the graphs of steps without prefill before they are met, if any are; `progress` hears (done, all)."""
@@ -177,7 +183,8 @@ class Engine:
     def ledger(self) -> Ledger:
         """What is allocated at present, by whom."""
         self._alive()
-        held = Ledger.of({**self._holders, "seats": self._deck.memory})
+        mover = {"copies": self._mover.memory, "pinned host": self._mover.pinned}
+        held = Ledger.of({**self._holders, "seats": self._deck.memory, **mover})
         return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
 
     def _start(self) -> None:
@@ -185,6 +192,8 @@ class Engine:
         parts, sizes = self._parts, self.geometry
         parts.tiers.reset()
         graphs = bool(self._options.graphs)
+        self._mover = Mover(self._device, self._pool, sizes)
+        self._stuck = False
         self._roster = Roster(sizes.n_seats)
         self._counts = SeatCounts(sizes.n_seats, row_width(sizes))
         lag = self._loop.lag
@@ -207,16 +216,32 @@ class Engine:
         )
         self._n_groups = self._n_requests = self._step = 0
 
+    def _land(self) -> None:
+        """Tell the tier manager which copies have ended, all of them if there was nothing else to wait for."""
+        for moves, error in self._mover.ended(wait=self._stuck):
+            if error is not None:
+                _log.warning("copying %d KV pages failed (%s); whose they are is computed again", len(moves), error)
+            self._parts.tiers.moved(moves, failed=error is not None)
+
     def _account(self, plan: StepPlan, placed: Placed) -> None:
         """Write down what placing did to requests, and tell the device about lost and fresh pages."""
-        roster, lost = self._roster, np.array(placed.preempted, dtype=np.int64)
+        roster, rows = self._roster, placed.rows
         roster.starved[plan.rows.seat] = True
-        roster.starved[placed.rows.seat] = False
-        roster.placed_at[placed.rows.seat] = self._step
-        roster.preempted[lost] = True
+        roster.starved[rows.seat] = False
+        roster.placed_at[rows.seat] = self._step
+        self._give(placed)
+        again = rows.take((rows.phase == Phase.PREFILL) & ~roster.first_fill[rows.seat])
+        self._counts.recomputed(again.seat, again.n_query)
+        self._mover.fresh(placed.fresh)
+
+    def _give(self, placed: Placed) -> None:
+        """Write down who lost all pages, and enter those of restored requests."""
+        lost = np.array(placed.preempted, dtype=np.int64)
+        self._roster.preempted[lost] = True
         self._counts.preempted(lost)
         self._deck.lose(placed.preempted)
-        self._mover.fresh(placed.fresh)
+        if not placed.rows and placed.table:
+            self._deck.enter(placed.table)
 
     def _hear(self, at_most: int) -> tuple[RowResult, ...]:
         """Hear flights until `at_most` are out."""
@@ -253,14 +278,18 @@ class Engine:
         if self._closed:
             raise EngineClosed("the engine is closed; compose a new one")
 
-    def _result(self, placed: Placed, heard: tuple[RowResult, ...]) -> StepResult:
+    def _result(self, placed: Placed, restored: Placed, heard: tuple[RowResult, ...]) -> StepResult:
+        tiers = self._parts.tiers
         info = StepInfo(
             step=self._step,
             placed=placed,
             heard=heard,
             n_waiting=len(self._desk.waiting),
             n_running=len(self._desk.seated),
-            free_pages=self._parts.tiers.free_pages(),
+            free_pages=tiers.free_pages(),
+            host_pages=tiers.host_pages(),
+            moving_pages=tiers.moving_pages(),
+            moves=(*placed.moves, *restored.moves),
         )
         self._step += 1
         return StepResult(self._speaker.take(), not self.has_work, info)

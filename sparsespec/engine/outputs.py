@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from sparsespec.core.plan import Placed
+from sparsespec.core.plan import Move, Placed
 from sparsespec.core.result import RowResult
 from sparsespec.metrics.speculation import SpecMetrics
 
@@ -28,6 +28,7 @@ class Completion:
         seed: The seed that was used, whether given or derived.
         logprobs: For each token ((token, logprob), …), the emitted one first; None unless asked for.
         metrics: What speculation did.
+        queue_seconds: From when it was added until it took its seat, or ended without one.
     """
 
     request_id: int
@@ -41,6 +42,7 @@ class Completion:
     seed: int
     logprobs: tuple[Logprobs, ...] | None
     metrics: SpecMetrics
+    queue_seconds: float = 0.0
 
 
 class TokenEvent(NamedTuple):
@@ -55,7 +57,19 @@ class TokenEvent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """What a step did, for wrappers, traces and benchmarks."""
+    """What a step did, for wrappers, traces and benchmarks.
+
+    Attributes:
+        step: Its number.
+        placed: The rows that ran, and what finding pages for them took.
+        heard: Results the host heard.
+        n_waiting: Requests without a seat.
+        n_running: Requests on seats, those that were spilled among them.
+        free_pages: Pages of the device that nobody holds.
+        host_pages: Pages in the host tier.
+        moving_pages: Pages of the device that are being copied.
+        moves: Copies that began.
+    """
 
     step: int
     placed: Placed = field(default_factory=Placed)
@@ -63,6 +77,9 @@ class StepInfo:
     n_waiting: int = 0
     n_running: int = 0
     free_pages: int = 0
+    host_pages: int = 0
+    moving_pages: int = 0
+    moves: tuple[Move, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

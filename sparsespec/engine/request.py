@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from sparsespec.core.params import SamplingParams
 from sparsespec.metrics.speculation import SpecMetrics
@@ -20,6 +21,8 @@ class Request:
     seed: int
     limit: int  # tokens it may hold, prompt and output
     stop_ids: frozenset[int]
+    added_at: float = field(default_factory=perf_counter)
+    seated_at: float | None = None
     seat: int = -1
     output: list[int] = field(default_factory=list)
     logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)

@@ -6,6 +6,7 @@ A verification may commit tokens behind a stop; the device does not know stops, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.result import RowResult
@@ -118,4 +119,5 @@ def _completion(
         seed=request.seed,
         logprobs=None if params.logprobs is None else tuple(request.logprobs),
         metrics=request.metrics,
+        queue_seconds=(perf_counter() if request.seated_at is None else request.seated_at) - request.added_at,
     )

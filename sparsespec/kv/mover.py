@@ -1,32 +1,146 @@
-"""Carries out what the tier manager decided about pages, as launches in stream order.
+"""Carries out what the tier manager decided about pages, as launches, and says when copies have ended.
 
-The tier manager is integers; this is the only place that turns its words into work on the pool.
+The tier manager is integers; this is the only place that turns its words into work on the pools. Copies run in the side
+stream, in order, behind everything the main stream had been given before: what is copied out was written by then, and
+what is copied in lands where nobody reads any more. The main stream never waits for a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from sparsespec.core.device import Device
-from sparsespec.core.errors import ContractBroken
+import torch
+from torch import Tensor
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.device import Device, Event
 from sparsespec.core.plan import Move
-from sparsespec.kv.pool import KVPool
+from sparsespec.kernels.copy_pages.api import copy_pages
+from sparsespec.kernels.implementations import fastest
+from sparsespec.kv.pool import HostPool, KVPool
+
+STAGED = 16
+"""Pages that lie between the pools at a time, and are copied in one launch."""
+PATIENCE = 16
+"""Steps after which a copy is waited for, because some devices do nothing until then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A launched copy: its pages, its end, and in which step it began."""
+
+    moves: tuple[Move, ...]
+    event: Event
+    step: int
 
 
 class Mover:
     """Executes page moves and, in checked mode, poisons freshly allocated pages."""
 
-    def __init__(self, device: Device, pool: KVPool, *, checked: bool) -> None:
-        self._device = device
-        self._pool = pool
-        self._checked = checked
+    def __init__(self, device: Device, pool: KVPool, geometry: Geometry) -> None:
+        self._device, self._pool, self._geometry = device, pool, geometry
+        self._host = HostPool(geometry)
+        self._staged: Tensor | None = None
+        self._copies: deque[Copy] = deque()
+        self._step = 0
+
+    @property
+    def memory(self) -> tuple[object, ...]:
+        """What it allocated on the device."""
+        return (self._staged,)
+
+    @property
+    def pinned(self) -> tuple[object, ...]:
+        """What it allocated of the host's memory."""
+        return (self._host.pieces,)
 
     def fresh(self, pages: Sequence[int]) -> None:
         """Take note of freshly allocated pages; their old content must not be read."""
-        if self._checked and pages:
+        if self._geometry.checked and pages:
             self._device.launch(lambda: self._pool.poison(pages))
 
     def move(self, moves: Sequence[Move]) -> None:
-        """Copy pages between tiers; raises `ContractBroken` on a tier this pool does not have."""
-        for move in moves:
-            raise ContractBroken(f"no tier holds {move}: this pool lives on the device only")
+        """Begin to copy pages, in this order."""
+        for first in range(0, len(moves), STAGED):
+            few = tuple(moves[first : first + STAGED])
+            written = self._device.launch(_nothing)
+            event = self._device.launch(partial(self._copy, few), "side", (written,))
+            self._copies.append(Copy(few, event, self._step))
+
+    def ended(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
+        """Yield the copies that have ended, oldest first, and what went wrong; with `wait`, all there are.
+
+        To be asked once a step.
+        """
+        self._step += 1
+        while self._copies:
+            copy = self._copies[0]
+            if not (wait or self._step - copy.step > PATIENCE or self._device.poll(copy.event)):
+                return
+            self._copies.popleft()
+            error = None
+            try:
+                self._device.wait(copy.event)
+            except Exception as raised:
+                error = raised
+            yield copy.moves, error
+
+    def _copy(self, moves: tuple[Move, ...]) -> None:
+        """Copy pages of one direction after the other, by way of a place where their layers lie together."""
+        for out in (True, False):
+            few = sorted((move for move in moves if move.out is out), key=lambda move: move.slot)
+            if few:
+                self._through(few, out)
+
+    @torch.inference_mode()
+    def _through(self, moves: list[Move], out: bool) -> None:
+        staged = self._stage()
+        places = [(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)]
+        pairs, count = (self._sent(numbers) for numbers in (places, [len(moves)]))
+        if out:
+            self._gather(staged, pairs, count, out)
+        first = 0
+        for slot, n in _runs([move.slot for move in moves]):
+            for part in self._host.at(slot, n):
+                between = staged[first : first + len(part)]
+                target, source = (part, between) if out else (between, part)
+                target.copy_(source, non_blocking=True)
+                first += len(part)
+        if not out:
+            self._gather(staged, pairs, count, out)
+
+    def _gather(self, staged: Tensor, pairs: Tensor, count: Tensor, out: bool) -> None:
+        for kind, pool in enumerate((self._pool.k, self._pool.v)):
+            between = staged[:, kind].transpose(0, 1)
+            source, target = (pool, between) if out else (between, pool)
+            copy_pages(source, target, pairs, count, impl=fastest(pool))
+
+    def _stage(self) -> Tensor:
+        if self._staged is None:
+            pool = self._pool.k
+            self._staged = torch.empty((STAGED, 2, len(pool), *pool.shape[2:]), dtype=pool.dtype, device=pool.device)
+        return self._staged
+
+    def _sent(self, numbers: Sequence[int | tuple[int, int]]) -> Tensor:
+        array = torch.tensor(numbers, dtype=torch.int64)
+        if self._pool.k.is_cuda:
+            array = array.pin_memory()
+        return array.to(self._pool.k.device, non_blocking=True)
+
+
+def _nothing() -> None:
+    """Stand in the main stream, to be waited for."""
+
+
+def _runs(slots: list[int]) -> list[tuple[int, int]]:
+    """Return (first, length) of the runs of neighbours in ascending `slots`."""
+    runs: list[tuple[int, int]] = []
+    for slot in slots:
+        if runs and runs[-1][0] + runs[-1][1] == slot:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((slot, 1))
+    return runs

@@ -1,4 +1,4 @@
-"""The KV pool itself: keys and values of all layers, in pages.
+"""The KV pools themselves: keys and values of all layers, in pages; one on the device, and one in the host's memory.
 
 Only launched functions touch it. Which page belongs to whom is the tier manager's business (`kv/gpu.py`).
 """
@@ -14,11 +14,13 @@ from sparsespec.core.batch import float_type
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 
+SLOTS = 64
+"""Slots that the host's pool gains at a time: page-locking memory takes long, so it is done as it is needed."""
+
 
 def pool_bytes(geometry: Geometry) -> int:
     """Return the bytes of keys and values together."""
-    g = geometry
-    return 2 * g.n_layers * g.n_pages * g.page_size * g.n_kv_heads * g.head_dim * float_type(g.dtype).itemsize
+    return geometry.n_pages * geometry.page_bytes
 
 
 class KVPool:
@@ -50,3 +52,25 @@ class KVPool:
         index = torch.tensor(pages, dtype=torch.int64, device=self.k.device)
         self.k[:, index] = torch.nan
         self.v[:, index] = torch.nan
+
+
+class HostPool:
+    """Slots for pages in the host's memory, page-locked for a GPU: keys and values of all layers in one piece each."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        g = geometry
+        self._shape = (SLOTS, 2, g.n_layers, g.page_size, g.n_kv_heads, g.head_dim)
+        self._dtype, self._pinned = float_type(g.dtype), g.device != "cpu"
+        self.pieces: dict[int, Tensor] = {}
+
+    def at(self, first: int, n: int) -> list[Tensor]:
+        """Return slots `first` … `first + n - 1` [n, 2, L, P, Hkv, D], in as many parts as they lie in."""
+        parts: list[Tensor] = []
+        while n:
+            piece, start = divmod(first, SLOTS)
+            if piece not in self.pieces:
+                self.pieces[piece] = torch.empty(self._shape, dtype=self._dtype, pin_memory=self._pinned)
+            end = min(start + n, SLOTS)
+            parts.append(self.pieces[piece][start:end])
+            first, n = first + end - start, n - (end - start)
+        return parts

@@ -18,6 +18,7 @@ _COUNTS = (
     "num_guess_tokens",
     "num_accepted_guesses",
     "num_preemptions",
+    "num_recomputed_tokens",
     "kv_read_draft",
     "kv_full_draft",
     "kv_read",
@@ -47,6 +48,10 @@ class SeatCounts:
     def preempted(self, seats: Ints) -> None:
         """Count that `seats` lost all pages."""
         self._counts["num_preemptions"][seats] += 1
+
+    def recomputed(self, seats: Ints, tokens: Ints) -> None:
+        """Count positions of `seats` that are filled again."""
+        self._counts["num_recomputed_tokens"][seats] += tokens
 
     def hear(
         self,

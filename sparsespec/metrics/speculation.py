@@ -28,6 +28,7 @@ class SpecMetrics:
     num_accepted_guesses: int = 0  #: those of them that stood
     num_output_tokens: int = 0  #: tokens of the output
     num_preemptions: int = 0  #: times that all pages were lost
+    num_recomputed_tokens: int = 0  #: positions whose KV was computed again after that
     acceptance_histogram: Counter[int] = field(default_factory=Counter)  #: accepted drafts of a round → rounds
     kv_read_draft: float = 0.0  #: KV tokens that DRAFT rows read
     kv_full_draft: float = 0.0  #: KV tokens that they would have read without a selection

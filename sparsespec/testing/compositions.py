@@ -133,6 +133,17 @@ def _snapkv(dice: random.Random) -> Options:
     return {**kept, **_groups(dice), "window": dice.choice((1, 3, 16)), "pool": dice.choice((1, 7))}
 
 
+def _host(dice: random.Random) -> Options:
+    low = dice.choice((0.0, 0.1, 0.3))
+    return {
+        "victim": dice.choice(("newest", "shortest", "longest_remaining")),
+        "size": dice.choice((0.1, 0.5, 4.0)),
+        "low": low,
+        "high": low + dice.choice((0.0, 0.2)),
+        "chunk": dice.choice((1, 4, 64)),
+    }
+
+
 def _chunk(dice: random.Random) -> Options:
     return {"chunk": dice.choice((1, 3, 7, 16, 64))}
 
@@ -158,4 +169,5 @@ _OPTIONS: dict[tuple[str, str], Callable[[random.Random], Options]] = {
     ("scheduler", "lockstep"): _chunk,
     ("scheduler", "staggered"): _chunk,
     ("scheduler", "chaos"): _chaos,
+    ("tiers", "host"): _host,
 }

@@ -127,10 +127,10 @@ def test_the_tail_behind_what_may_be_known_is_released() -> None:
 
 def test_a_prompt_is_admitted_if_it_fits_now_and_anybody_on_an_empty_pool() -> None:
     part = tier()
-    assert part.admit(33, 40)
+    assert part.admit(0, 33, 40)
     fill(part, 16)
-    assert part.admit(16, 40)
-    assert not part.admit(17, 40)
+    assert part.admit(1, 16, 40)
+    assert not part.admit(1, 17, 40)
 
 
 def test_forgetting_and_resetting_leave_nothing() -> None:
@@ -149,5 +149,6 @@ def test_forgetting_and_resetting_leave_nothing() -> None:
 
 def test_there_is_no_host_tier() -> None:
     part = tier()
-    assert part.restore(view_of()) == ()
-    assert part.host_free_pages() == 0
+    assert part.restore(view_of()) == Placed()
+    assert part.away() == ()
+    assert part.host_free_pages() == part.host_pages() == part.moving_pages() == 0

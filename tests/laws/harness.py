@@ -39,6 +39,8 @@ class Seen:
     finished: int = 0
     tokens: int = 0
     preemptions: int = 0
+    spilled: int = 0
+    restored: int = 0
     shared: int = 0
     kv_checks: int = 0
     metrics: SpecMetrics = field(default_factory=SpecMetrics)
@@ -77,7 +79,7 @@ def run(
         for request, ask in ids.items():
             if ask.abort == step:
                 engine.abort(request)
-        for event in _step(engine):
+        for event in _step(engine, seen):
             if event.completion is not None:
                 _judge(case, ids[event.request_id], event.completion, seen)
                 if on_done:
@@ -98,9 +100,13 @@ def step_bound(case: Case) -> int:
     return 300 + 20 * work + max(a.at for a in case.requests)
 
 
-def _step(engine: Engine) -> Any:
+def _step(engine: Engine, seen: Seen) -> Any:
     try:
-        return engine.step().events
+        result = engine.step()
+        for move in result.info.moves:
+            seen.spilled += move.out
+            seen.restored += not move.out
+        return result.events
     except ContractBroken as error:
         raise LawBroken(_law_of(str(error)), str(error)) from error
     except AssertionError as error:
@@ -149,9 +155,10 @@ def check_kv(model: Transformer, engine: Engine, seen: Seen) -> None:
     # a test may look at device state once everything launched has run
     engine._device.wait(engine._device.launch(lambda: None))
     state = deck._state
+    away = engine._parts.tiers.away()
     for seat in engine._desk.seated:
         filled = int(state.filled[seat])
-        if engine._roster.preempted[seat] or not filled or not engine._parts.tiers.pages(seat):
+        if seat in away or engine._roster.preempted[seat] or not filled or not engine._parts.tiers.pages(seat):
             continue
         text = state.tokens[seat, :filled].tolist()
         positions = torch.arange(filled)

@@ -18,7 +18,8 @@ from sparsespec.core import plan
 from sparsespec.core.noise import Key
 from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
-from sparsespec.engine import deck, desk, listener, request, roster, round, speaker, state
+from sparsespec.engine import deck, desk, lazy, listener, request, roster, round, speaker, state
+from sparsespec.kv import host, mover
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.selection import Stored
@@ -208,6 +209,46 @@ def padding_writes_over_a_token(patch: Patch) -> None:
     patch.setattr(round, "lay_out", lay_out)
 
 
+def copies_run_ahead(patch: Patch) -> None:
+    original = lazy.LazyDevice.launch
+
+    def launch(self: lazy.LazyDevice, fn: Any, stream: Any = "main", after: Any = ()) -> Any:
+        return original(self, fn, stream, () if stream == "side" else after)
+
+    patch.setattr(lazy.LazyDevice, "launch", launch)
+
+
+def copies_are_over_when_they_begin(patch: Patch) -> None:
+    original = mover.Mover.move
+
+    def move(self: mover.Mover, moves: Any) -> None:
+        original(self, moves)
+        begun.extend((copy.moves, None) for copy in self._copies)
+        self._copies.clear()
+
+    def ended(self: mover.Mover, *, wait: bool) -> Any:
+        while begun:
+            yield begun.pop(0)
+
+    begun: list[Any] = []
+    patch.setattr(mover.Mover, "move", move)
+    patch.setattr(mover.Mover, "ended", ended)
+
+
+def copies_take_the_next_page(patch: Patch) -> None:
+    original = host.HostTier._fetch
+
+    def _fetch(self: host.HostTier, seat: int, block: int, table: Any) -> Any:
+        move = original(self, seat, block, table)
+        return move._replace(slot=max(1, move.slot - 1))
+
+    patch.setattr(host.HostTier, "_fetch", _fetch)
+
+
+def spills(case: Case) -> bool:
+    return case.spec.tiers.name == "host" and len(case.requests) > 1
+
+
 def _mutant(inject: Callable[[Patch], None], bites: Callable[[Case], bool], *laws: str) -> Mutant:
     return Mutant(inject.__name__, inject, frozenset(laws), bites)
 
@@ -228,5 +269,13 @@ MUTANTS = (
     _mutant(drafting_goes_on_after_preemption, drafts, "NaN poison"),
     _mutant(seat_is_reset_at_once, lambda case: case.spec.loop != "sync", "NaN poison", "exact tokens", "KV truth"),
     _mutant(padding_writes_over_a_token, pads, "exact tokens", "KV truth", "selection contract"),
+    _mutant(
+        copies_run_ahead,
+        lambda case: spills(case) and lags(case) and case.early > 0,
+        "KV truth",
+        "exact tokens",
+        "NaN poison",
+    ),
+    _mutant(copies_are_over_when_they_begin, spills, "KV truth", "exact tokens", "NaN poison"),
+    _mutant(copies_take_the_next_page, spills, "KV truth", "exact tokens", "NaN poison"),
 )
-"""A spill copy that is not ordered behind the step in flight belongs here too, once there is a tier to spill to."""

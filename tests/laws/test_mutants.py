@@ -8,7 +8,7 @@ from sparsespec.testing.cases import case_of
 from tests.laws.harness import LawBroken, Seen, run
 from tests.laws.mutants import MUTANTS, Mutant
 
-MOST_SEEDS = 200
+MOST_SEEDS = 1000
 KV_EVERY = 4
 """Steps between looks at the cache: looking makes the lazy device catch up, which hides what needs it to lag."""
 

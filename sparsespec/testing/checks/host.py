@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsespec.core.errors import ContractBroken
-from sparsespec.core.plan import Phase, Placed, Row, StepPlan, check_plan
+from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.view import RowView, View, build_view
 
@@ -70,6 +70,7 @@ class Host:
         page_size: Tokens per page.
         max_draft: Drafts of a round at most; each round draws its own number.
         max_guess: Guesses of a forward at most.
+        failing: Chance that a copy fails.
         on_place: Called with (plan, view, placed) after each placement.
     """
 
@@ -85,6 +86,7 @@ class Host:
         page_size: int = 4,
         max_draft: int = 4,
         max_guess: int = 0,
+        failing: float = 0.0,
         on_place: Callable[[StepPlan, View, Placed], None] | None = None,
     ) -> None:
         self.scheduler, self.tiers, self.dice = scheduler, tiers, dice
@@ -95,6 +97,9 @@ class Host:
         self.waiting = [Guest(i, prompt, limit) for i, (prompt, limit) in enumerate(requests)]
         self.seated: dict[int, Guest] = {}
         self.flights: deque[Flight] = deque()
+        self.copies: deque[Move] = deque()
+        self.stuck = False
+        self.failing = failing
         self.step = 0
         self.work = sum(limit for _, limit in requests)
 
@@ -110,7 +115,8 @@ class Host:
         return self.step
 
     def advance(self) -> StepPlan:
-        """Run one step: view, plan, place, launch, hear."""
+        """Run one step: copies end, view, plan, place, launch, hear."""
+        self._land()
         view = self._view()
         plan = self.scheduler.plan(view)
         check_plan(plan, view)
@@ -121,16 +127,25 @@ class Host:
         running = {row.seat for row in placed.rows}
         for row in plan.rows:
             self.seated[row.seat].starved = row.seat not in running
-        for seat in placed.preempted:
+        restored = self.tiers.restore(view) if len(placed.rows) == len(plan.rows) else Placed()
+        for seat in (*placed.preempted, *restored.preempted):
             self.seated[seat].preempted = True
-        if len(placed.rows) == len(plan.rows):
-            self.tiers.restore(view)
+        self.copies.extend((*placed.moves, *restored.moves))
         if placed.rows:
             self.flights.append([self._launch(row) for row in placed.rows])
+        self.stuck = not (placed.rows or self.flights)
         self._hear(self.lag if placed.rows else max(0, len(self.flights) - 1))
         self.tiers.check()
         self.step += 1
         return plan
+
+    def _land(self) -> None:
+        """Let some copies end, in order, or all if nothing else happens; now and then one fails."""
+        n = len(self.copies) if self.stuck else self.dice.randint(0, len(self.copies))
+        while n:
+            few = [self.copies.popleft() for _ in range(self.dice.randint(1, n))]
+            self.tiers.moved(few, failed=self.dice.random() < self.failing)
+            n -= len(few)
 
     def _check_pages(self) -> None:
         """Raise if somebody holds more pages than it can ever use, for then the oldest may not fit."""
@@ -143,7 +158,7 @@ class Host:
 
     def _view(self) -> View:
         free = [seat for seat in range(self.n_seats) if seat not in self.seated]
-        while self.waiting and free and self.tiers.admit(self.waiting[0].prompt, self.waiting[0].limit):
+        while self.waiting and free and self.tiers.admit(free[0], self.waiting[0].prompt, self.waiting[0].limit):
             guest = self.waiting.pop(0)
             guest.seat, guest.placed_at = free.pop(0), self.step
             guest.n = guest.c = guest.prompt
@@ -151,8 +166,9 @@ class Host:
             self.seated[guest.seat] = guest
             self.scheduler.reset([guest.seat])
         guests = sorted(self.seated.values(), key=lambda guest: guest.arrival)
+        away = self.tiers.away()
         return build_view(
-            [self._row(guest) for guest in guests if self._may_run(guest)],
+            [self._row(guest) for guest in guests if guest.seat not in away and self._may_run(guest)],
             step=self.step,
             free_pages=self.tiers.free_pages(),
             host_free_pages=self.tiers.host_free_pages(),

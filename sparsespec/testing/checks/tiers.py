@@ -49,6 +49,7 @@ def _run_load(part: Any, dice: random.Random) -> None:
         page_size=page_size,
         max_draft=dice.choice((4, 7)),
         max_guess=dice.choice((0, 3, 5)),
+        failing=dice.choice((0.0, 0.0, 0.1)),
     )
     for _ in range(dice.randint(0, 20)):
         host.advance()
@@ -58,6 +59,8 @@ def _run_load(part: Any, dice: random.Random) -> None:
         watched.forget(seat)
         del host.seated[seat]
     host.run()
+    host.stuck = True
+    host._land()
     name, free = type(part).__name__, part.free_pages()
     require(free == n_pages - 1, f"{name} has {free} of {n_pages - 1} pages free when everybody has left")
     part.reset()
@@ -72,6 +75,8 @@ def _check_sharing(part: Any) -> None:
     watched = WatchedTiers(part, 9, 4)
     first, second = BLANK._replace(to_prefill=15, n_lo=16, n_hi=16), BLANK._replace(seat=1, arrival=1)
     view = view_of(first, second)
+    for seat in (0, 1):
+        require(part.admit(seat, 16, 17), f"{name} does not admit seat {seat}, for whom there is room")
     watched.place(StepPlan((prefill_row(view, 0, 15),)), view)
     watched.share(1, 0, 2)
     counted = (part.shared_pages(0), part.shared_pages(1), part.free_pages())

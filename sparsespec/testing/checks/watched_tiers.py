@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
-from sparsespec.core.plan import Phase, Placed, Row, StepPlan
+from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
 from sparsespec.core.view import View
 from sparsespec.testing.checks.stage import require
 
@@ -18,7 +18,9 @@ class WatchedTiers:
         self.n_pages, self.page_size = n_pages, page_size
         self.tables: dict[int, list[int]] = {}
         self.arrival: dict[int, int] = {}
-        self.n_preempted = 0
+        self.moving: set[int] = set()
+        self.spoilt: set[int] = set()
+        self.n_preempted = self.n_moved = 0
 
     def __getattr__(self, verb: str) -> Any:
         return getattr(self.inner, verb)
@@ -42,14 +44,35 @@ class WatchedTiers:
         require(ages == sorted(ages), f"{self.name} placed rows in the order {ages}, not oldest first")
         require(set(placed.rows) <= set(plan.rows), f"{self.name} placed rows that nobody planned")
         self._check_victims(plan, placed)
-        for seat in placed.preempted:
-            self.tables.pop(seat, None)
-        self.n_preempted += len(placed.preempted)
+        self._preempt(placed)
+        self._move(placed)
         self._enter(placed)
         for row in placed.rows:
             self._check_room(row, view)
+            require(self._is_here(row.seat), f"{self.name} placed seat {row.seat}, whose pages are not all there")
         self._agree()
         return placed
+
+    def restore(self, view: View) -> Placed:
+        """Restore, and see that every entry names the page that a slot is copied to."""
+        restored = self.inner.restore(view)
+        require(not restored.rows and not restored.fresh, f"{self.name}.restore placed rows or handed out fresh pages")
+        self._preempt(restored)
+        self._move(restored)
+        says = {(seat, block): page for seat, block, page in restored.table}
+        holds = {(seat, block): self.tables[seat][block] for seat, block in says}
+        require(says == holds, f"{self.name}.restore entered {says} and copied to {holds}")
+        self._agree()
+        return restored
+
+    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
+        """Let copies end; their pages are held by the tables alone from now."""
+        self.inner.moved(moves, failed=failed)
+        for move in moves:
+            self.moving.remove(move.page)
+            if failed:
+                self.spoilt.update(self._holders(-move.slot if move.out else move.page))
+        self._agree()
 
     def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
         """Release the tail, and see that exactly the pages of what may be known are kept."""
@@ -70,21 +93,49 @@ class WatchedTiers:
         require(left == (0, 0), f"{self.name} left {left} pages to seat {seat}, which was forgotten")
         self.tables.pop(seat, None)
         self.arrival.pop(seat, None)
+        self.spoilt.discard(seat)
         self._agree()
+
+    def _preempt(self, placed: Placed) -> None:
+        for seat in placed.preempted:
+            self.tables.pop(seat, None)
+            self.spoilt.discard(seat)
+        self.n_preempted += len(placed.preempted)
+
+    def _move(self, placed: Placed) -> None:
+        """Write down that copies began; an entry below 0 is minus a slot of the host."""
+        for move in placed.moves:
+            source, target = (move.page, -move.slot) if move.out else (-move.slot, move.page)
+            holders = self._holders(source)
+            require(bool(holders), f"{self.name} copies {move}, which nobody holds")
+            require(not self._holders(target), f"{self.name} copies {move} over what somebody holds")
+            require(move.page not in self.moving, f"{self.name} copies {move} while that page is copied already")
+            for seat in holders:
+                self.tables[seat] = [target if entry == source else entry for entry in self.tables[seat]]
+            self.moving.add(move.page)
+            self.n_moved += 1
+
+    def _holders(self, entry: int) -> list[int]:
+        return [seat for seat, table in self.tables.items() if entry in table]
+
+    def _is_here(self, seat: int) -> bool:
+        table = self.tables.get(seat, ())
+        return min(table, default=1) > 0 and self.moving.isdisjoint(table)
 
     def _check_victims(self, plan: StepPlan, placed: Placed) -> None:
         oldest = min((row.seat for row in plan.rows), key=lambda seat: self.arrival[seat], default=None)
         running = {row.seat for row in placed.rows}
         for seat in placed.preempted:
             require(seat not in running, f"{self.name} placed seat {seat} and took its pages in the same step")
-            older = any(self.arrival[other] < self.arrival[seat] for other in running)
-            require(older, f"{self.name} preempted seat {seat} for nobody who is older")
-        if oldest is not None and self.arrival[oldest] == min(self.arrival.values()):
+            older = any(self.arrival[other] < self.arrival[seat] for other in (*running, *self.inner.away()))
+            require(older or seat in self.spoilt, f"{self.name} preempted seat {seat} for nobody who is older")
+        copying = self.moving or placed.moves or self.spoilt
+        if oldest is not None and not copying and self.arrival[oldest] == min(self.arrival.values()):
             require(oldest in running, f"{self.name} did not place the oldest request, which always fits")
 
     def _enter(self, placed: Placed) -> None:
         """Write table entries down, and see that every new page was free and every block is new."""
-        held = {page for table in self.tables.values() for page in table}
+        held = {page for table in self.tables.values() for page in table} | self.moving
         for seat, block, page in placed.table:
             table = self.tables.setdefault(seat, [])
             require(block == len(table), f"{self.name} entered block {block} of seat {seat}, which has {len(table)}")
@@ -93,7 +144,7 @@ class WatchedTiers:
             held.add(page)
             table.append(page)
         fresh = sorted(page for _, _, page in placed.table)
-        right = sorted(placed.fresh) == fresh or bool(placed.moves)
+        right = sorted(placed.fresh) == fresh
         require(right, f"{self.name} says that {placed.fresh} are fresh, and handed out {fresh}")
 
     def _check_room(self, row: Row, view: View) -> None:
@@ -113,10 +164,12 @@ class WatchedTiers:
     def _agree(self) -> None:
         """Hold both books against one another."""
         self.inner.check()
-        owners = Counter(page for table in self.tables.values() for page in table)
-        free = self.n_pages - 1 - len(owners)
+        held = {page for table in self.tables.values() for page in table if page > 0} | self.moving
+        free = self.n_pages - 1 - len(held)
         says = self.inner.free_pages()
         require(says == free, f"{self.name} counts {says} free pages, its own words leave {free}")
         for seat, table in self.tables.items():
             says = self.inner.pages(seat)
             require(says == len(table), f"{self.name} counts {says} pages of seat {seat}, it handed out {len(table)}")
+            here = self._is_here(seat) or seat in self.inner.away()
+            require(here, f"{self.name} lets seat {seat} run, whose pages are not all there")

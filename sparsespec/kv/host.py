@@ -1,0 +1,301 @@
+"""Tier manager `host`: out of pages, the KV of whole requests moves to the host's memory and comes back unchanged.
+
+Source: the dynamic KV manager of SparseSpec (arXiv 2512.01278, section 6). Requests are admitted as if they stayed
+short. When few pages are left, a victim stops running at once and its pages leave chunk by chunk while the others
+decode; it comes back when there is room. Unlike the original, copies have a stream of their own, and who left first
+returns first. Selections hold positions, so nothing but the page table changes.
+
+An entry of a table is a page of the device, or, below 0, minus a slot of the host. A copy under way owns its page of
+the device beside the tables, so that nobody gets the page before the copy has ended. Slots need no such care: only
+copies touch them, and copies run one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sparsespec.core.config import Geometry
+from sparsespec.core.errors import BadOption, show
+from sparsespec.core.plan import Move, Placed, Rows, StepPlan
+from sparsespec.core.view import Ints, View
+from sparsespec.kv.paged import Entry, Paged
+from sparsespec.kv.pages import PageBook
+from sparsespec.kv.victims import VICTIMS
+
+_YOUNGEST = np.iinfo(np.int64).max
+"""The arrival of who was never in a view."""
+
+
+class HostTier(Paged):
+    """Spills requests to the host's memory, and recomputes them only if that is full too.
+
+    Args:
+        victim: Who gives way among those younger than who needs pages: "newest", "shortest" or "longest_remaining".
+        size: Slots of the host's memory, as a multiple of the device's pages; taken when needed.
+        low: Share of pages free below which requests are spilled, in [0, 1).
+        high: Share of pages free at which that ends, and which restoring leaves free; at least `low`.
+        chunk: Pages that leave in one step at most.
+    """
+
+    needs: frozenset[str] = frozenset()
+    gives: frozenset[str] = frozenset()
+
+    def __init__(
+        self, victim: str = "newest", size: float = 4.0, low: float = 0.01, high: float = 0.02, chunk: int = 64
+    ) -> None:
+        if victim not in VICTIMS:
+            raise BadOption(f"victim is one of {', '.join(VICTIMS)}, got {show(victim)}")
+        if not size > 0:
+            raise BadOption(f"size is a multiple of the device's pages above 0, got {show(size)}")
+        if not 0 <= low <= high < 1:
+            raise BadOption(
+                f"low and high are shares of the pages, 0 <= low <= high < 1, got {show(low)}, {show(high)}"
+            )
+        if chunk < 1:
+            raise BadOption(f"chunk is a number of pages, 1 or more, got {show(chunk)}")
+        self.victim, self.size, self.low, self.high, self.chunk = victim, size, low, high, chunk
+
+    def bind(self, geometry: Geometry) -> None:
+        """Take ownership of the pages, and of slots that are not there yet."""
+        usable = geometry.n_pages - 1
+        self._n_slots = max(1, int(self.size * usable))
+        self._low, self._high = int(self.low * usable), int(self.high * usable)
+        # what a row may need at once, besides a prefill
+        self._round = -(-(1 + max(geometry.max_draft, geometry.max_guess)) // geometry.page_size)
+        super().bind(geometry)
+
+    def reset(self) -> None:
+        """Forget everybody."""
+        super().reset()
+        self._slots = PageBook(self._n_slots + 1)
+        self._out: dict[int, None] = {}  # seats that left or are leaving, in that order
+        self._back: dict[int, None] = {}  # seats on their way back
+        self._moving: dict[int, Move] = {}  # copies under way, by page of the device
+        self._n_leaving = 0  # of them, copies to the host
+        self._lost: set[int] = set()  # seats whose KV a failed copy has spoilt
+        self._easing = False
+        self._limit: dict[int, int] = {}  # of everybody on a seat
+        self._known = np.zeros(self._n_seats, dtype=np.int64)  # tokens, at most, when last seen
+
+    def admit(self, seat: int, n_prompt: int, limit: int) -> bool:
+        """Admit whoever's prompt fits into the free pages now, while nobody is away; anybody while no page is held."""
+        if self._tables and (self._out or self._book.n_free < self._blocks(n_prompt) + self._high):
+            return False
+        self._limit[seat], self._arrival[seat] = limit, _YOUNGEST
+        return True
+
+    def place(self, plan: StepPlan, view: View) -> Placed:
+        """Find pages, oldest first; whoever finds none starves, and so do younger ones that need some too."""
+        rows, need = self._needs(plan, view)
+        self._known[view.seat] = view.n_hi
+        preempted = self._give_up()
+        moves = self._ease(rows, need)
+        placed = ~np.isin(rows.seat, (*self._out, *preempted))
+        table: list[Entry] = []
+        for j in ((need > 0) & placed).nonzero()[0].tolist():
+            seat, n = int(rows.seat[j]), int(need[j])
+            if seat in preempted:
+                continue
+            # copies that have begun will bring pages; without any, somebody must lose its KV
+            if n > self._book.n_free and (self._n_leaving or not self._make_room(n, seat, preempted)):
+                placed[(need > 0) & (np.arange(len(rows)) >= j)] = False
+                preempted += self._yield(seat)
+                break
+            table += self._grow(seat, n)
+        placed &= ~np.isin(rows.seat, preempted)
+        fresh = tuple(page for _, _, page in table)
+        return Placed(rows.take(placed), tuple(table), fresh, tuple(preempted), tuple(moves))
+
+    def restore(self, view: View) -> Placed:
+        """Bring the one back that left first, if then a round of everybody and the high mark still have room."""
+        running = [s for s in self._tables if s not in self._out]
+        if not self._out or (running and self._easing):
+            return Placed()
+        seat = next(iter(self._out))
+        missing = self._missing(seat)
+        room = self._book.n_free - len(missing)
+        if running and room < max(self._high, self._round * (len(running) + 1)):
+            return Placed()
+        if self._n_leaving and (room < 0 or not missing.isdisjoint(-m.slot for m in self._moving.values() if m.out)):
+            return Placed()  # what it needs is on its way out
+        if room < 0:
+            return self._clear(seat, -room)
+        del self._out[seat]
+        self._back[seat] = None
+        table: list[Entry] = []
+        moves = [self._fetch(seat, block, table) for block, entry in enumerate(self._tables[seat]) if entry < 0]
+        self._arrive()
+        return Placed(table=tuple(table), moves=tuple(moves))
+
+    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
+        """Let go of the pages that copies held; whoever a failed copy has spoilt is preempted when placing next."""
+        for move in moves:
+            del self._moving[move.page]
+            self._book.release([move.page])
+            self._n_leaving -= move.out
+            if failed:
+                entry = -move.slot if move.out else move.page
+                self._lost.update(seat for seat, table in self._tables.items() if entry in table)
+        self._arrive()
+
+    def away(self) -> Sequence[int]:
+        """Return who is out or on the way back, and who has nothing and is younger than somebody who is out."""
+        oldest = min((self._arrival[seat] for seat in self._out), default=np.inf)
+        empty = (s for s in self._limit if not self._tables.get(s) and self._arrival[s] > oldest)
+        return (*self._out, *self._back, *empty)
+
+    def forget(self, seat: int) -> None:
+        """Release everything a seat holds, wherever it is; copies under way keep their pages until they have ended."""
+        super().forget(seat)
+        self._limit.pop(seat, None)
+        self._out.pop(seat, None)
+        self._back.pop(seat, None)
+
+    def host_free_pages(self) -> int:
+        """Return how many slots nobody holds."""
+        return self._slots.n_free
+
+    def host_pages(self) -> int:
+        """Return how many slots are held."""
+        return self._n_slots - self._slots.n_free
+
+    def moving_pages(self) -> int:
+        """Return how many pages of the device are being copied."""
+        return len(self._moving)
+
+    def check(self) -> None:
+        """Raise `ContractBroken` unless the books balance, on the device and on the host."""
+        tables = self._tables.values()
+        self._book.check((*([p for p in table if p > 0] for table in tables), list(self._moving)))
+        self._slots.check([-p for p in table if p < 0] for table in tables)
+
+    def _ease(self, rows: Rows, need: Ints) -> list[Move]:
+        """Spill while pages are few, a chunk at most; who is hit does not run."""
+        moves: list[Move] = []
+        while len(moves) < self.chunk:
+            wanted = need[(need > 0) & ~np.isin(rows.seat, list(self._out))].sum()
+            ahead = self._book.n_free + self._n_leaving - int(wanted)
+            self._easing = ahead < (self._high if self._easing else self._low)
+            if not self._easing:
+                break
+            seat = self._next_victim()
+            if seat is None:
+                break
+            self._out.setdefault(seat)
+            moves += self._spill(seat, min(self.chunk - len(moves), max(self._high - ahead, 1)))
+        return moves
+
+    def _next_victim(self) -> int | None:
+        """Return whose pages leave next: who is leaving already, else one of those younger than the oldest."""
+        if not self._slots.n_free:
+            return None
+        for seat in self._out:
+            if self._can_leave(seat):
+                return seat
+        inside = [seat for seat in self._tables if seat not in self._out and seat not in self._back]
+        oldest = min((self._arrival[seat] for seat in inside), default=0)
+        younger = [seat for seat in inside if self._arrival[seat] > oldest and self._can_leave(seat)]
+        if not younger:
+            return None
+        key = VICTIMS[self.victim]
+        left = {seat: self._limit[seat] - int(self._known[seat]) for seat in younger}
+        return max(younger, key=lambda seat: key(int(self._arrival[seat]), len(self._tables[seat]), left[seat]))
+
+    def _can_leave(self, seat: int) -> bool:
+        """Say whether a page would leave if `seat` did: one that nobody on the device shares."""
+        outside, table = self._out.keys() | {seat}, self._tables[seat]
+        return any(entry > 0 and outside >= self._sharers(seat, block, entry) for block, entry in _backwards(table))
+
+    def _spill(self, seat: int, n: int, keep: Sequence[int] = ()) -> list[Move]:
+        """Let up to `n` pages of a seat that is out leave, the last first, but none that one of `keep` shares."""
+        table, moves = self._tables[seat], list[Move]()
+        outside = self._out.keys() - keep
+        for block, page in _backwards(table):
+            if len(moves) == n or not self._slots.n_free:
+                break
+            if page < 0 or not outside >= (sharers := self._sharers(seat, block, page)):
+                continue
+            (slot,) = self._slots.take(1)
+            self._slots.retain([slot] * (len(sharers) - 1))
+            # of the tables' shares in the page the copy keeps one
+            self._book.release([page] * (len(sharers) - 1))
+            for sharer in sharers:
+                self._tables[sharer][block] = -slot
+            moves.append(self._moves(Move(page, slot, True)))
+        return moves
+
+    def _fetch(self, seat: int, block: int, table: list[Entry]) -> Move:
+        """Bring a block back, for all who share it."""
+        entry = self._tables[seat][block]
+        sharers = self._sharers(seat, block, entry)
+        (page,) = self._book.take(1)
+        # one share is there already; the others of the tables, and one of the copy
+        self._book.retain([page] * len(sharers))
+        self._slots.release([-entry] * len(sharers))
+        for sharer in sharers:
+            self._tables[sharer][block] = page
+            table.append((sharer, block, page))
+        return self._moves(Move(page, -entry, False))
+
+    def _moves(self, move: Move) -> Move:
+        self._moving[move.page] = move
+        self._n_leaving += move.out
+        return move
+
+    def _sharers(self, seat: int, block: int, entry: int) -> set[int]:
+        """Return the seats that hold `entry` as that block, `seat` among them."""
+        if (self._book.owners(entry) if entry > 0 else self._slots.owners(-entry)) == 1:
+            return {seat}
+        return {seat for seat, table in self._tables.items() if block < len(table) and table[block] == entry}
+
+    def _arrive(self) -> None:
+        """Let those run whose pages are all there."""
+        for seat in [seat for seat in self._back if self._moving.keys().isdisjoint(self._tables[seat])]:
+            del self._back[seat]
+
+    def _clear(self, seat: int, n: int) -> Placed:
+        """Make room for `seat` where nobody runs, from what others that are out still have on the device."""
+        moves: list[Move] = []
+        for other in self._out:
+            if other != seat:
+                moves += self._spill(other, n - len(moves), keep=(seat,))
+        if moves:
+            return Placed(moves=tuple(moves))
+        # the host is full as well
+        youngest = max(self._out, key=lambda other: self._arrival[other])
+        self._preempt(youngest)
+        return Placed(preempted=(youngest,))
+
+    def _yield(self, seat: int) -> list[int]:
+        """Preempt `seat`, which finds no pages, if nothing is on its way out and somebody older waits to come back."""
+        if self._n_leaving or all(self._arrival[other] > self._arrival[seat] for other in self._out):
+            return []
+        self._preempt(seat)
+        return [seat]
+
+    def _give_up(self) -> list[int]:
+        """Preempt those whom a failed copy has spoilt."""
+        spoilt = [seat for seat in self._lost if seat in self._tables]
+        self._lost.clear()
+        for seat in spoilt:
+            self._preempt(seat)
+        return spoilt
+
+    def _preempt(self, seat: int) -> None:
+        super()._preempt(seat)
+        self._out.pop(seat, None)
+        self._back.pop(seat, None)
+
+    def _release(self, pages: list[int]) -> None:
+        self._book.release([page for page in pages if page > 0])
+        self._slots.release([-page for page in pages if page < 0])
+
+    def _missing(self, seat: int) -> set[int]:
+        """Return the entries of a seat that are on the host."""
+        return {entry for entry in self._tables[seat] if entry < 0}
+
+
+def _backwards(table: list[int]) -> list[tuple[int, int]]:
+    return list(enumerate(table))[::-1]
