@@ -161,8 +161,9 @@ class Rows:
         # raises here, with a clear message, where the implementation is missing
         attention(q, k, v, rows, scale=scale, chosen=chosen, impl="triton")
         module: Any = importlib.import_module("sparsespec.kernels.attention.triton")
-        # planned once for a step and run for every layer, as FlashInfer is
-        work = module.plan(q, k, rows)
+        # planned once for a step and run for every layer, as FlashInfer is; with the tiles that an engine takes
+        packed = max(n for _, n, _ in self.rows) * (q.shape[1] // k.shape[2])
+        work = module.plan(q, k, rows, tiling=module.tiling_for(k.dtype, k.shape[3], packed))
         return lambda: module.run(q, k, v, rows, work, scale=scale, chosen=chosen)
 
     def _wrong(
