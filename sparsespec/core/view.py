@@ -41,6 +41,7 @@ class RowView(NamedTuple):
     accepted_mean: float
     confidence: float
     waiting_since: int
+    running: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class View:
     accepted_mean: Floats  #: accepted drafts per heard round that drafted; NaN before the first
     confidence: Floats  #: top-1 probability of the newest heard draft; NaN before
     waiting_since: Ints  #: step of the last placed row
+    running: Ints  #: requests on seats in this step, those that may not run among them; the same for every row
     step: int  #: number of this step
     free_pages: int  #: pages that nobody holds
     host_free_pages: int  #: pages that the host tier could take

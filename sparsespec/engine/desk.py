@@ -187,6 +187,7 @@ class Desk:
             accepted_mean=self._counts.accepted_mean(seats),
             confidence=roster.confidence[seats],
             waiting_since=roster.placed_at[seats],
+            running=np.full(len(on), len(self.seated)),
             step=step,
             free_pages=tiers.free_pages(),
             host_free_pages=tiers.host_free_pages(),

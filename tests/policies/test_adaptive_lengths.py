@@ -11,12 +11,16 @@ import pytest
 
 from sparsespec.core.cost import CostModel
 from sparsespec.core.errors import BadOption, UnknownName
+from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Lengths, Phase
 from sparsespec.core.result import RowResult
+from sparsespec.core.view import RowView
+from sparsespec.engine.engine import Engine
+from sparsespec.models.tiny import tiny
 from sparsespec.policies.lengths.confidence import Confidence
 from sparsespec.policies.lengths.cost import Cost, Situation
-from sparsespec.policies.lengths.crowd import Crowd
 from sparsespec.policies.lengths.ema import Ema
+from sparsespec.policies.lengths.fixed import Fixed
 from sparsespec.policies.lengths.table import Table
 from sparsespec.testing.checks.drawn_views import BLANK
 from sparsespec.testing.checks.stage import small_geometry
@@ -52,12 +56,10 @@ def bound(part: Any, n_seats: int = 64, **sizes: Any) -> Any:
     return part
 
 
-def stream(part: Any, stands: Callable[[int], int], rounds: int, *, n: int = 4000, crowd: int = 1) -> Iterator[Lengths]:
+def stream(part: Any, stands: Callable[[int], int], rounds: int, *, running: int = 1) -> Iterator[Lengths]:
     """Yield what `part` proposes to seat 0 in each round, of which `stands(candidates)` are accepted."""
     for step in range(rounds):
-        for seat in range(1, crowd):
-            part.propose(BLANK._replace(seat=seat, n_lo=n, n_hi=n, waiting_since=step))
-        lengths = part.propose(BLANK._replace(n_lo=n, n_hi=n, waiting_since=step))
+        lengths = part.propose(BLANK._replace(n_lo=4000, n_hi=4000, waiting_since=step, running=running))
         yield lengths
         for _ in range(lengths.draft):
             part.observe(drafted(0.05))
@@ -116,29 +118,18 @@ def test_ema_learns_neither_from_rounds_without_drafts_nor_growth_from_short_one
     assert part.propose(BLANK._replace(seat=1)) == Lengths(6, 3), "each seat has its own"
 
 
-def test_a_crowd_is_who_began_a_round_lately() -> None:
-    crowd = Crowd(small_geometry(n_seats=8, max_draft=4))
-    assert [crowd.join(BLANK._replace(seat=seat, waiting_since=5)) for seat in range(4)] == [1, 2, 3, 4]
-    crowd.reset([0])
-    assert crowd.join(BLANK._replace(seat=1, waiting_since=12)) == 4
-    # the others have not been seen for two rounds
-    assert crowd.join(BLANK._replace(seat=1, waiting_since=18)) == 1
-    crowd.reset(range(8))
-    assert crowd.join(BLANK._replace(seat=7, waiting_since=0)) == 1
-
-
 def test_a_table_is_looked_up_by_batch_and_context() -> None:
     part = Table(batch=[1, 2, 64], context=[100, 1000], draft=[[0, 3], [4, 5], [6, 7]], guess=[[1, 0], [0, 0], [0, 2]])
     assert (part.max_draft, part.max_guess) == (7, 2)
     bound(part, max_context=1000)
 
-    def asked(seat: int, n: int) -> Lengths:
-        return part.propose(BLANK._replace(seat=seat, n_lo=n, n_hi=n))
+    def asked(running: int, n: int) -> Lengths:
+        return part.propose(BLANK._replace(n_lo=n, n_hi=n, running=running))
 
-    assert asked(0, 100) == Lengths(0, 1)
-    assert asked(0, 101) == Lengths(3, 0)
-    assert asked(1, 100) == Lengths(4, 0)
-    assert asked(2, 1000) == Lengths(7, 2)
+    assert asked(1, 100) == Lengths(0, 1)
+    assert asked(1, 101) == Lengths(3, 0)
+    assert asked(2, 100) == Lengths(4, 0)
+    assert asked(3, 1000) == Lengths(7, 2)
 
 
 def test_a_table_without_guesses_makes_none() -> None:
@@ -207,7 +198,7 @@ def test_cost_expects_of_a_round_what_the_steps_of_it_cost() -> None:
 
 def test_cost_stops_where_drafts_never_stand_and_tries_again_now_and_then() -> None:
     part = bound(Cost(probe=10))
-    found = list(stream(part, lambda judged: 0, 60, crowd=64))
+    found = list(stream(part, lambda judged: 0, 60, running=64))
     assert found[0].draft > 0, "at first it believes in drafts"
     first = found.index(DENSE)
     assert first < 20
@@ -219,8 +210,8 @@ def test_cost_stops_where_drafts_never_stand_and_tries_again_now_and_then() -> N
 
 def test_cost_takes_up_drafting_when_the_text_becomes_easy_again() -> None:
     part = bound(Cost(probe=10))
-    list(stream(part, lambda judged: 0, 60, crowd=64))
-    found = list(stream(part, lambda judged: judged, 60, crowd=64))
+    list(stream(part, lambda judged: 0, 60, running=64))
+    found = list(stream(part, lambda judged: judged, 60, running=64))
     drafting = [lengths.draft for lengths in found[-20:]]
     assert min(drafting) >= 4
 
@@ -229,7 +220,7 @@ def test_cost_takes_up_drafting_when_the_text_becomes_easy_again() -> None:
 def test_cost_settles_near_the_best_length_of_its_chance(chance: float) -> None:
     part = bound(Cost(memory=0.97))
     best = part.best(Situation(64, 4096, chance, 0.05, 1.0))[0].draft
-    found = list(stream(part, chain(chance, random.Random(1)), 120, crowd=64))
+    found = list(stream(part, chain(chance, random.Random(1)), 120, running=64))
     mean = sum(lengths.draft for lengths in found[40:]) / len(found[40:])
     assert abs(mean - best) < 1.5
 
@@ -238,9 +229,7 @@ def test_cost_of_guesses_alone_stops_too_where_the_proposer_finds_nothing() -> N
     part = bound(Cost(draft=0, guess=4, probe=10))
     found: list[Lengths] = []
     for step in range(400):
-        for seat in range(1, 64):
-            part.propose(BLANK._replace(seat=seat, n_hi=500, waiting_since=step))
-        found.append(part.propose(BLANK._replace(n_hi=500, waiting_since=step)))
+        found.append(part.propose(BLANK._replace(n_hi=500, waiting_since=step, running=64)))
         part.observe(verified(0, 0, k=0))
     assert found[0].guess > 0
     assert all(lengths.draft == 0 for lengths in found)
@@ -253,9 +242,7 @@ def test_cost_learns_what_drafts_read() -> None:
         for _ in range(20):
             part.observe(drafted(share))
             part.observe(verified(3, 4))
-        for seat in range(1, 64):
-            part.propose(BLANK._replace(seat=seat, n_hi=8000))
-    row = BLANK._replace(n_hi=8000)
+    row = BLANK._replace(n_hi=8000, running=64)
     assert lean.propose(row).draft > greedy.propose(row).draft
 
 
@@ -281,3 +268,23 @@ def test_an_option_that_cannot_work_raises(make: Callable[[], object], says: str
 def test_costs_that_nobody_measured_raise() -> None:
     with pytest.raises(UnknownName, match="did you mean 'h100-qwen3-8b'"):
         Cost(costs="h100-qwen3")
+
+
+def test_a_length_is_told_how_many_requests_are_seated() -> None:
+    told: list[tuple[int, int]] = []
+
+    class Listening(Fixed):
+        def propose(self, row: RowView) -> Lengths:
+            told.append((row.arrival, row.running))
+            return super().propose(row)
+
+    engine = Engine.compose(tiny(), selector="window(min_budget=8)", length=Listening(2), max_batch=3)
+    for i, n in enumerate((4, 12, 20, 28)):
+        engine.add([i, 1, 2], SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True))
+    while engine.has_work:
+        engine.step()
+    engine.close()
+    # three seats until the last one waiting has taken a free one, then fewer as requests end
+    assert told[:3] == [(0, 3), (1, 3), (2, 3)]
+    assert [running for _, running in told] == sorted((running for _, running in told), reverse=True)
+    assert told[-1] == (3, 1)

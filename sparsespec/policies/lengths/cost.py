@@ -5,8 +5,9 @@ that stood: each stands with the same chance, independently, once those before i
 alike is the one for this request. Where that is 0 drafts, a round is drafted now and then all the same, because nothing
 else shows that the text has become easier; one that stands entirely is followed by another at once.
 
-It knows the context of a row, but neither who else runs nor the scheduler: the batch is those who began a round lately
-(`crowd.py`), all of them with this row's context, and rounds are spread evenly over the steps, as `staggered` does it.
+It knows the context of a row and how many requests are seated, but neither the contexts of others nor the scheduler:
+the batch is all of them, each with this row's context, and rounds are spread evenly over the steps, as `staggered` does
+it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths, Phase
 from sparsespec.core.result import RowResult
 from sparsespec.core.view import RowView
-from sparsespec.policies.lengths.crowd import Crowd
 
 _log = logging.getLogger(__name__)
 _CONTEXT = 256
@@ -100,7 +100,7 @@ class Cost:
 
     def bind(self, geometry: Geometry) -> None:
         """Load the costs; logs if they are of a model of another shape."""
-        self._model, self._crowd = CostModel.load(self.costs), Crowd(geometry)
+        self._model = CostModel.load(self.costs)
         self._pasts: dict[int, _Past] = {}
         self._best = lru_cache(4096)(self.best)
         names = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab")
@@ -110,7 +110,6 @@ class Cost:
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget these seats: another request sits there now."""
-        self._crowd.reset(seats)
         for seat in seats:
             self._pasts.pop(seat, None)
 
@@ -120,7 +119,7 @@ class Cost:
         # rounded, so that most rounds find their answer remembered
         best, trial = self._best(
             Situation(
-                self._crowd.join(row),
+                row.running,
                 -(-row.n_hi // _CONTEXT) * _CONTEXT,
                 round(past.stood / past.tried, 2),
                 round(past.read / past.full, 2),

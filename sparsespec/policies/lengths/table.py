@@ -15,7 +15,6 @@ from sparsespec.core.errors import BadOption, show
 from sparsespec.core.plan import Lengths
 from sparsespec.core.result import RowResult
 from sparsespec.core.view import RowView
-from sparsespec.policies.lengths.crowd import Crowd
 
 Grid = tuple[tuple[int, ...], ...]
 
@@ -70,15 +69,13 @@ class Table:
                     f"length 'table' ends at a {name.removeprefix('max_')} of {bounds[-1]} and the engine has "
                     f"{name}={most}; add to the table, or lower {name}"
                 )
-        self._crowd = Crowd(geometry)
 
     def reset(self, seats: Sequence[int]) -> None:
-        """Forget who ran, if all seats are reset."""
-        self._crowd.reset(seats)
+        """Forget nothing."""
 
     def propose(self, row: RowView) -> Lengths:
-        """Return the cell of the requests that began a round lately and of this row's context."""
-        i = _first(self.batch, self._crowd.join(row))
+        """Return the cell of the requests that are seated and of this row's context."""
+        i = _first(self.batch, row.running)
         j = _first(self.context, row.n_hi)
         return Lengths(self.draft[i][j], self.guess[i][j] if self.guess else 0)
 

@@ -25,6 +25,7 @@ BLANK = RowView(
     accepted_mean=math.nan,
     confidence=math.nan,
     waiting_since=0,
+    running=1,
 )
 """A row that decodes plainly, for tests to `replace` fields of."""
 
@@ -40,7 +41,7 @@ def draw_view(dice: random.Random, n_seats: int = 4, step: int = 0) -> View:
     seats = dice.sample(range(n_seats), dice.randint(0, n_seats))
     arrivals = sorted(dice.sample(range(50), len(seats)))
     rows = [draw_row(dice, seat, arrival, lag) for seat, arrival in zip(seats, arrivals, strict=True)]
-    return view_of(*rows, step=step, lag=lag, n_seats=n_seats)
+    return view_of(*(row._replace(running=n_seats) for row in rows), step=step, lag=lag, n_seats=n_seats)
 
 
 def draw_row(dice: random.Random, seat: int, arrival: int, lag: int) -> RowView:

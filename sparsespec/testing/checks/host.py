@@ -212,6 +212,7 @@ class Host:
             accepted_mean=math.nan,
             confidence=math.nan,
             waiting_since=guest.placed_at,
+            running=len(self.seated),
         )
 
     def _launch(self, row: Row) -> tuple[Guest, Row, int]:

@@ -40,7 +40,7 @@ def _check_history(part: Any, dice: random.Random) -> None:
         each.bind(geometry)
         each.reset(seats)
     for _ in range(dice.randint(0, 30)):
-        row = _row(dice, dice.choice(seats))
+        row = _row(dice, dice.choice(seats), geometry.n_seats)
         lengths = one.propose(row)
         _check_lengths(name, part, lengths)
         require(two.propose(row) == lengths, f"{name} proposes otherwise after the same history: it must not roll dice")
@@ -51,7 +51,7 @@ def _check_history(part: Any, dice: random.Random) -> None:
     two.reset([0])
     forgetful.reset(seats)
     for seat in seats:
-        row = _row(dice, seat)
+        row = _row(dice, seat, geometry.n_seats)
         same = seat == 0 or one.propose(row) == two.propose(row)
         require(same, f"{name}.reset([0]) changed what is proposed for seat {seat}; it may forget seat 0 only")
         same = forgetful.propose(row) == newborn.propose(row)
@@ -69,7 +69,7 @@ def _check_lengths(name: str, part: Any, lengths: object) -> None:
     require(right, f"{name} proposed stop_below={stop!r}, which is no probability")
 
 
-def _row(dice: random.Random, seat: int) -> RowView:
+def _row(dice: random.Random, seat: int, n_seats: int) -> RowView:
     n = dice.randint(1, 60)
     fresh = dice.random() < 0.3
     return RowView(
@@ -90,6 +90,7 @@ def _row(dice: random.Random, seat: int) -> RowView:
         accepted_mean=math.nan if fresh else dice.random() * 8,
         confidence=math.nan if fresh else dice.random(),
         waiting_since=dice.randint(0, 99),
+        running=dice.randint(1, n_seats),
     )
 
 
