@@ -151,10 +151,7 @@ def attend(
     FIRST: tl.constexpr, LAST: tl.constexpr, SCORE_ROWS: tl.constexpr, DIRECT: tl.constexpr, PRECISION: tl.constexpr,
     HEADS_P: tl.constexpr, SEVERAL: tl.constexpr, FETCH: tl.constexpr,
 ):  # fmt: skip
-    """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split.
-
-    SEVERAL says that items which do not own all splits may do more than one.
-    """
+    """Run every item of one list; the launch for narrow rows also clears dead queries. Sparse rows have one split."""
     if LIST == SPARSE and FETCH:
         fetch_first(work_ptr, count_ptr, tail_ptr, n_seats, HKV)
     begin = 0 if LIST == NARROW else tl.load(total_ptr + LIST - 1)
@@ -182,8 +179,7 @@ def attend(
         m = tl.full([BLOCK_M], float("-inf"), tl.float32)
         lsum, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, D], tl.float32)
         run = tl.load(total_ptr + 4) if SEVERAL else 1
-        behind = tl.where(split < 0, n_splits, tl.minimum(split + run, n_splits))
-        for s in range(tl.maximum(split, 0), behind):
+        for s in range(tl.maximum(split, 0), tl.where(split < 0, n_splits, tl.minimum(split + run, n_splits))):
             m2, l2, acc2 = one_split(
                 q, now, i, start, k_head, v_head, table, listed, count, tail, s, n_seen,
                 kept, p_ptr, p_max_ptr, scale_log2, stride_slot, s_cap,
@@ -193,27 +189,40 @@ def attend(
                 m, lsum, acc = m2, l2, acc2
             else:
                 m, lsum, acc = folded(m, lsum, acc, m2, l2, acc2)
-            if LIST == NARROW and SEVERAL and split >= 0:
-                hand_in(
-                    m2, l2, acc2, s, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
-                    HKV, G, BLOCK_M, D,
-                )  # fmt: skip
+            if SEVERAL and split >= 0:
+                hand_in(m2, l2, acc2, s, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, HKV, G, D)
         if LIST == SPARSE:
             put(m, lsum, acc, token * (HKV * G) + h, i < live, out_ptr, lse_ptr, D)
-        elif LIST == WIDE or split < 0:
+        elif LIST == WIDE:
             write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
         else:
-            if not SEVERAL:
-                hand_in(
-                    m, lsum, acc, split, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
-                    HKV, G, BLOCK_M, D,
-                )  # fmt: skip
-            arrive(
-                entry, head, run, first_part_ptr, out_ptr, lse_ptr,
-                part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D,
+            write_or_arrive(
+                m, lsum, acc, split, run, entry, head, first_part_ptr, out_ptr, lse_ptr,
+                part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr, HKV, G, BLOCK_M, D, SEVERAL,
             )  # fmt: skip
     if LIST == NARROW:
         clear_dead(out_ptr, lse_ptr, row_of_ptr, total_ptr, HKV * G, HEADS_P, D)
+
+
+@triton.jit
+def write_or_arrive(
+    m, lsum, acc, split, run, entry, head, first_part_ptr, out_ptr, lse_ptr,
+    part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr,
+    HKV: tl.constexpr, G: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr, SEVERAL: tl.constexpr,
+):  # fmt: skip
+    """Write the results of a tile whose splits the item owns all, or say that those it did are there.
+
+    Where items may do SEVERAL splits, each was handed in when it was done.
+    """
+    if split < 0:
+        write(m, lsum, acc, entry, head, out_ptr, lse_ptr, HKV, G, BLOCK_M, D)
+    else:
+        if not SEVERAL:
+            hand_in(m, lsum, acc, split, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, HKV, G, D)
+        arrive(
+            entry, head, run, first_part_ptr, out_ptr, lse_ptr, part_acc_ptr, part_m_ptr, part_l_ptr, arrived_ptr,
+            HKV, G, BLOCK_M, D,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -248,9 +257,10 @@ def first_partial(entry, head, first_part_ptr, HKV: tl.constexpr):
 @triton.jit
 def hand_in(
     m, lsum, acc, s, entry, head, first_part_ptr, part_acc_ptr, part_m_ptr, part_l_ptr,
-    HKV: tl.constexpr, G: tl.constexpr, BLOCK_M: tl.constexpr, D: tl.constexpr,
+    HKV: tl.constexpr, G: tl.constexpr, D: tl.constexpr,
 ):  # fmt: skip
     """Store the partial of split s."""
+    BLOCK_M: tl.constexpr = acc.shape[0]
     lane, d = tl.arange(0, BLOCK_M), tl.arange(0, D)
     real = (tl.load(entry + 1) * BLOCK_M + lane) // G < tl.load(entry + 7)
     at = (first_partial(entry, head, first_part_ptr, HKV) + s * HKV).to(tl.int64) * BLOCK_M + lane
