@@ -173,7 +173,7 @@ SPECS = {
     "JSON of a list": Case(lambda kit: EngineSpec.from_json("[]"), BadOption, "'[]'", "a JSON object"),
     "JSON in no encoding": Case(lambda kit: EngineSpec.from_json(b"\xff"), BadOption, "xff", "a JSON object"),
     "unknown preset": Case(lambda kit: preset("vega"), UnknownName, "'vega'", "did you mean 'vegas'"),
-    "a list for a preset": Case(lambda kit: preset([]), UnknownName, "[]", "have: dense, magicdec"),
+    "a list for a preset": Case(lambda kit: preset([]), UnknownName, "[]", "have: best, dense"),
 }
 
 MAKE = {
@@ -238,6 +238,10 @@ OPTIONS = {
     "scheduler/random(chunk=0)": ("got 0", "1 or more"),
     "scheduler/staggered(gain=0)": ("got 0", "above 0"),
     "scheduler/staggered(chunk=1.5)": ("got 1.5", "a whole number"),
+    "tiers/host(victim=oldest)": ("got 'oldest'", "newest, shortest, longest_remaining"),
+    "tiers/host(size=0)": ("got 0", "above 0"),
+    "tiers/host(low=0.2)": ("got 0.2 and 0.02", "0 <= low <= high < 1"),
+    "tiers/host(chunk=0)": ("got 0", "1 or more"),
 }
 
 REGISTER = {

@@ -4,10 +4,6 @@ Source: the dynamic KV manager of SparseSpec (arXiv 2512.01278, section 6). Requ
 short. When few pages are left, a victim stops running at once and its pages leave chunk by chunk while the others
 decode; it comes back when there is room. Unlike the original, copies have a stream of their own, and who left first
 returns first. Selections hold positions, so nothing but the page table changes.
-
-An entry of a table is a page of the device, or, below 0, minus a slot of the host. A copy under way owns its page of
-the device beside the tables, so that nobody gets the page before the copy has ended. Slots need no such care: only
-copies touch them, and copies run one after the other.
 """
 
 from __future__ import annotations
@@ -20,15 +16,15 @@ from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption, show
 from sparsespec.core.plan import Move, Placed, Rows, StepPlan
 from sparsespec.core.view import Ints, View
-from sparsespec.kv.paged import Entry, Paged
-from sparsespec.kv.pages import PageBook
+from sparsespec.kv.paged import Entry
+from sparsespec.kv.two_tiers import TwoTiers, backwards
 from sparsespec.kv.victims import VICTIMS
 
 _YOUNGEST = np.iinfo(np.int64).max
 """The arrival of who was never in a view."""
 
 
-class HostTier(Paged):
+class HostTier(TwoTiers):
     """Spills requests to the host's memory, and recomputes them only if that is full too.
 
     Args:
@@ -50,9 +46,7 @@ class HostTier(Paged):
         if not size > 0:
             raise BadOption(f"size is a multiple of the device's pages above 0, got {show(size)}")
         if not 0 <= low <= high < 1:
-            raise BadOption(
-                f"low and high are shares of the pages, 0 <= low <= high < 1, got {show(low)}, {show(high)}"
-            )
+            raise BadOption(f"low and high are shares of the pages, 0 <= low <= high < 1, got {low} and {high}")
         if chunk < 1:
             raise BadOption(f"chunk is a number of pages, 1 or more, got {show(chunk)}")
         self.victim, self.size, self.low, self.high, self.chunk = victim, size, low, high, chunk
@@ -69,21 +63,18 @@ class HostTier(Paged):
     def reset(self) -> None:
         """Forget everybody."""
         super().reset()
-        self._slots = PageBook(self._n_slots + 1)
         self._out: dict[int, None] = {}  # seats that left or are leaving, in that order
         self._back: dict[int, None] = {}  # seats on their way back
-        self._moving: dict[int, Move] = {}  # copies under way, by page of the device
-        self._n_leaving = 0  # of them, copies to the host
         self._lost: set[int] = set()  # seats whose KV a failed copy has spoilt
         self._easing = False
         self._limit: dict[int, int] = {}  # of everybody on a seat
         self._known = np.zeros(self._n_seats, dtype=np.int64)  # tokens, at most, when last seen
 
     def admit(self, seat: int, n_prompt: int, limit: int) -> bool:
-        """Admit whoever's prompt fits into the free pages now, while nobody is away; anybody while no page is held."""
-        if self._tables and (self._out or self._book.n_free < self._blocks(n_prompt) + self._high):
+        """Admit while pages are left, though not all of the prompt may fit, and nobody is away."""
+        if self._tables and (self._out or self._book.n_free - self._claimed() <= self._high):
             return False
-        self._limit[seat], self._arrival[seat] = limit, _YOUNGEST
+        self._prompts[seat], self._limit[seat], self._arrival[seat] = n_prompt, limit, _YOUNGEST
         return True
 
     def place(self, plan: StepPlan, view: View) -> Placed:
@@ -109,35 +100,34 @@ class HostTier(Paged):
         return Placed(rows.take(placed), tuple(table), fresh, tuple(preempted), tuple(moves))
 
     def restore(self, view: View) -> Placed:
-        """Bring the one back that left first, if then a round of everybody and the high mark still have room."""
-        running = [s for s in self._tables if s not in self._out]
+        """Fetch pages of who left first, as far as a round of everybody and the high mark still have room."""
+        running = [seat for seat in self._tables if seat not in self._out]
         if not self._out or (running and self._easing):
             return Placed()
         seat = next(iter(self._out))
-        missing = self._missing(seat)
-        room = self._book.n_free - len(missing)
-        if running and room < max(self._high, self._round * (len(running) + 1)):
-            return Placed()
-        if self._n_leaving and (room < 0 or not missing.isdisjoint(-m.slot for m in self._moving.values() if m.out)):
-            return Placed()  # what it needs is on its way out
-        if room < 0:
-            return self._clear(seat, -room)
-        del self._out[seat]
-        self._back[seat] = None
+        spare = max(self._high, self._round * (len(running) + 1)) if running else 0
+        room = min(self._book.n_free - spare, self.chunk)
+        leaving = {-move.slot for move in self._moving.values() if move.out}
         table: list[Entry] = []
-        moves = [self._fetch(seat, block, table) for block, entry in enumerate(self._tables[seat]) if entry < 0]
-        self._arrive()
+        moves: list[Move] = []
+        for block, entry in enumerate(self._tables[seat]):
+            # what is on its way out still comes back later, so that a copy that fails is known before
+            if entry < 0 and entry not in leaving and len(moves) < room:
+                moves.append(self._fetch(seat, block, table))
+        if min(self._tables[seat], default=1) > 0:
+            del self._out[seat]
+            self._back[seat] = None
+            self._arrive()
+        elif not (moves or running or self._n_leaving):
+            return self._clear(seat)
         return Placed(table=tuple(table), moves=tuple(moves))
 
     def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
         """Let go of the pages that copies held; whoever a failed copy has spoilt is preempted when placing next."""
-        for move in moves:
-            del self._moving[move.page]
-            self._book.release([move.page])
-            self._n_leaving -= move.out
-            if failed:
-                entry = -move.slot if move.out else move.page
-                self._lost.update(seat for seat, table in self._tables.items() if entry in table)
+        super().moved(moves, failed=failed)
+        if failed:
+            entries = {-move.slot if move.out else move.page for move in moves}
+            self._lost.update(seat for seat, table in self._tables.items() if not entries.isdisjoint(table))
         self._arrive()
 
     def away(self) -> Sequence[int]:
@@ -153,24 +143,6 @@ class HostTier(Paged):
         self._out.pop(seat, None)
         self._back.pop(seat, None)
 
-    def host_free_pages(self) -> int:
-        """Return how many slots nobody holds."""
-        return self._slots.n_free
-
-    def host_pages(self) -> int:
-        """Return how many slots are held."""
-        return self._n_slots - self._slots.n_free
-
-    def moving_pages(self) -> int:
-        """Return how many pages of the device are being copied."""
-        return len(self._moving)
-
-    def check(self) -> None:
-        """Raise `ContractBroken` unless the books balance, on the device and on the host."""
-        tables = self._tables.values()
-        self._book.check((*([p for p in table if p > 0] for table in tables), list(self._moving)))
-        self._slots.check([-p for p in table if p < 0] for table in tables)
-
     def _ease(self, rows: Rows, need: Ints) -> list[Move]:
         """Spill while pages are few, a chunk at most; who is hit does not run."""
         moves: list[Move] = []
@@ -184,14 +156,14 @@ class HostTier(Paged):
             if seat is None:
                 break
             self._out.setdefault(seat)
-            moves += self._spill(seat, min(self.chunk - len(moves), max(self._high - ahead, 1)))
+            moves += self._spill(seat, self._out.keys(), min(self.chunk - len(moves), max(self._high - ahead, 1)))
         return moves
 
     def _next_victim(self) -> int | None:
-        """Return whose pages leave next: who is leaving already, else one of those younger than the oldest."""
+        """Return whose pages leave next: of who is out, the last; else one of those younger than the oldest."""
         if not self._slots.n_free:
             return None
-        for seat in self._out:
+        for seat in reversed(self._out):
             if self._can_leave(seat):
                 return seat
         inside = [seat for seat in self._tables if seat not in self._out and seat not in self._back]
@@ -206,61 +178,22 @@ class HostTier(Paged):
     def _can_leave(self, seat: int) -> bool:
         """Say whether a page would leave if `seat` did: one that nobody on the device shares."""
         outside, table = self._out.keys() | {seat}, self._tables[seat]
-        return any(entry > 0 and outside >= self._sharers(seat, block, entry) for block, entry in _backwards(table))
-
-    def _spill(self, seat: int, n: int, keep: Sequence[int] = ()) -> list[Move]:
-        """Let up to `n` pages of a seat that is out leave, the last first, but none that one of `keep` shares."""
-        table, moves = self._tables[seat], list[Move]()
-        outside = self._out.keys() - keep
-        for block, page in _backwards(table):
-            if len(moves) == n or not self._slots.n_free:
-                break
-            if page < 0 or not outside >= (sharers := self._sharers(seat, block, page)):
-                continue
-            (slot,) = self._slots.take(1)
-            self._slots.retain([slot] * (len(sharers) - 1))
-            # of the tables' shares in the page the copy keeps one
-            self._book.release([page] * (len(sharers) - 1))
-            for sharer in sharers:
-                self._tables[sharer][block] = -slot
-            moves.append(self._moves(Move(page, slot, True)))
-        return moves
-
-    def _fetch(self, seat: int, block: int, table: list[Entry]) -> Move:
-        """Bring a block back, for all who share it."""
-        entry = self._tables[seat][block]
-        sharers = self._sharers(seat, block, entry)
-        (page,) = self._book.take(1)
-        # one share is there already; the others of the tables, and one of the copy
-        self._book.retain([page] * len(sharers))
-        self._slots.release([-entry] * len(sharers))
-        for sharer in sharers:
-            self._tables[sharer][block] = page
-            table.append((sharer, block, page))
-        return self._moves(Move(page, -entry, False))
-
-    def _moves(self, move: Move) -> Move:
-        self._moving[move.page] = move
-        self._n_leaving += move.out
-        return move
-
-    def _sharers(self, seat: int, block: int, entry: int) -> set[int]:
-        """Return the seats that hold `entry` as that block, `seat` among them."""
-        if (self._book.owners(entry) if entry > 0 else self._slots.owners(-entry)) == 1:
-            return {seat}
-        return {seat for seat, table in self._tables.items() if block < len(table) and table[block] == entry}
+        return any(
+            self._is_movable(entry) and outside >= self._sharers(seat, block, entry)
+            for block, entry in backwards(table)
+        )
 
     def _arrive(self) -> None:
         """Let those run whose pages are all there."""
         for seat in [seat for seat in self._back if self._moving.keys().isdisjoint(self._tables[seat])]:
             del self._back[seat]
 
-    def _clear(self, seat: int, n: int) -> Placed:
+    def _clear(self, seat: int) -> Placed:
         """Make room for `seat` where nobody runs, from what others that are out still have on the device."""
         moves: list[Move] = []
         for other in self._out:
             if other != seat:
-                moves += self._spill(other, n - len(moves), keep=(seat,))
+                moves += self._spill(other, self._out.keys() - {seat}, self.chunk - len(moves))
         if moves:
             return Placed(moves=tuple(moves))
         # the host is full as well
@@ -287,15 +220,3 @@ class HostTier(Paged):
         super()._preempt(seat)
         self._out.pop(seat, None)
         self._back.pop(seat, None)
-
-    def _release(self, pages: list[int]) -> None:
-        self._book.release([page for page in pages if page > 0])
-        self._slots.release([-page for page in pages if page < 0])
-
-    def _missing(self, seat: int) -> set[int]:
-        """Return the entries of a seat that are on the host."""
-        return {entry for entry in self._tables[seat] if entry < 0}
-
-
-def _backwards(table: list[int]) -> list[tuple[int, int]]:
-    return list(enumerate(table))[::-1]

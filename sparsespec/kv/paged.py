@@ -36,11 +36,15 @@ class Paged:
         self._book = PageBook(self._n_pages)
         self._tables: dict[int, list[int]] = {}
         self._shared: dict[int, int] = {}
+        self._prompts: dict[int, int] = {}  # tokens, of everybody on a seat
         self._arrival = np.zeros(self._n_seats, dtype=np.int64)
 
     def admit(self, seat: int, n_prompt: int, limit: int) -> bool:
-        """Admit whoever's prompt fits into the free pages now, and anybody while no page is held."""
-        return not self._tables or self._book.n_free >= self._blocks(n_prompt)
+        """Admit whoever's prompt fits into the pages that are free and not claimed, and anybody while none is held."""
+        if self._tables and self._book.n_free - self._claimed() < self._blocks(n_prompt):
+            return False
+        self._prompts[seat] = n_prompt
+        return True
 
     def share(self, seat: int, owner: int, n_pages: int) -> tuple[tuple[int, int, int], ...]:
         """Let `seat`, which has no pages, hold the first `n_pages` of `owner` too; returns its table entries."""
@@ -94,6 +98,7 @@ class Paged:
         """Release everything a seat holds."""
         self._release(self._tables.pop(seat, []))
         self._shared.pop(seat, None)
+        self._prompts.pop(seat, None)
 
     def pages(self, seat: int) -> int:
         """Return how many pages a seat holds."""
@@ -135,6 +140,10 @@ class Paged:
         drafted = newest + np.minimum(view.d_hi[index] + n_query, rows.k)
         decoded = np.where(rows.phase == draft, drafted, newest + n_query)
         return np.where(rows.phase == prefill, filled, decoded)
+
+    def _claimed(self) -> int:
+        """Return the pages that prompts of those admitted before will take, and have not."""
+        return sum(max(0, self._blocks(n) - self.pages(seat)) for seat, n in self._prompts.items())
 
     def _needs(self, plan: StepPlan, view: View) -> tuple[Rows, Ints]:
         """Return the rows of a plan, oldest first, and how many pages each lacks."""

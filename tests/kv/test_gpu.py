@@ -128,9 +128,14 @@ def test_the_tail_behind_what_may_be_known_is_released() -> None:
 def test_a_prompt_is_admitted_if_it_fits_now_and_anybody_on_an_empty_pool() -> None:
     part = tier()
     assert part.admit(0, 33, 40)
+    part.forget(0)
+    assert part.admit(0, 16, 40)
     fill(part, 16)
-    assert part.admit(1, 16, 40)
     assert not part.admit(1, 17, 40)
+    assert part.admit(1, 8, 40)
+    # what was promised is as good as taken
+    assert not part.admit(2, 9, 40)
+    assert part.admit(2, 8, 40)
 
 
 def test_forgetting_and_resetting_leave_nothing() -> None:

@@ -19,7 +19,7 @@ from sparsespec.core.noise import Key
 from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
 from sparsespec.engine import deck, desk, lazy, listener, request, roster, round, speaker, state
-from sparsespec.kv import host, mover
+from sparsespec.kv import mover, two_tiers
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.selection import Stored
@@ -236,13 +236,13 @@ def copies_are_over_when_they_begin(patch: Patch) -> None:
 
 
 def copies_take_the_next_page(patch: Patch) -> None:
-    original = host.HostTier._fetch
+    original = two_tiers.TwoTiers._fetch
 
-    def _fetch(self: host.HostTier, seat: int, block: int, table: Any) -> Any:
+    def _fetch(self: two_tiers.TwoTiers, seat: int, block: int, table: Any) -> Any:
         move = original(self, seat, block, table)
         return move._replace(slot=max(1, move.slot - 1))
 
-    patch.setattr(host.HostTier, "_fetch", _fetch)
+    patch.setattr(two_tiers.TwoTiers, "_fetch", _fetch)
 
 
 def spills(case: Case) -> bool:
