@@ -257,6 +257,18 @@ PRESETS = _presets(
         "by a layer and half recent, which accepts more than the published one.",
         "arXiv 2512.01278",
     ),
+    Preset(
+        "best",
+        EngineSpec.of(
+            selector="pillar(budget=0.05,groups=1,recent=0.5,pool=5)",
+            length="fixed(draft=8)",
+            scheduler="staggered",
+            loop="resident",
+        ),
+        "What we would run: sparsespec, chosen from pooled scores, in a loop in which nobody waits. A first guess: pool, "
+        "smoothing and length are not tuned yet.",
+        "ours",
+    ),
 )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsespec import __version__
+from sparsespec import PRESETS, __version__
 from sparsespec.cli import app as cli
 from tests.cli.mistakes import Capture, one_sentence
 from tests.cli.terminal import Terminal
@@ -48,7 +48,7 @@ def test_check_prints_how_many_are_identical_and_what_that_is_worth(folder: Path
     assert "── sample 1 ──" in out
 
 
-@pytest.mark.parametrize("preset", ["dense", "ngram", "magicdec", "triforce", "vegas", "sparsespec"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_passes_its_check(folder: Path, preset: str, capsys: Capture) -> None:
     arguments = ["generate", LONG, "-m", str(folder), "-p", preset, "--max-tokens", "12", "--check", "--json"]
     assert cli.run(arguments) == 0

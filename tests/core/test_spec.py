@@ -161,7 +161,7 @@ def test_an_engine_spec_refuses_what_has_no_place_in_it() -> None:
 
 
 def test_presets_are_named_by_their_keys_and_cite_their_source() -> None:
-    assert set(PRESETS) >= {"dense", "ngram", "magicdec", "triforce", "vegas", "sparsespec"}
+    assert set(PRESETS) >= {"dense", "ngram", "magicdec", "triforce", "vegas", "sparsespec", "best"}
     for name, entry in PRESETS.items():
         assert entry.name == name
         assert entry.source
