@@ -76,7 +76,7 @@ class Kept:
         # one by one: a tensor of indices would have to be copied to the device, and waited for
         for seat in seats:
             self.counts[:, seat] = 0
-            self.tail_from[seat] = 0
+            self.tail_from[seat].fill_(0)
 
     def refresh(self, seat: Tensor, fresh: Tensor, best: Tensor, count: Tensor, tail_from: Tensor) -> None:
         """Replace what the `fresh` rows [B] of `seat` [B] hold; the others keep theirs.
