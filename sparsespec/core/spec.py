@@ -265,8 +265,8 @@ PRESETS = _presets(
             scheduler="staggered",
             loop="resident",
         ),
-        "What we would run: sparsespec, chosen from pooled scores, in a loop in which nobody waits. A first guess: pool, "
-        "smoothing and length are not tuned yet.",
+        "What we would run: sparsespec, chosen from pooled scores, in a loop in which nobody waits. A first guess: "
+        "pool, smoothing and length are not tuned yet.",
         "ours",
     ),
 )
