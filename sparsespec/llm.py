@@ -104,14 +104,17 @@ class LLM:
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        on_step: Callable[[StepResult], object] | None = None,
     ) -> list[RequestOutput]:
         """Decode prompts (text, or token ids) and return their outputs in the order given.
 
-        A prompt that cannot be served costs no other: its output says why. A lone bad prompt raises.
+        A prompt that cannot be served costs no other: its output says why. A lone bad prompt raises. `on_step` is told
+        of every step of the engine, for progress and traces.
         """
         single = _is_prompt(prompts)
         many: list[Prompt] = [prompts] if single else list(prompts)  # type: ignore[list-item]
-        return self._run(many, [self._encode for _ in many], params, single)
+        return self._run(many, [self._encode for _ in many], params, single, on_step)
 
     def chat(
         self,
@@ -171,6 +174,7 @@ class LLM:
         encoders: Sequence[Any],
         params: SamplingParams | Sequence[SamplingParams] | None,
         single: bool,
+        on_step: Callable[[StepResult], object] | None = None,
     ) -> list[RequestOutput]:
         wanted = _params_of(params, len(prompts))
         refused: dict[int, str] = {}
@@ -185,7 +189,7 @@ class LLM:
         done: list[list[Completion]] = [[] for _ in prompts]
         left = sum(wanted[i].n for i in places.values())
         try:
-            for event in self._events() if left else ():
+            for event in self._events(on_step) if left else ():
                 if event.completion and event.request_id in places:
                     done[places[event.request_id]].append(event.completion)
                     left -= 1

@@ -256,3 +256,11 @@ def test_smollm2_decodes_under_every_preset_as_dense_does() -> None:
 
     sizes = "--parts b --presets sparsespec triforce --deep --prompts 1 --context 160 --tokens 16 --min-budget 16"
     assert lossless.main(sizes.split()) == 0
+
+
+def test_generate_tells_of_its_steps() -> None:
+    seen: list[int] = []
+    with sparse() as llm:
+        (output,) = llm.generate([PROMPT], GREEDY, on_step=lambda result: seen.append(result.info.step))
+    assert output.error is None
+    assert seen == sorted(seen) and len(seen) >= output.metrics.num_verify_steps
