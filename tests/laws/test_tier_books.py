@@ -1,0 +1,153 @@
+"""Pages of both tiers always add up, nothing is lost on the way, and whoever waits comes back: as a state machine.
+
+Mutants of the books ship beside it, and the machine must catch each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+from hypothesis import Phase as Generation
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from sparsespec.core.plan import Move, Placed
+from sparsespec.core.view import View
+from sparsespec.kv.host import HostTier
+from tests.laws.tier_books import TierBooks
+
+TestTierBooks = TierBooks.TestCase
+TestTierBooks.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+
+
+def _settings(n: int) -> settings:
+    """Return settings for machines that are expected to fail, or only to be counted: there is nothing to shrink."""
+    return settings(max_examples=n, stateful_step_count=50, deadline=None, database=None, phases=[Generation.generate])
+
+
+class CopiesOwnNothing(HostTier):
+    """Frees the page of a copy when nobody else holds it."""
+
+    def _moves(self, move: Move) -> Move:
+        self._book.release([move.page])
+        return move
+
+    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
+        pass
+
+
+class CopiesKeepTheirPages(HostTier):
+    """Never lets go of what a copy held."""
+
+    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
+        for move in moves:
+            self._book.retain([move.page])
+        super().moved(moves, failed=failed)
+
+
+class SharedBlocksMoveForOne(HostTier):
+    """Moves a block for who leaves, and not for those who share it."""
+
+    def _sharers(self, seat: int, block: int, entry: int) -> set[int]:
+        return {seat}
+
+
+class SlotsStayOnForget(HostTier):
+    """Releases pages and no slots."""
+
+    def _release(self, pages: list[int]) -> None:
+        self._book.release([page for page in pages if page > 0])
+
+
+class OutIsStillHere(HostTier):
+    """Lets run who has left."""
+
+    def away(self) -> Sequence[int]:
+        return ()
+
+
+class ArrivesAtOnce(HostTier):
+    """Lets run who is on the way back, before the copies have ended."""
+
+    def _arrive(self) -> None:
+        self._back.clear()
+
+
+class FailuresAreFine(HostTier):
+    """Takes what a failed copy left for the truth."""
+
+    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
+        super().moved(moves, failed=False)
+
+
+class NobodyComesBack(HostTier):
+    """Spills and forgets to restore."""
+
+    def restore(self, view: View) -> Placed:
+        return Placed()
+
+
+class PreemptedAreStillOut(HostTier):
+    """Does not strike those from the list of who is out that lose everything."""
+
+    def _preempt(self, seat: int) -> None:
+        out = dict(self._out)
+        super()._preempt(seat)
+        self._out = out
+
+
+class ForgottenAreStillOut(HostTier):
+    """Goes on waiting for who has gone."""
+
+    def forget(self, seat: int) -> None:
+        out = dict(self._out)
+        super().forget(seat)
+        self._out = out
+
+
+MUTANTS = [
+    CopiesOwnNothing,
+    CopiesKeepTheirPages,
+    SharedBlocksMoveForOne,
+    SlotsStayOnForget,
+    OutIsStillHere,
+    ArrivesAtOnce,
+    FailuresAreFine,
+    NobodyComesBack,
+    PreemptedAreStillOut,
+    ForgottenAreStillOut,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_mutant_is_caught(mutant: type[HostTier]) -> None:
+    class Broken(TierBooks):
+        Tier = mutant
+
+    with pytest.raises((AssertionError, KeyError, ExceptionGroup)):
+        run_state_machine_as_test(Broken, settings=_settings(200))
+
+
+@pytest.mark.slow
+def test_the_machine_reaches_what_matters() -> None:
+    class Counting(TierBooks):
+        seen: ClassVar[Counter[str]] = Counter()
+
+    run_state_machine_as_test(Counting, settings=_settings(100))
+    wanted = (
+        "spilled",
+        "restored",
+        "shared and spilled",
+        "shared and restored",
+        "failed",
+        "host full",
+        "preempted",
+        "left while leaving",
+        "left while out",
+        "left while coming back",
+    )
+    assert min(Counting.seen[what] for what in wanted) >= 5, Counting.seen
