@@ -20,6 +20,7 @@ from sparsespec.engine.parts import Parts
 from sparsespec.engine.request import Request
 from sparsespec.engine.roster import Roster
 from sparsespec.engine.state import set_filled
+from sparsespec.kv.mover import Mover
 
 PIECE = 1 << 26
 """Numbers that are drawn at once."""
@@ -40,6 +41,7 @@ class Inside:
     deck: Deck
     roster: Roster
     parts: Parts
+    mover: Mover
     state: State
     pools: tuple[Tensor, Tensor]
 
@@ -47,7 +49,7 @@ class Inside:
     def of(cls, engine: Engine) -> Inside:
         """Look into an engine; the only place of the benchmarks that does."""
         deck, pool = engine._deck, engine._pool
-        return cls(engine._desk, deck, engine._roster, engine._parts, deck._state, (pool.k, pool.v))
+        return cls(engine._desk, deck, engine._roster, engine._parts, engine._mover, deck._state, (pool.k, pool.v))
 
     def seat_filled(self) -> Fill:
         """Let requests that take a seat have prompts filled, as far as the engine can tell; the result says how far.

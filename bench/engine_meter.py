@@ -25,6 +25,10 @@ LINES = ("view", "plan", "place", "launch")
 """Lines of the round that are timed one by one; what is left of a step is hearing, and waiting for the device."""
 
 
+Span = tuple[torch.cuda.Event, torch.cuda.Event]
+"""Before and behind a launch."""
+
+
 class TimedCuda(CudaDevice):
     """A CUDA device that puts an event before and one after every launch while `watching`, and adds up waiting."""
 
@@ -32,7 +36,8 @@ class TimedCuda(CudaDevice):
         super().__init__(device)
         self.watching = False
         self.waited = 0.0
-        self.spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self.spans: list[Span] = []
+        self.side_spans: list[Span] = []
 
     def launch(self, fn: Callable[[], object], stream: Stream = "main", after: Sequence[Event] = ()) -> CudaEvent:
         """Launch between two events."""
@@ -47,7 +52,7 @@ class TimedCuda(CudaDevice):
             finally:
                 behind.record()
 
-        self.spans.append((before, behind))
+        (self.spans if stream == "main" else self.side_spans).append((before, behind))
         return super().launch(spanned, stream, after)
 
     def wait(self, event: Event) -> None:
@@ -65,6 +70,18 @@ class TimedCuda(CudaDevice):
             return None
         whole = self.spans[0][0].elapsed_time(self.spans[-1][0])
         return 1 - sum(before.elapsed_time(behind) for before, behind in self.spans[:-1]) / whole
+
+    def overlap(self) -> float | None:
+        """Return which share of the time of side launches lay within launches of the main stream; None without any."""
+        torch.cuda.synchronize()
+        if not self.side_spans or not self.spans:
+            return None
+        zero = self.spans[0][0]
+        main, side = (
+            [(zero.elapsed_time(before), zero.elapsed_time(behind)) for before, behind in spans]
+            for spans in (self.spans, self.side_spans)
+        )
+        return overlap(main, side)
 
 
 class TimedLazy(LazyDevice):
@@ -87,8 +104,24 @@ class TimedLazy(LazyDevice):
     def idle_share(self) -> None:
         """Return None: a CPU is host and device."""
 
+    def overlap(self) -> None:
+        """Return None, for the same reason."""
+
 
 TimedDevice = TimedCuda | TimedLazy
+
+
+def overlap(main: Sequence[tuple[float, float]], side: Sequence[tuple[float, float]]) -> float:
+    """Return which share of the spans `side` lies in the spans `main`, each in order and apart from one another."""
+    shared, i = 0.0, 0
+    for begin, end in side:
+        while i < len(main) and main[i][1] <= begin:
+            i += 1
+        j = i
+        while j < len(main) and main[j][0] < end:
+            shared += max(0.0, min(end, main[j][1]) - max(begin, main[j][0]))
+            j += 1
+    return shared / sum(end - begin for begin, end in side)
 
 
 @dataclass

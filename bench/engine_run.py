@@ -55,9 +55,8 @@ class Bench:
             draw_kv(inside, self.load.seed)
             fill = inside.seat_filled()
         for prompt, (_, output) in zip(prompts([c for c, _ in self.lengths]), self.lengths, strict=True):
-            params = SamplingParams(
-                temperature=self.load.temperature, max_tokens=output + self.room, ignore_eos=True, seed=None
-            )
+            most = self.most_tokens(len(prompt), output)
+            params = SamplingParams(temperature=self.load.temperature, max_tokens=most, ignore_eos=True, seed=None)
             self.left[self.engine.add(prompt, params)] = output
         if fill is None:
             self._prefill(inside)
@@ -69,6 +68,10 @@ class Bench:
         gc.collect()
         gc.freeze()
         self.clock = Clock.of(self.engine, inside)
+
+    def most_tokens(self, context: int, output: int) -> int:
+        """Return how many tokens a request may say that will say `output`."""
+        return output + self.room
 
     def step(self) -> StepResult:
         """Run one step; raises if a request broke off."""

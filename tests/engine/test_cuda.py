@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +10,15 @@ import torch
 
 from sparsespec.core.device import Device, Event
 from sparsespec.core.errors import BadOption
+from sparsespec.core.plan import Move
 from sparsespec.core.spec import PRESETS, EngineSpec
 from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.engine import Engine
+from sparsespec.kv.mover import Mover
+from sparsespec.kv.pool import KVPool
 from sparsespec.models.tiny import tiny
 from sparsespec.models.transformer import Transformer
+from sparsespec.testing.checks.stage import small_geometry
 from tests.engine.running import LOOPS, greedy, prompt_of, run, sampled, small
 
 pytestmark = pytest.mark.gpu
@@ -70,7 +75,7 @@ def test_with_triton_attention_in_float32_too(name: str, loop: str) -> None:
     assert outputs(in_triton(name, loop, graphs=True), model) == said
 
 
-@pytest.mark.parametrize("scheduler", ["lockstep", "staggered"])
+@pytest.mark.parametrize("scheduler", ["lockstep", "random", "staggered"])
 def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
     model = narrow()
     spec = in_triton("sparsespec", "delayed", graphs=True).replace(scheduler=scheduler)
@@ -84,6 +89,49 @@ def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
     assert said == outputs(in_triton("dense", "sync", graphs=False), model)
     assert all(shape.n_tokens > shape.n_logits for shape in set(engine._deck._rounds._recorded) - known)
     assert dict(engine.ledger.entries)["graphs"] > 0
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("tiers", ["gpu", "host(size=4.0,chunk=3)", "host(size=0.2)", "reserve"])
+def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str) -> None:
+    model = narrow()
+    spec = in_triton("sparsespec", loop, graphs=graphs).replace(tiers=tiers)
+    tight = spec.replace(engine={**spec.engine, "n_pages": 20})
+    moved = {True: 0, False: 0}
+    engine = Engine.compose(model, tight)
+    asked = (greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))
+    for j, params in enumerate(asked):
+        engine.add(prompt_of(20 + 7 * j, j), params)
+
+    def count(result: Any) -> None:
+        for move in result.info.moves:
+            moved[move.out] += 1
+
+    said = {key: done.token_ids for key, done in run(engine, count).items()}
+    assert said == outputs(in_triton("dense", "sync", graphs=False), model)
+    assert all(moved.values()) == tiers.startswith("host")
+    assert engine._parts.tiers.host_pages() == engine._parts.tiers.moving_pages() == 0
+
+
+def test_pages_come_back_from_the_host_bit_by_bit() -> None:
+    geometry = replace(small_geometry(n_pages=70, page_size=4, dtype="bfloat16"), device="cuda")
+    pool = KVPool(geometry)
+    for part in (pool.k, pool.v):
+        part.view(torch.int16).random_(-(1 << 15), (1 << 15) - 1)
+    before = [part.view(torch.int16).clone() for part in (pool.k, pool.v)]
+    device = CudaDevice()
+    mover = Mover(device, pool, geometry)
+    pages = list(range(1, 70))
+    out = [Move(page, 200 - 2 * page, True) for page in pages]
+    mover.move(out)
+    assert [error for _, error in mover.ended(wait=True)] == [None] * 5
+    device.wait(device.launch(lambda: pool.poison(pages)))
+    # each comes back to another page
+    mover.move([move._replace(page=70 - move.page, out=False) for move in out])
+    assert [error for _, error in mover.ended(wait=True)] == [None] * 5
+    for part, old in zip((pool.k, pool.v), before, strict=True):
+        assert torch.equal(part.view(torch.int16)[:, 1:], old[:, 1:].flip(1))
 
 
 def test_a_preset_takes_what_suits_a_gpu() -> None:

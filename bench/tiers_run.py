@@ -1,0 +1,115 @@
+"""Runs one composition whose requests want more KV than there are pages, and writes down where pages are.
+
+How much a request will say is not known before, as in life: each may say as much as the context holds, and is ended at
+a length that was drawn. The first requests are found in the middle of what they say, as if the run had begun long ago.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.engine_fill import Inside
+from bench.engine_load import PAGE, Load
+from bench.engine_run import Bench
+from bench.engine_subjects import Subject
+from sparsespec.core.plan import Move, Phase
+from sparsespec.engine.outputs import StepResult
+from sparsespec.kv.mover import Mover
+
+
+@dataclass(frozen=True)
+class Pressed(Load):
+    """Requests at all points of their outputs."""
+
+    def lengths(self, subject: Subject) -> list[tuple[int, int]]:
+        """Return (prompt tokens, output tokens); for the first `batch` the prompt holds what they have said already."""
+        draw, found = random.Random(self.seed), list[tuple[int, int]]()
+        n = self.batch + self.batch * (1 + (self.warmup + self.steps) // self.output[0])
+        for i in range(n):
+            context, output = draw.randint(*self.context), draw.randint(*self.output)
+            done = draw.randrange(output) if i < self.batch else 0
+            found.append((context + done, output - done))
+        return found
+
+    def demand(self, subject: Subject) -> int:
+        """Return the pages of the first `batch` requests at their ends."""
+        return sum(-(-sum(one) // PAGE) for one in self.lengths(subject)[: self.batch])
+
+
+@dataclass
+class Watch:
+    """Where pages were, by step, and what moved."""
+
+    free: list[int] = field(default_factory=list)
+    moving: list[int] = field(default_factory=list)
+    host: list[int] = field(default_factory=list)
+    waits: list[bool] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    out: int = 0
+    back: int = 0
+    preempted: int = 0
+    recomputed: int = 0
+
+
+class PressedBench(Bench):
+    """A bench that watches pages; with `copies` off, what is spilled is not copied, and nothing else differs."""
+
+    def __init__(self, *args: Any, copies: bool) -> None:
+        super().__init__(*args)
+        self.watch = Watch()
+        self._refilled: dict[int, int] = {}  # requests, by seat
+        self._inside = Inside.of(self.engine)
+        if not copies:
+            leave_copies_out(self._inside.mover)
+
+    def most_tokens(self, context: int, output: int) -> int:
+        """Return what the context has room for: nobody knows what a request will say."""
+        return self.engine.geometry.max_context - context
+
+    def step(self) -> StepResult:
+        """Run one step, end who has said enough, and look where pages are."""
+        result = super().step()
+        for event in result.events:
+            if self.left[event.request_id] <= 0 and event.completion is None:
+                self.engine.abort(event.request_id)
+        if self.device.watching:
+            self._look(result)
+        else:
+            self._note(result)
+        return result
+
+    def _look(self, result: StepResult) -> None:
+        info, watch, moves = result.info, self.watch, result.info.moves
+        watch.free.append(info.free_pages)
+        watch.moving.append(info.moving_pages)
+        watch.host.append(info.host_pages)
+        watch.waits.append(bool(info.n_waiting or self._inside.parts.tiers.away()))
+        watch.rows.append(len(info.placed.rows))
+        watch.out += _out(moves)
+        watch.back += len(moves) - _out(moves)
+        watch.preempted += len(info.placed.preempted)
+        watch.recomputed += self._note(result)
+
+    def _note(self, result: StepResult) -> int:
+        """Remember who lost its KV; return how many positions are filled again."""
+        placed, number, again = result.info.placed, self._inside.roster.number, 0
+        for row in placed.rows:
+            if row.phase is Phase.PREFILL and self._refilled.get(row.seat, -1) == number[row.seat]:
+                again += row.n_query
+        self._refilled.update((seat, int(number[seat])) for seat in placed.preempted)
+        return again
+
+
+def leave_copies_out(mover: Mover) -> None:
+    """Let a mover say that copies have ended that it never made."""
+
+    def nothing(moves: tuple[Move, ...]) -> None:
+        """Copy nothing."""
+
+    mover._copy = nothing
+
+
+def _out(moves: tuple[Move, ...]) -> int:
+    return sum(move.out for move in moves)
