@@ -39,7 +39,7 @@ class HostTier(TwoTiers):
     gives: frozenset[str] = frozenset()
 
     def __init__(
-        self, victim: str = "newest", size: float = 4.0, low: float = 0.01, high: float = 0.02, chunk: int = 64
+        self, victim: str = "shortest", size: float = 4.0, low: float = 0.005, high: float = 0.01, chunk: int = 64
     ) -> None:
         if victim not in VICTIMS:
             raise BadOption(f"victim is one of {', '.join(VICTIMS)}, got {show(victim)}")
@@ -101,7 +101,7 @@ class HostTier(TwoTiers):
 
     def restore(self, view: View) -> Placed:
         """Fetch pages of who left first, as far as a round of everybody and the high mark still have room."""
-        running = [seat for seat in self._tables if seat not in self._out]
+        running = self._running()
         if not self._out or (running and self._easing):
             return Placed()
         seat = next(iter(self._out))
@@ -146,7 +146,8 @@ class HostTier(TwoTiers):
     def _ease(self, rows: Rows, need: Ints) -> list[Move]:
         """Spill while pages are few, a chunk at most; who is hit does not run."""
         moves: list[Move] = []
-        while len(moves) < self.chunk:
+        # for nobody's sake nobody is spilled, or it would be restored and spilled for ever
+        while self._running() and len(moves) < self.chunk:
             wanted = need[(need > 0) & ~np.isin(rows.seat, list(self._out))].sum()
             ahead = self._book.n_free + self._n_leaving - int(wanted)
             self._easing = ahead < (self._high if self._easing else self._low)
@@ -158,6 +159,10 @@ class HostTier(TwoTiers):
             self._out.setdefault(seat)
             moves += self._spill(seat, self._out.keys(), min(self.chunk - len(moves), max(self._high - ahead, 1)))
         return moves
+
+    def _running(self) -> list[int]:
+        """Return who has pages and is not out."""
+        return [seat for seat in self._tables if seat not in self._out]
 
     def _next_victim(self) -> int | None:
         """Return whose pages leave next: of who is out, the last; else one of those younger than the oldest."""
