@@ -42,12 +42,12 @@ def line_of(row: Row) -> str:
     """Return a row as the table shows it."""
     if "failed" in row:
         return f"{'—':>6} {row['composition']}: {brief(row['failed'])}"
-    times, gigabytes = row["step_ms"], 1e-9 * row["page_bytes"]
+    times = row["step_ms"]
     cells = (
         f"{row['demand']:6.1f} {row['pages']:6d} {row['tokens_per_second']:9.0f}",
         f"{times['mean']:8.3f} {times['p50']:7.3f} {times['p95']:7.3f} {row['rows']:5.1f}",
         f"{'—' if row['in_use'] is None else format(row['in_use'], '.1%'):>7}",
-        f"{gigabytes * row['spilled']:7.2f} {gigabytes * row['restored']:7.2f}",
+        f"{1e-9 * row['spilled_bytes']:7.2f} {1e-9 * row['restored_bytes']:7.2f}",
         f"{'—' if row['overlap'] is None else format(row['overlap'], '.1%'):>7} {row['recomputed']:8d}",
     )
     return f"{' '.join(cells)}  {row['composition']}{'  (synthetic)' if row['synthetic'] else ''}"
@@ -64,30 +64,28 @@ def run(
         bench.start(prompts, weights=weights)
         tally = bench.measure()
         watch, seconds, tokens = bench.watch, sum(tally.step_seconds), sum(tally.tokens)
+        over_time = watch.pages
         # a page that is copied is neither free nor lost
-        used = [1 - free / (pages - 1) for free, waits in zip(watch.free, watch.waits, strict=True) if waits]
+        used = [1 - free / (pages - 1) for free, waits in zip(over_time.free, watch.waits, strict=True) if waits]
         return {
             "composition": subject.label + ("" if copies else COPIES_OUT),
             "synthetic": accept is not None,
             "spec": bench.engine.spec.to_dict(),
             "load": load.to_dict(),
             "demand": demand,
-            "pages": pages,
-            "page_bytes": bench.engine.geometry.page_bytes,
             "tokens_per_second": tokens / seconds,
             "step_ms": step_times(tally),
             "rows": sum(watch.rows) / len(watch.rows),
             "finished": tally.finished,
             "in_use": sum(used) / len(used) if used else None,
             "waiting_steps": len(used),
-            "spilled": watch.out,
-            "restored": watch.back,
+            **over_time.to_dict(),
             "preempted": watch.preempted,
             "recomputed": watch.recomputed,
             "overlap": bench.device.overlap(),
             "accepted_a_round": tally.accepted / tally.rounds if tally.rounds else None,
             "gpu_idle": bench.device.idle_share(),
-            "over_time": {"free": watch.free, "moving": watch.moving, "host": watch.host},
+            "over_time": {"free": over_time.free, "moving": over_time.moving, "host": over_time.host},
             "ledger_bytes": dict(bench.engine.ledger.entries),
         }
     finally:

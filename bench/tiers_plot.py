@@ -21,7 +21,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _pages(axes: Any, row: Row) -> None:
-    pages, over_time = row["pages"] - 1, row["over_time"]
+    pages, over_time = row["pages"], row["over_time"]
     steps = range(len(over_time["free"]))
     free = [n / pages for n in over_time["free"]]
     moving = [n / pages for n in over_time["moving"]]

@@ -17,6 +17,7 @@ from bench.engine_subjects import Subject
 from sparsespec.core.plan import Move, Phase
 from sparsespec.engine.outputs import StepResult
 from sparsespec.kv.mover import Mover
+from sparsespec.metrics.pages import PageMetrics
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,11 @@ class Pressed(Load):
 
 @dataclass
 class Watch:
-    """Where pages were, by step, and what moved."""
+    """Where pages were, and by step whether anybody waited and how many rows ran."""
 
-    free: list[int] = field(default_factory=list)
-    moving: list[int] = field(default_factory=list)
-    host: list[int] = field(default_factory=list)
-    waits: list[bool] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    out: int = 0
-    back: int = 0
+    pages: PageMetrics
+    waits: list[bool] = field(default_factory=list[bool])
+    rows: list[int] = field(default_factory=list[int])
     preempted: int = 0
     recomputed: int = 0
 
@@ -58,7 +55,8 @@ class PressedBench(Bench):
 
     def __init__(self, *args: Any, copies: bool) -> None:
         super().__init__(*args)
-        self.watch = Watch()
+        g = self.engine.geometry
+        self.watch = Watch(PageMetrics(g.n_pages - 1, g.page_bytes))
         self._refilled: dict[int, int] = {}  # requests, by seat
         self._inside = Inside.of(self.engine)
         if not copies:
@@ -81,14 +79,10 @@ class PressedBench(Bench):
         return result
 
     def _look(self, result: StepResult) -> None:
-        info, watch, moves = result.info, self.watch, result.info.moves
-        watch.free.append(info.free_pages)
-        watch.moving.append(info.moving_pages)
-        watch.host.append(info.host_pages)
+        info, watch = result.info, self.watch
+        watch.pages.add(info)
         watch.waits.append(bool(info.n_waiting or self._inside.parts.tiers.away()))
         watch.rows.append(len(info.placed.rows))
-        watch.out += _out(moves)
-        watch.back += len(moves) - _out(moves)
         watch.preempted += len(info.placed.preempted)
         watch.recomputed += self._note(result)
 
@@ -109,7 +103,3 @@ def leave_copies_out(mover: Mover) -> None:
         """Copy nothing."""
 
     mover._copy = nothing
-
-
-def _out(moves: tuple[Move, ...]) -> int:
-    return sum(move.out for move in moves)

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from sparsespec.cli.check import Comparison, compare_with_dense, power
 from sparsespec.cli.composition import Composition
-from sparsespec.cli.screen import Bars, Reading, say_json, speculation_rows, stdout
+from sparsespec.cli.screen import Bars, Reading, memory_rows, say_json, speculation_rows, stdout
 from sparsespec.core.errors import BadModel, BadOption
 from sparsespec.core.params import SamplingParams
-from sparsespec.engine.outputs import Completion
+from sparsespec.engine.outputs import Completion, StepResult
 from sparsespec.llm import LLM
+from sparsespec.metrics.pages import PageMetrics
 from sparsespec.metrics.speculation import SpecMetrics
 from sparsespec.models.tokenizer import Tokenizer
 
@@ -42,6 +43,7 @@ class Outcome:
 
     llm: LLM
     params: SamplingParams
+    pages: PageMetrics
     seconds: float = 0.0
     outputs: list[Completion] = field(default_factory=list[Completion])
     comparison: Comparison | None = None
@@ -72,7 +74,8 @@ def run(job: Job) -> int:
         prompt = _encode(tokenizer, job)
         sizes = {"context": len(prompt) + params.max_tokens, "batch": min(params.n, MAX_BATCH)}
         with job.composition.open(model, tokenizer, **sizes) as llm:
-            outcome = Outcome(llm, params)
+            sizes_of = llm.engine.geometry
+            outcome = Outcome(llm, params, PageMetrics(sizes_of.n_pages - 1, sizes_of.page_bytes))
             _decode(outcome, prompt, bars, quiet=job.as_json)
             if job.check and not any(c.error for c in outcome.outputs):
                 outcome.comparison = compare_with_dense(llm, outcome.outputs, params, progress=bars)
@@ -94,7 +97,13 @@ def _decode(outcome: Outcome, prompt: Sequence[int], bars: Bars, *, quiet: bool)
     """Decode; a single sample is printed as it comes, several when each is complete."""
     params = outcome.params
     alone, n_tokens, start = params.n == 1, 0, time.perf_counter()
-    for event in outcome.llm.stream(prompt, params, on_step=Reading(bars, len(prompt))):
+    reading = Reading(bars, len(prompt))
+
+    def watch(result: StepResult) -> None:
+        reading(result)
+        outcome.pages.add(result.info)
+
+    for event in outcome.llm.stream(prompt, params, on_step=watch):
         done = event.completion
         if done:
             outcome.outputs.append(done)
@@ -141,6 +150,8 @@ def _table(outcome: Outcome) -> Table:
     table.add_row("speed", f"{m.num_output_tokens / outcome.seconds:.1f} tokens/s")
     for row in speculation_rows(m):
         table.add_row(*row)
+    for row in memory_rows(outcome.pages, m.num_recomputed_tokens):
+        table.add_row(*row)
     table.add_row("finished by", ", ".join(c.finish_reason for c in outcome.outputs))
     table.add_row("seed", str(first.seed))
     return table
@@ -158,6 +169,7 @@ def _plain(outcome: Outcome, job: Job) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "outputs": [_sample(c) for c in outcome.outputs],
         "metrics": outcome.metrics.to_dict(),
+        "kv": outcome.pages.to_dict(),
         "check": comparison
         and {"identical": comparison.identical, "of": comparison.of, "parted": list(comparison.parted)},
     }
@@ -172,5 +184,6 @@ def _sample(c: Completion) -> dict[str, Any]:
         "stop_reason": c.stop_reason,
         "error": c.error,
         "seed": c.seed,
+        "queue_seconds": c.queue_seconds,
         "metrics": c.metrics.to_dict(),
     }

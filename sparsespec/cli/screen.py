@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 
 from sparsespec.core.plan import Phase
 from sparsespec.engine.outputs import StepResult
+from sparsespec.metrics.pages import PageMetrics
 from sparsespec.metrics.speculation import SpecMetrics
 
 WIDTH = 110
@@ -49,6 +50,17 @@ def speculation_rows(m: SpecMetrics) -> list[tuple[str, str]]:
         ("KV read by drafts", figure(m.draft_kv_share, "{:.1%} of the context")),
         ("KV read in all", figure(m.kv_share, "{:.1%} of what dense decoding reads")),
     ]
+
+
+def memory_rows(pages: PageMetrics, recomputed: int) -> list[tuple[str, str]]:
+    """Return where KV was as (name, figure); what was copied or computed again only if anything was."""
+    rows = [("KV pages used", f"{pages.most_used:.1%} of {pages.n_pages} at most")]
+    if pages.num_spilled:
+        moved = (size(n * pages.page_bytes) for n in (pages.num_spilled, pages.num_restored))
+        rows.append(("KV copied", "{} to the host, {} back".format(*moved)))
+    if recomputed:
+        rows.append(("KV computed again", f"{recomputed} tokens"))
+    return rows
 
 
 class Bars:

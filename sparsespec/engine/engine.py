@@ -193,7 +193,7 @@ class Engine:
         parts.tiers.reset()
         graphs = bool(self._options.graphs)
         self._mover = Mover(self._device, self._pool, sizes)
-        self._stuck = False
+        self._stuck, self._n_failed = False, 0
         self._roster = Roster(sizes.n_seats)
         self._counts = SeatCounts(sizes.n_seats, row_width(sizes))
         lag = self._loop.lag
@@ -220,7 +220,9 @@ class Engine:
         """Tell the tier manager which copies have ended, all of them if there was nothing else to wait for."""
         for moves, error in self._mover.ended(wait=self._stuck):
             if error is not None:
-                _log.warning("copying %d KV pages failed (%s); whose they are is computed again", len(moves), error)
+                self._n_failed += 1
+                what = "a copy of %d KV pages failed (%s), the %d. so far; whose they are is computed again"
+                _log.warning(what, len(moves), error, self._n_failed)
             self._parts.tiers.moved(moves, failed=error is not None)
 
     def _account(self, plan: StepPlan, placed: Placed) -> None:

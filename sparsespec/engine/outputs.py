@@ -81,6 +81,16 @@ class StepInfo:
     moving_pages: int = 0
     moves: tuple[Move, ...] = ()
 
+    @property
+    def n_spilled(self) -> int:
+        """Pages that began to be copied to the host."""
+        return sum(move.out for move in self.moves)
+
+    @property
+    def n_restored(self) -> int:
+        """Pages that began to be copied back."""
+        return len(self.moves) - self.n_spilled
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:

@@ -103,9 +103,8 @@ def step_bound(case: Case) -> int:
 def _step(engine: Engine, seen: Seen) -> Any:
     try:
         result = engine.step()
-        for move in result.info.moves:
-            seen.spilled += move.out
-            seen.restored += not move.out
+        seen.spilled += result.info.n_spilled
+        seen.restored += result.info.n_restored
         return result.events
     except ContractBroken as error:
         raise LawBroken(_law_of(str(error)), str(error)) from error
