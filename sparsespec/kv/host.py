@@ -118,7 +118,7 @@ class HostTier(TwoTiers):
             del self._out[seat]
             self._back[seat] = None
             self._arrive()
-        elif not (moves or running or self._n_leaving):
+        elif not (moves or running or self._moving):
             return self._clear(seat)
         return Placed(table=tuple(table), moves=tuple(moves))
 
@@ -131,10 +131,11 @@ class HostTier(TwoTiers):
         self._arrive()
 
     def away(self) -> Sequence[int]:
-        """Return who is out or on the way back, and who has nothing and is younger than somebody who is out."""
+        """Return who is out, on the way back or spoilt, and who has nothing and is younger than somebody who is out."""
         oldest = min((self._arrival[seat] for seat in self._out), default=np.inf)
         empty = (s for s in self._limit if not self._tables.get(s) and self._arrival[s] > oldest)
-        return (*self._out, *self._back, *empty)
+        # nobody may run with what a copy has spoilt, nor share it
+        return (*self._out, *self._back, *self._lost, *empty)
 
     def forget(self, seat: int) -> None:
         """Release everything a seat holds, wherever it is; copies under way keep their pages until they have ended."""
@@ -142,6 +143,7 @@ class HostTier(TwoTiers):
         self._limit.pop(seat, None)
         self._out.pop(seat, None)
         self._back.pop(seat, None)
+        self._lost.discard(seat)
 
     def _ease(self, rows: Rows, need: Ints) -> list[Move]:
         """Spill while pages are few, a chunk at most; who is hit does not run."""

@@ -165,7 +165,7 @@ class Paged:
         """Preempt requests younger than `seat`, youngest first, until `need` pages are free; or nobody."""
         mine = self._arrival[seat]
         younger = sorted(
-            (s for s in self._tables if self._arrival[s] > mine and self._tables[s]),
+            (s for s in self._tables if self._arrival[s] > mine and any(page > 0 for page in self._tables[s])),
             key=lambda s: -self._arrival[s],
         )
         held = Counter(page for s in younger for page in self._tables[s])
