@@ -211,9 +211,10 @@ def check_plan(plan: StepPlan, view: View) -> None:
     """Raise `ContractBroken` unless every row of `plan` is one that the builders above could have made."""
     rows = plan.rows
     i = view.find(rows.seat)
-    first = np.zeros(len(rows), dtype=np.bool_)
-    first[np.unique(rows.seat, return_index=True)[1]] = True
-    for row in rows.take((i < 0) | ~first):
+    known = i >= 0
+    if not known.all() or np.bincount(i, minlength=1).max() > 1:
+        seats = rows.seat.tolist()
+        row = next(row for row, there in zip(rows, known, strict=True) if not there or seats.count(row.seat) > 1)
         raise ContractBroken(f"the scheduler planned seat {row.seat} twice, or it is not in the view: {row}")
     to_prefill, n_query = view.to_prefill[i], rows.n_query
     fills = (n_query >= 1) & (n_query <= to_prefill)

@@ -145,16 +145,16 @@ class Desk:
     def _start_rounds(self, view: View, starting: Bools) -> None:
         """Ask the length policy once for each of the `starting` rows, and fix what their rounds may do."""
         roster, g, seat = self._roster, self._geometry, view.seat[starting]
-        asked: list[Lengths] = []
-        for row in view.rows(starting):
-            asked.append(lengths := self._ask(row))
-            if not (0 <= lengths.draft <= g.max_draft and 0 <= lengths.guess <= g.max_guess):
-                promised = f"at most draft={g.max_draft}, guess={g.max_guess}"
-                raise ContractBroken(f"the length policy proposed {lengths} and promised {promised}")
-        draft, guess, stop_below = np.array(asked, dtype=np.float64).T
+        columns = tuple(zip(*map(self._ask, view.rows(starting)), strict=True))
+        draft, guess = (np.array(column, dtype=np.int64) for column in columns[:2])
+        wrong = (draft < 0) | (draft > g.max_draft) | (guess < 0) | (guess > g.max_guess)
+        if wrong.any():
+            proposed = Lengths(*(column[wrong.argmax()] for column in columns))
+            promised = f"at most draft={g.max_draft}, guess={g.max_guess}"
+            raise ContractBroken(f"the length policy proposed {proposed} and promised {promised}")
         room = roster.limit[seat] - view.n_hi[starting] - 1
         roster.k[seat], roster.guess[seat] = np.minimum(draft, room), np.minimum(guess, room)
-        roster.stop_below[seat], roster.in_round[seat] = stop_below, True
+        roster.stop_below[seat], roster.in_round[seat] = columns[2], True
 
     def _ask(self, row: RowView) -> Lengths:
         """Return what a row's next round may do; the request fails if the policy does, and the others go on."""

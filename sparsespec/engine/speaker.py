@@ -30,12 +30,17 @@ class Speaker:
     def commit(self, request: Request, result: RowResult) -> bool:
         """Append the tokens of a VERIFY row up to the first stop; returns whether the request ended."""
         tokens, ends, stops_at = _cut(request, result.tokens)
+        if self._decoder is None:
+            request.output += tokens
+            request.logprobs += result.logprobs[: len(tokens)]
+            self._say(request, tokens, ends, stops_at, None)
+            return ends is not None
         reason: FinishReason | None = None
         stop: int | str | None = None
         n = 0
         try:
             stream = self._stream(request)
-            while stream is not None and n < len(tokens) and stop is None:
+            while stream and n < len(tokens) and stop is None:
                 # a token that stops adds no text
                 if stops_at is None or n + 1 < len(tokens):
                     stop = stream.push(tokens[n])

@@ -9,6 +9,7 @@ step outweigh those of this one, a row verifies early and stays there, for all i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption, show
 from sparsespec.core.plan import StepPlan, draft_rows, drafters, verify_rows
 from sparsespec.core.result import RowResult
-from sparsespec.core.view import Bools, Ints, View
+from sparsespec.core.view import Bools, Floats, Ints, View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
 
 
@@ -52,8 +53,9 @@ class Staggered:
         wait = np.where(can, np.maximum(target - view.d_lo, 0), 0)  # steps to the next VERIFY
         # who never drafts weighs the same in every step, and who is new has no place yet
         new, placed = can & (target < 0), decoding & (view.k > 0) & (target >= 0)
-        load = np.zeros(1 + view.k.max(initial=0), dtype=np.int64)  # KV tokens verified, by step
-        np.add.at(load, wait[placed], view.n_hi[placed])
+        # KV tokens verified, by step; as floats they are whole numbers all the same
+        weights = view.n_hi[placed].astype(np.float64)
+        load: Any = np.bincount(wait[placed], weights=weights, minlength=1 + view.k.max(initial=0))
         for i in new.nonzero()[0].tolist():
             self._enter(view, i, wait, load)
         self._level(view, can & (view.d_lo > 0), wait, load)
@@ -69,14 +71,14 @@ class Staggered:
         cut = self.cut_[view.seat]
         return np.where(view.first_round & (view.k > 0), np.minimum(cut, view.k), view.k)
 
-    def _enter(self, view: View, i: int, wait: Ints, load: Ints) -> None:
+    def _enter(self, view: View, i: int, wait: Ints, load: Floats) -> None:
         """Let row `i` verify where the fewest KV tokens are verified; among equals, after the longest round."""
         room = int(view.k[i] - view.d_lo[i])
         wait[i] = room - load[room::-1].argmin()
         load[wait[i]] += view.n_hi[i]
         self.cut_[view.seat[i]] = view.d_lo[i] + wait[i]
 
-    def _level(self, view: View, movable: Bools, wait: Ints, load: Ints) -> None:
+    def _level(self, view: View, movable: Bools, wait: Ints, load: Floats) -> None:
         """Let rows verify in this step, not later, as long as that pays; they stay that much ahead."""
         least = self.gain * load.mean()
         while len(rows := (movable & (wait > 0)).nonzero()[0]):
