@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sparsespec.comparison.compare import compare
     from sparsespec.core.errors import SparseSpecError
     from sparsespec.core.params import SamplingParams
     from sparsespec.core.registry import make
@@ -30,6 +31,7 @@ __all__ = [
     "SamplingParams",
     "SparseSpecError",
     "__version__",
+    "compare",
     "make",
 ]
 
@@ -42,6 +44,7 @@ _HOMES = {
     "RecordTrace": "sparsespec.engine.wrappers",
     "SamplingParams": "sparsespec.core.params",
     "SparseSpecError": "sparsespec.core.errors",
+    "compare": "sparsespec.comparison.compare",
     "make": "sparsespec.core.registry",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from sparsespec.comparison.row import first_divergence
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.spec import EngineSpec
 from sparsespec.engine.outputs import Completion
@@ -22,17 +23,6 @@ class Comparison:
 
     def __str__(self) -> str:
         return f"identical to dense: {self.identical} of {self.of}"
-
-
-def first_divergence(tokens: Sequence[int], expected: Sequence[int]) -> int | None:
-    """Return the index of the first token in which two outputs differ, None if they are equal.
-
-    Where one is the beginning of the other, that is the length of the shorter.
-    """
-    for i, (a, b) in enumerate(zip(tokens, expected, strict=False)):
-        if a != b:
-            return i
-    return None if len(tokens) == len(expected) else min(len(tokens), len(expected))
 
 
 def compare(outputs: Sequence[Completion], expected: Sequence[Completion]) -> Comparison:
