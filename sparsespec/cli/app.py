@@ -72,7 +72,7 @@ def generate(
     n: Annotated[int, typer.Option(help="Samples.", rich_help_panel=o.SAMPLING)] = 1,
     max_tokens: o.MaxTokens = 256,
     stop: o.Stop = None,
-    chat: Annotated[bool, typer.Option(help="Render the prompt with the model's chat template.")] = True,
+    chat: o.Chat = True,
     json: o.AsJson = False,
     check: Annotated[
         bool, typer.Option("--check", rich_help_panel=o.OUTPUT, help="Compare with dense decoding.")
@@ -80,7 +80,9 @@ def generate(
 ) -> None:
     """Decode a prompt and say what speculation did."""
     given = dict(locals())
-    text = _prompt(prompt, file)
+    from sparsespec.cli.files import text_of
+
+    text = text_of(prompt, file)
     from sparsespec.cli.generate import Job, run
 
     _end(lambda: run(Job(text, chat, _composition(given), {**_sampling(given), "n": n}, json, check)))
@@ -202,6 +204,36 @@ def bench(context: typer.Context) -> None:
     _end(lambda: run(context.args))
 
 
+@app.command()
+def compare(
+    model: o.Models = None,
+    preset: o.Presets = None,
+    spec: o.Specs = None,
+    prompts: o.PromptFiles = None,
+    n: Annotated[
+        int | None, typer.Option(help="Prompts of each file; all of them, or 8 made up ones if absent.")
+    ] = None,
+    max_tokens: o.MaxTokens = 128,
+    temperature: o.Temperatures = None,
+    seed: o.Seeds = None,
+    batch: o.Batches = None,
+    budget: o.Budgets = None,
+    min_budget: o.MinBudgets = None,
+    ignore_eos: o.IgnoreEos = False,
+    chat: o.Chat = True,
+    dtype: o.DType = "float32",
+    device: Annotated[str, typer.Option(help="'cpu', 'cuda' or one of several such as 'cuda:1'.")] = "cpu",
+    out: o.Rows = None,
+    plot: o.Plot = None,
+    json: o.AsJson = False,
+) -> None:
+    """Decode the same prompts with several compositions, beside dense decoding: speed, acceptance, bytes, equality."""
+    given = dict(locals())
+    from sparsespec.cli.compare import Wish, run
+
+    _end(lambda: run(Wish(**given)))
+
+
 def _end(command: Callable[[], int]) -> NoReturn:
     """Run a command and leave with its exit code; Typer would make a closed pipe an ordinary failure."""
     try:
@@ -224,26 +256,6 @@ def _composition(given: Mapping[str, Any]) -> Any:
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
     names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
     return {name: given[name] for name in names} | {"stop": tuple(given["stop"] or ())}
-
-
-def _prompt(prompt: str | None, file: Path | None) -> str:
-    """Return the prompt from wherever it comes."""
-    if prompt is not None and file is not None:
-        raise BadRequest("the prompt is given twice; give an argument or --file, not both")
-    if file is not None:
-        try:
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadRequest(f"cannot read {file} ({type(error).__name__}); give a text file in UTF-8") from None
-    elif prompt is None or prompt == "-":
-        if sys.stdin.isatty():
-            raise BadRequest("there is no prompt; give it as an argument, with --file, or on stdin")
-        text = sys.stdin.read()
-    else:
-        text = prompt
-    if not text.strip():
-        raise BadRequest("the prompt is empty; give at least one word")
-    return text
 
 
 def run(args: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,10 @@ PARTS, SAMPLING, OUTPUT = "Composition", "Sampling", "Output"
 
 def _part(help_text: str) -> Any:
     return typer.Option(help=help_text, rich_help_panel=PARTS, show_default=False)
+
+
+def _many(*names: str, help: str, panel: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=False)
 
 
 def _wish(help_text: str) -> Any:
@@ -37,4 +42,36 @@ MinP = Annotated[float, _wish("Share of the top probability below which tokens g
 Seed = Annotated[int | None, _wish("64 bits; one is made up and reported if not given.")]
 MaxTokens = Annotated[int, _wish("New tokens, at most.")]
 Stop = Annotated[list[str] | None, _wish("A string that ends the output; may be repeated.")]
+Chat = Annotated[bool, typer.Option(help="Render the prompt with the model's chat template.")]
+Models = Annotated[
+    list[str] | None, _many("--model", "-m", help="Alias, folder, hub id or tiny; may be repeated. smollm2 if absent.")
+]
+Presets = Annotated[
+    list[str] | None,
+    _many("--preset", "-p", help="Like 'sparsespec:selector=window,loop=sync'; all if absent.", panel=PARTS),
+]
+Specs = Annotated[list[Path] | None, _many("--spec", help="A file *.json with a whole engine spec.", panel=PARTS)]
+PromptFiles = Annotated[
+    list[Path] | None,
+    _many("--prompts", help="JSON lines with a prompt, problem or question; may be repeated. Made up if absent."),
+]
+Temperatures = Annotated[
+    list[float] | None, _many("--temperature", help="0, which is greedy, if absent.", panel=SAMPLING)
+]
+Seeds = Annotated[list[int] | None, _many("--seed", help="For temperatures above 0; 0 if absent.", panel=SAMPLING)]
+Batches = Annotated[list[int] | None, _many("--batch", help="Requests at once; 8 if absent.")]
+Budgets = Annotated[
+    list[float] | None, _many("--budget", help="Share of the context, for all selectors with one.", panel=PARTS)
+]
+MinBudgets = Annotated[
+    list[int] | None, _many("--min-budget", help="Tokens read at least, for all selectors with one.", panel=PARTS)
+]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", help="Go on past the end of a text.", rich_help_panel=SAMPLING)
+]
+Rows = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", rich_help_panel=OUTPUT, help="Append rows to a file as JSON lines, as they come."),
+]
+Plot = Annotated[Path | None, typer.Option("--plot", rich_help_panel=OUTPUT, help="Draw a file *.svg.")]
 AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="JSON instead of words.")]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from rich.table import Table
 
+from sparsespec.cli.files import check_writable
 from sparsespec.cli.screen import Bars, say_json, stdout
 from sparsespec.core.cost import SUFFIX, CostModel
 from sparsespec.core.errors import BadOption
@@ -61,15 +62,7 @@ def _check_out(out: Path | None) -> None:
         return
     if out.suffix != SUFFIX:
         raise BadOption(f"--out takes a file *{SUFFIX}, by which CostModel.load knows it, got {out}")
-    try:
-        there = out.exists()
-        out.open("a").close()
-        if not there:
-            out.unlink()
-    except OSError as error:
-        raise BadOption(
-            f"{out} cannot be written ({error.strerror}); give a file in a folder that exists and is yours"
-        ) from None
+    check_writable(out)
 
 
 def _measure(profile: Profile, bars: Bars, *, quiet: bool) -> CostModel:

@@ -113,7 +113,7 @@ def test_without_chat_the_prompt_is_plain_text(folder: Path, capsys: Capture) ->
 
 
 def test_help_and_version_need_no_torch() -> None:
-    commands = ("generate", "chat", "plugins", "models", "doctor")
+    commands = ("generate", "compare", "chat", "plugins", "models", "doctor")
     code = "import sys; from sparsespec.cli import app; sys.exit(app.run(sys.argv[1:]) or 'torch' in sys.modules)"
     for arguments in (["--help"], ["--version"], *([command, "--help"] for command in commands)):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
