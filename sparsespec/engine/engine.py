@@ -162,12 +162,14 @@ class Engine:
         """Forget all requests and start as if newly made; numbers and derived seeds begin again."""
         self._alive()
         self._deck.drain()
+        self._mover.drain()
         self._start()
 
     def close(self) -> None:
         """Drop everything; calling it twice is fine, anything else afterwards raises `EngineClosed`."""
         if not self._closed:
             self._deck.drain()
+            self._mover.drain()
             self._closed = True
             # the desk too: its callbacks hold the deck, and with it what graphs hold
             del self._pool, self._deck, self._desk, self._listener, self._mover, self._parts, self._model, self._holders

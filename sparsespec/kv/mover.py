@@ -88,6 +88,11 @@ class Mover:
                 error = raised
             yield copy.moves, error
 
+    def drain(self) -> None:
+        """Let all copies end, and forget how; or they would write to pages that others have by then."""
+        for _ in self.ended(wait=True):
+            pass
+
     def _copy(self, moves: tuple[Move, ...]) -> None:
         """Copy pages of one direction after the other, by way of a place where their layers lie together."""
         for out in (True, False):

@@ -138,10 +138,18 @@ def assert_dense(done: Completion, params: SamplingParams) -> None:
 
 
 def assert_empty(engine: Engine) -> None:
-    """Raise unless nobody is left anywhere and every page is free."""
-    engine._parts.tiers.check()
+    """Raise unless nobody is left anywhere and every page is free, in both tiers."""
+    tiers = engine._parts.tiers
     assert not engine.has_work
-    assert engine._parts.tiers.free_pages() == engine.geometry.n_pages - 1
+    # a copy for nobody may still be under way, and holds its page until it is heard of
+    for _ in range(2):
+        if tiers.moving_pages():
+            engine.step()
+    tiers.check()
+    assert tiers.free_pages() == engine.geometry.n_pages - 1
+    assert (tiers.host_pages(), tiers.moving_pages()) == (0, 0)
+    assert not any(tiers.pages(seat) for seat in range(engine.geometry.n_seats))
+    assert not set(tiers.away())
     assert engine._deck.n_out == 0
     assert not engine._speaker._streams
 

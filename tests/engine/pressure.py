@@ -1,0 +1,41 @@
+"""Engines that are short of memory, and where the KV of their requests is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.lazy import LazyDevice
+from tests.engine.running import LOOPS, SPARSE, compose, prompt_of, sampled
+
+PARAMS = sampled(16)
+PAIR = sampled(16, n=2)
+HOST = "host(victim=newest,low=0.1,high=0.2,chunk=2)"
+TIERS = ("gpu", HOST, "host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve")
+TIGHT = 20
+"""Pages for two requests of 20 + 16 tokens, and one of them more than half: three want to run."""
+EVERY = [loop if loop == "resident" else pytest.param(loop, marks=pytest.mark.slow) for loop in LOOPS]
+STATES = ("leaving", "out", "coming back")
+
+
+def tight(tiers: str = HOST, loop: str = "sync", early: float = 0.3, seed: int = 0, **changes: Any) -> Engine:
+    parts = {**SPARSE, "tiers": tiers, "loop": loop, "n_pages": TIGHT, **changes}
+    return compose(device=LazyDevice(early, seed), **parts)
+
+
+def ask(engine: Engine, n: int = 4) -> None:
+    for shift in range(n):
+        engine.add(prompt_of(20, shift), PARAMS)
+
+
+def where(engine: Engine, seat: int) -> str:
+    """Say in which state of transfer the KV of a seat is."""
+    part: Any = engine._parts.tiers
+    if seat in part._back:
+        return "coming back"
+    if seat not in part._out:
+        return "here"
+    slots = {-move.slot for move in part._moving.values() if move.out}
+    return "out" if slots.isdisjoint(part._tables[seat]) else "leaving"
