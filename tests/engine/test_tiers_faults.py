@@ -1,0 +1,130 @@
+"""Copies that fail, memory that cannot be had: it costs time, and is told."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from sparsespec.core.plan import Move
+from sparsespec.engine.engine import Engine
+from sparsespec.engine.outputs import StepResult
+from sparsespec.kv.pool import HostPool
+from tests.engine.pressure import EVERY, PARAMS, TIGHT, ask, tight
+from tests.engine.running import (
+    Done,
+    assert_dense,
+    assert_empty,
+    prompt_of,
+    run,
+    sampled,
+)
+
+
+def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]:
+    """Run four requests to their ends, all of them right; return them and how often trouble was told."""
+    ask(engine)
+    with caplog.at_level(logging.WARNING):
+        done = run(engine)
+    assert len(done) == 4
+    for completion in done.values():
+        assert_dense(completion, PARAMS)
+    assert_empty(engine)
+    told = [record.getMessage() for record in caplog.records if "computed again" in record.getMessage()]
+    assert len(told) == engine._n_failed
+    return done, len(told)
+
+
+@pytest.mark.parametrize("loop", EVERY)
+@pytest.mark.parametrize("times", [1, 3, 1000])
+def test_memory_that_cannot_be_pinned_costs_time_only(
+    times: int, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine, left, real = tight(loop=loop), times, HostPool.at
+
+    def at(self: HostPool, first: int, n: int) -> list[Tensor]:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise RuntimeError("CUDA error: out of memory")
+        return real(self, first, n)
+
+    monkeypatch.setattr(HostPool, "at", at)
+    done, told = _serve(engine, caplog)
+    assert told == min(times, told) > 0
+    assert "out of memory" in caplog.text
+    metrics = [completion.metrics for completion in done.values()]
+    assert sum(m.num_preemptions for m in metrics) > 0
+    assert sum(m.num_recomputed_tokens for m in metrics) > 0
+    # the oldest never leaves, so nothing can happen to it
+    assert metrics_of(done, 0).num_preemptions == 0
+
+
+def metrics_of(done: Done, request: int) -> Any:
+    return done[request, 0].metrics
+
+
+@pytest.mark.parametrize("loop", EVERY)
+@pytest.mark.parametrize("out", [True, False])
+@pytest.mark.parametrize("at", [1, 3])
+def test_a_copy_that_fails_costs_time_only(
+    at: int, out: bool, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = tight(loop=loop)
+    real, count = engine._mover._through, 0
+
+    def through(moves: list[Move], leaving: bool) -> None:
+        nonlocal count
+        count += leaving is out
+        if leaving is out and count == at:
+            raise RuntimeError("an uncorrectable error")
+        real(moves, leaving)
+
+    monkeypatch.setattr(engine._mover, "_through", through)
+    done, told = _serve(engine, caplog)
+    assert told == 1
+    assert "an uncorrectable error" in caplog.text
+    assert 1 <= sum(completion.metrics.num_preemptions for completion in done.values()) <= 2
+
+
+@pytest.mark.parametrize("loop", EVERY)
+def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = tight(loop=loop, max_batch=5, n_pages=24)
+    real, count = engine._mover._copy, 0
+
+    def copy(moves: tuple[Move, ...]) -> None:
+        nonlocal count
+        count += 1
+        real(moves)
+        if count % 3 == 0:
+            raise RuntimeError("an uncorrectable error")
+
+    monkeypatch.setattr(engine._mover, "_copy", copy)
+    params = sampled(14, n=3)
+    for shift in range(3):
+        engine.add(prompt_of(21, shift), params)
+    for completion in run(engine).values():
+        assert_dense(completion, params)
+    assert engine._n_failed > 1
+    assert_empty(engine)
+
+
+@pytest.mark.parametrize("loop", EVERY)
+def test_with_a_full_host_some_are_computed_again(loop: str) -> None:
+    engine = tight("host(size=0.2,low=0.0,high=0.0)", loop)
+    full = 0
+
+    def look(result: StepResult) -> None:
+        nonlocal full
+        full += engine._parts.tiers.host_free_pages() == 0
+        assert result.info.host_pages <= int(0.2 * (TIGHT - 1))
+
+    ask(engine)
+    done = run(engine, look)
+    assert full
+    for completion in done.values():
+        assert_dense(completion, PARAMS)
+    assert sum(completion.metrics.num_recomputed_tokens for completion in done.values()) > 0
+    assert_empty(engine)
