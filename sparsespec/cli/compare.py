@@ -20,9 +20,7 @@ from sparsespec.core.errors import BadOption
 from sparsespec.core.spec import PRESETS, EngineSpec
 
 COLUMNS = ("tokens/s", "×", "accepted", "forwards", "KV MB", "×", "read", "rejected")
-LEGEND = (
-    "×: of dense; accepted: drafts of a round; forwards, KV MB: of an output token; read: by drafts, of the context"
-)
+LEGEND = "×: of dense; accepted: drafts a round; forwards, KV MB: a token; read: by drafts, of the context"
 NOTHING_PROVED = (
     "{who}: no draft was rejected, so being equal to dense proves nothing; ask for more tokens, or lower --min-budget"
 )

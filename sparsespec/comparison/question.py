@@ -67,6 +67,7 @@ class Question:
         total, done = len(models) * len(batches) * len(found) * len(sets) * len(laws), 0
         for entrant in models:
             model = entrant.load(self.dtype, place, say)
+            say(f"loading {entrant.name}", 1, 1)
             for batch in batches:
                 dense: dict[Setting, Run] = {}
                 for subject in found:
