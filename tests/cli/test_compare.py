@@ -12,6 +12,7 @@ import pytest
 from sparsespec import PRESETS, EngineSpec
 from sparsespec.cli import app as cli
 from tests.cli.mistakes import Capture, one_sentence
+from tests.cli.terminal import Terminal
 
 QUICK = ("--n", "2", "--max-tokens", "12", "--min-budget", "8")
 
@@ -133,3 +134,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
         Path(file.lower()).write_text(text, "utf-8")
     arguments, fragment = BAD[name]
     one_sentence(compare(*(a.lower() if a in texts else a for a in arguments)), capsys, fragment)
+
+
+@pytest.mark.slow
+def test_on_a_terminal_bars_show_how_far_it_is() -> None:
+    terminal = Terminal(
+        "compare", "-m", "tiny", "-p", "magicdec", "--n", "1", "--max-tokens", "60", "--min-budget", "8"
+    )
+    terminal.until("tokens")
+    terminal.until("rows")
+    shown, code = terminal.end()
+    assert code == 0
+    assert "identical" in shown
