@@ -99,6 +99,8 @@ class Desk:
             if not roster.is_unheard(seat):
                 # nothing is in flight, so the heard counts are exact: fill to c - 1, then VERIFY what was drafted
                 roster.preempted[seat] = False
+                if not roster.to_prefill[seat]:
+                    roster.reached[seat] = roster.n[seat] - 1
                 roster.to_prefill[seat] = roster.n[seat] - 1
                 roster.must_verify[seat] = roster.d[seat] > 0
 

@@ -234,8 +234,9 @@ class Engine:
         roster.starved[rows.seat] = False
         roster.placed_at[rows.seat] = self._step
         self._give(placed)
-        again = rows.take((rows.phase == Phase.PREFILL) & ~roster.first_fill[rows.seat])
-        self._counts.recomputed(again.seat, again.n_query)
+        filling = rows.take(rows.phase == Phase.PREFILL)
+        again = roster.reached[filling.seat] - (roster.n - 1 - roster.to_prefill)[filling.seat]
+        self._counts.recomputed(filling.seat, np.clip(again, 0, filling.n_query))
         self._mover.fresh(placed.fresh)
 
     def _give(self, placed: Placed) -> None:

@@ -49,6 +49,7 @@ class Roster:
         d: Drafts of the present round heard.
         limit: Tokens it may hold, prompt and output.
         to_prefill: Positions to fill before it may decode.
+        reached: Positions, from the first, whose KV was there at some time.
         round: Which of its rounds it is in.
         in_round: Whether the lengths of that round were fixed: k, guess and stop_below, which are 0 otherwise.
         first_fill: Its prompt was never filled to the end; recomputation scores nothing.
@@ -74,6 +75,7 @@ class Roster:
 
         self.number, self.n, self.d, self.limit, self.to_prefill = ints(VACANT), ints(), ints(), ints(), ints()
         self.round, self.k, self.guess, self.placed_at, self.n_logprobs = ints(), ints(), ints(), ints(), ints()
+        self.reached = ints()
         self.in_round, self.first_fill, self.first_round = bools(), bools(), bools()
         self.starved, self.preempted, self.must_verify = bools(), bools(), bools()
         self.stop_below, self.confidence = floats(), floats()
@@ -83,7 +85,7 @@ class Roster:
         """Write a request down on the seat it takes."""
         seat, length, asked = request.seat, len(request.prompt), request.params.logprobs
         self.number[seat], self.limit[seat], self.placed_at[seat] = request.number, request.limit, step
-        self.n[seat], self.d[seat], self.to_prefill[seat] = length, 0, length - 1
+        self.n[seat], self.d[seat], self.to_prefill[seat], self.reached[seat] = length, 0, length - 1, 0
         self.first_fill[seat] = self.first_round[seat] = True
         self.starved[seat] = self.preempted[seat] = self.must_verify[seat] = False
         self.confidence[seat], self.n_logprobs[seat] = np.nan, -1 if asked is None else asked
@@ -122,6 +124,8 @@ class Roster:
         """Note that `rows` were launched, of which the first `n_decoding` decode and the others fill."""
         filling = rows[n_decoding:]
         self.to_prefill[filling.seat] -= filling.n_query
+        filled = self.n[filling.seat] - 1 - self.to_prefill[filling.seat]
+        self.reached[filling.seat] = np.maximum(self.reached[filling.seat], filled)
         self.first_fill[filling.seat] &= self.to_prefill[filling.seat] > 0
         seat, phase, n_query, k = rows[:n_decoding].table
         verify = phase == Phase.VERIFY

@@ -98,8 +98,10 @@ def _filled(result: StepResult) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("tiers", TIERS)
-def test_recomputed_tokens_are_those_filled_more_than_once(tiers: str, loop: str) -> None:
-    engine = tight(tiers, loop)
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_recomputed_tokens_are_those_filled_more_than_once(chunk: int, tiers: str, loop: str) -> None:
+    # in small chunks some lose their pages before the prompt is filled for the first time
+    engine = tight(tiers, loop, scheduler=f"staggered(chunk={chunk})", n_pages=18)
     ask(engine)
     filled, again = Counter[int](), Counter[int]()
     sitting: dict[int, int] = {}
@@ -114,7 +116,8 @@ def test_recomputed_tokens_are_those_filled_more_than_once(tiers: str, loop: str
         again[request] = completion.metrics.num_recomputed_tokens
     assert {request: filled[request] - 19 for request in range(4)} == again
     preempted = {request for (request, _), c in done.items() if c.metrics.num_preemptions}
-    assert {request for request in again if again[request]} == preempted
+    assert {request for request in again if again[request]} <= preempted
+    assert bool(preempted) == (tiers == "gpu" or "size" in tiers)
 
 
 def test_the_ledger_counts_what_copies_take() -> None:
