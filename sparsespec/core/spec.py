@@ -260,13 +260,13 @@ PRESETS = _presets(
     Preset(
         "best",
         EngineSpec.of(
-            selector="pillar(budget=0.05,groups=1,recent=0.5,pool=5)",
+            selector="pillar(budget=0.05,groups=1,recent=0.5)",
             length="fixed(draft=8)",
             scheduler="staggered",
             loop="resident",
         ),
-        "What we would run: sparsespec, chosen from pooled scores, in a loop in which nobody waits. A first guess: "
-        "pool, smoothing and length are not tuned yet.",
+        "What we would run: sparsespec in a loop in which nobody waits. Not tuned yet; pooled and smoothed scores, "
+        "guesses and lengths that adapt have still to earn their place.",
         "ours",
     ),
 )
