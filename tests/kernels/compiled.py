@@ -23,6 +23,7 @@ import triton
 import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sparsespec.core.batch import AttentionRows, Chained, ChainRows, Chosen
 from sparsespec.core.noise import Key
@@ -34,6 +35,8 @@ from sparsespec.kernels.copy_pages import triton as copy_pages
 from sparsespec.kernels.draw import triton as draw
 from sparsespec.kernels.draw import triton_cut
 from sparsespec.kernels.lay_out import triton as lay_out
+from sparsespec.kernels.linear import triton as linear
+from sparsespec.kernels.linear import triton_tiles
 from sparsespec.kernels.rms_norm import triton as rms_norm
 from sparsespec.kernels.settle import triton as settle
 from sparsespec.kernels.silu_mul import triton as silu_mul
@@ -117,6 +120,8 @@ def _stack_bytes(cubin: bytes) -> int:
 def _type(x: Any) -> str:
     if torch.is_tensor(x):
         return f"*{TYPES[x.dtype]}"
+    if isinstance(x, TensorDescriptor):
+        return f"tensordesc<{TYPES[x.base.dtype]}{list(x.block_shape)}>"
     if isinstance(x, float):
         return "fp32"
     return "i32" if -(2**31) <= x < 2**31 else "i64"
@@ -184,6 +189,14 @@ def round_of(n_rows: int, page_size: int) -> None:
         settle.settle(batch, rows, chained, draws.to(kind), sure, torch.zeros(n_rows, dtype=torch.float64))
 
 
+def multiply(dtype: torch.dtype, n: int, k: int, apart: int = 0) -> None:
+    """Multiply few rows and many by a weight [n, k], with every setting that a number of rows brings about."""
+    weight = torch.empty(n, k + apart, dtype=dtype)[:, :k]
+    found = {triton_tiles.tiles_for(m, n, k, dtype.itemsize): m for m in (1, 65, 200, 512, 600, 1024, 4096)}
+    for tiles, m in found.items():
+        linear.product(torch.empty(m, k, dtype=dtype), weight, weight.new_empty(n), tiles)
+
+
 def main() -> None:
     found: dict[str, int] = {}
     attend = [(attention, name) for name in ("attend", "reduce_scores")]
@@ -207,6 +220,12 @@ def main() -> None:
             rms_norm.rms_norm(x, x[0], 1e-6)
             rms_norm.add_rms_norm(x, x, x[0], 1e-6)
             silu_mul.silu_mul(x[:, : width // 2 * 2])
+    with recorded(found, (linear, "_multiply"), (linear, "_fold")):
+        for n, k in ((4096, 4096), (4096, 12288), (6144, 4096), (24576, 4096)):
+            multiply(torch.bfloat16, n, k)
+        multiply(torch.float16, 577, 577)
+        multiply(torch.bfloat16, 4096, 4097, apart=1)
+        multiply(torch.float32, 4096, 4096)
     with recorded(found, *AROUND):
         round_of(128, 16)
     with recorded(found, *DRAW):
