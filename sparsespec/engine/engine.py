@@ -176,10 +176,10 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether anybody waits or runs, or a result is unheard or untold."""
+        """Whether anybody waits or runs, a result is unheard or untold, or a page is being copied."""
         self._alive()
-        desk = self._desk
-        return bool(desk.waiting or desk.seated or self._deck.n_out or self._speaker.events)
+        desk, out = self._desk, self._deck.n_out + self._mover.n_out
+        return bool(desk.waiting or desk.seated or out or self._speaker.events)
 
     @property
     def ledger(self) -> Ledger:

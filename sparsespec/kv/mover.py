@@ -48,6 +48,11 @@ class Mover:
         self._step = 0
 
     @property
+    def n_out(self) -> int:
+        """Copies that began and were not said to have ended."""
+        return len(self._copies)
+
+    @property
     def memory(self) -> tuple[object, ...]:
         """What it allocated on the device."""
         return (self._staged,)
