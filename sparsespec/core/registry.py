@@ -61,6 +61,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
     "attention": {
         "reference": "sparsespec.attention.reference:ReferenceAttention",
         "triton": "sparsespec.attention.triton:TritonAttention",
+        "flashinfer": "sparsespec.attention.flashinfer:FlashInferAttention",
     },
     "verifier": {
         "greedy": "sparsespec.sampling.greedy:Greedy",

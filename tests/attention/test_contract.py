@@ -10,8 +10,8 @@ from sparsespec.testing import check_attention
 from tests.arch import fresh
 from tests.kernels.launched import DEVICE, room
 
-GPU_ONLY = ("triton",)
-"""Backends of the shelf that need a GPU, or an interpreter in place of one."""
+GPU_ONLY = ("triton", "flashinfer")
+"""Backends of the shelf that need a GPU, or something in place of one: an interpreter, a stand-in."""
 ANYWHERE = [name for name in registry.names("attention") if name not in GPU_ONLY]
 interpreted = pytest.mark.skipif(DEVICE == "cuda", reason="compiled here: see the tests with -m gpu")
 
@@ -38,7 +38,12 @@ def test_interpreted_triton_computes_attention(dtype: str, seed: int) -> None:
 @pytest.mark.parametrize("name", registry.names("attention"))
 def test_on_a_gpu_a_backend_computes_attention(name: str, dtype: str, longest: int) -> None:
     head_dims = (16, 32) if longest == 40 else (64, 128, 256)
-    exact = True if name in GPU_ONLY else None
+    if name == "flashinfer":
+        pytest.importorskip("flashinfer")
+        head_dims = (64, 128) if longest == 40 else (64, 128, 256)
+        if dtype == "float32":
+            pytest.skip("flashinfer takes half types only")
+    exact = True if name == "triton" else None
     check_attention(name, dtype=dtype, device="cuda", head_dims=head_dims, longest=longest, examples=4, exact=exact)
 
 
@@ -69,11 +74,12 @@ def test_a_float_type_that_triton_does_not_take_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_the_shelf_is_described_without_importing_triton() -> None:
+def test_the_shelf_is_described_without_importing_triton_or_flashinfer() -> None:
     code = """
 from sparsespec.core import registry
 result = {row.name: [row.error, sorted(row.gives)] for row in registry.describe("attention")}
 """
-    rows = fresh.run(code, blocked=("triton",))
+    rows = fresh.run(code, blocked=("triton", "flashinfer"))
     assert rows["triton"] == [None, ["capturable", "scores", "step_query"]]
+    assert rows["flashinfer"] == [None, ["scores", "step_query"]]
     assert all(error is None for error, _ in rows.values())
