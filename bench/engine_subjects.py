@@ -8,14 +8,13 @@ from itertools import product
 from typing import Any
 
 from bench.synthetic import Synthetic, chance_for
-from sparsespec.core.errors import BadOption, brief, show, unknown
-from sparsespec.core.literals import read_options, write
+from sparsespec.comparison.subjects import changes_of
+from sparsespec.core.errors import unknown
+from sparsespec.core.literals import write
 from sparsespec.core.registry import make
 from sparsespec.core.spec import LOOPS, SHELVES, PartSpec, preset
 from sparsespec.engine.compose import OPTIONS
 from sparsespec.engine.parts import Parts
-
-OPEN, CLOSE = "([{", ")]}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def subjects(
     found: dict[str, Subject] = {}
     for text in presets:
         name, _, rest = text.partition(":")
-        given = changes_of(rest)
+        given = changes_of(rest, given=())
         has_drafts = _checked(name, given).draft > 0
         # who drafts nothing runs in every step, whoever schedules
         rotas = schedulers if has_drafts else ()
@@ -77,40 +76,6 @@ def subjects(
                 chance_for(accept, one.draft or one.guess)
             found[one.label] = one
     return sorted(found.values(), key=lambda one: not one.is_dense)
-
-
-def changes_of(text: str) -> dict[str, Any]:
-    """Read `name=value,…`: parts in their compact form, the loop, and the engine's options."""
-    changes: dict[str, Any] = {}
-    for piece in _pieces(text):
-        name, equals, value = (side.strip() for side in piece.partition("="))
-        if not equals or not name or not value:
-            raise BadOption(f"changes of a preset are written name=value,…, got {show(piece)}")
-        if name not in (*SHELVES, "loop", *OPTIONS):
-            raise unknown("part or engine option", name, (*SHELVES, "loop", *OPTIONS))
-        if name in changes:
-            raise BadOption(f"{name} is given twice in {show(text)}")
-        changes[name] = _value(name, value) if name in OPTIONS else value
-    return changes
-
-
-def _pieces(text: str) -> list[str]:
-    """Split at the commas that stand in no brackets."""
-    pieces, depth = [""], 0
-    for letter in text:
-        depth += (letter in OPEN) - (letter in CLOSE)
-        if letter == "," and not depth:
-            pieces.append("")
-        else:
-            pieces[-1] += letter
-    return [piece for piece in pieces if piece.strip()]
-
-
-def _value(name: str, text: str) -> Any:
-    try:
-        return read_options(f"({name}={text})")[name]
-    except ValueError as error:
-        raise BadOption(f"cannot read {name}={text} ({brief(error)})") from None
 
 
 def _checked(name: str, changes: dict[str, Any]) -> Subject:

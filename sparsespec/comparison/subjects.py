@@ -78,10 +78,10 @@ def subjects(
     return unique
 
 
-def changes_of(text: str) -> dict[str, Any]:
-    """Read `name=value,…`: parts in their compact form, the loop, and the engine's options; raises `BadOption`."""
+def changes_of(text: str, given: Sequence[str] = GIVEN) -> dict[str, Any]:
+    """Read `name=value,…`: parts, the loop, and the engine's options but those `given` already; raises `BadOption`."""
     changes: dict[str, Any] = {}
-    places = [name for name in (*SHELVES, "loop", *OPTIONS) if name not in GIVEN]
+    places = [name for name in (*SHELVES, "loop", *OPTIONS) if name not in given]
     for piece in _pieces(text):
         name, _, value = (side.strip() for side in piece.partition("="))
         if not name or not value:
