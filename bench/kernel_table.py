@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bench import kernel_cases_linear as products
 from bench.kernel_cases import Append, Case, Copy, Kernel, Rows, Shape, Top
 from bench.row_cases import Gate, Norm
 
@@ -36,6 +37,11 @@ def cases(batch: int = 64, length: int = 8192, kernel: Kernel | None = None) -> 
         Case("copy_pages", "512 pages", q, Copy(512)),
         *(Case("rms_norm", f"residual, {n} tokens", q, Norm(n, 4096)) for n in (64, 576)),
         *(Case("silu_mul", f"{n} tokens", q, Gate(n, 12288)) for n in (64, 576)),
+        *(
+            Case("linear", f"{name}, {n} tokens", q, products.Product(n, *shape), None, 1.15)
+            for name, shape in products.QWEN3_8B.items()
+            for n in products.TOKENS
+        ),
         Case("attention", "verify, 9 queries, scores", s, verify),
         Case("attention", "decode", s, decode),
         Case("attention", "sparse 5 %, groups 1", s, Rows(sparse, chosen=few)),
