@@ -128,7 +128,7 @@ WRONG = {
     "rows of the weight taken for those of x": ("[:, None] * weight_row", "[:, None] * x_row"),
     "last step left": ("tl.range(first, end, BLOCK_K)", "tl.range(first, end - BLOCK_K, BLOCK_K)"),
     "a span left out of the fold": ("later in tl.static_range(1, SPLITS)", "later in tl.static_range(2, SPLITS)"),
-    "only the last span": ("total = tl.load(own) + total", "total = 0 * tl.load(own) + total"),
+    "only the last span": ("total = tl.load(own) + newest", "total = 0 * tl.load(own) + newest"),
     "a column of tiles left": ("within // height * BLOCK_N", "0 * within"),
     "what lies behind the width": ("(rows[:, None] < m) & (i[None, :] < end)", "(rows[:, None] < m)"),
 }  # fmt: skip
@@ -144,9 +144,6 @@ def test_mutants_run_and_are_caught(name: str | None, tmp_path: Path) -> None:
     assert right == (name is None)
 
 
-_FIRST = (
-    "else:\n        total = _sum_span(\n            x, weight, row, column, split * span, m, n, tl.minimum(k, (split + "
-)
 ORDERS = {
     "splits that follow the number of rows": [("splits_of(n, k)\n", "splits_of(n, k) if m <= 64 else 1\n")],
     "steps in an order that follows the tile": [
@@ -155,8 +152,8 @@ ORDERS = {
     ],
     "the fold's own order": [("sums + later * size", "sums + (SPLITS - later) * size")],
     "one sum over all spans where a program does them": [
-        (f"{_FIRST}1)", f"{_FIRST}(1 if SPREAD else SPLITS))"),
-        ("static_range(1, 1 if SPREAD else SPLITS)", "static_range(1, 1)"),
+        ("if SPREAD or SPLITS == 1:", "if True:"),
+        ("(split + 1) * span", "(split + (1 if SPREAD else SPLITS)) * span"),
     ],
     "a parked sum that is forgotten": [("split > 0", "split > 1")],
 }

@@ -67,25 +67,31 @@ def _sum_span(
 
 
 @triton.jit
-def _sum_parked(
+def _sum_spans(
     x, weight, parked, row, column, span, m, n, k, x_row, weight_row,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr,
-    DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
+    PARKED: tl.constexpr, DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """Return the fold of all spans' sums; between spans it lies in memory, and registers are free for the next sum."""
+    """Return the fold of all spans' sums; parked, it lies in memory while the next one is made in all registers."""
     own = parked + tl.program_id(0).to(tl.int64) * (BLOCK_M * BLOCK_N)
     own += tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     for split in tl.range(0, SPLITS, num_stages=1):
-        total = _sum_span(
+        newest = _sum_span(
             x, weight, row, column, split * span, m, n, tl.minimum(k, (split + 1) * span), x_row, weight_row,
             BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN,
         )  # fmt: skip
-        if split > 0:
-            total = tl.load(own) + total
-        if split < SPLITS - 1:
-            tl.store(own, total)
-            tl.debug_barrier()
+        if PARKED:
+            total = newest
+            if split > 0:
+                total = tl.load(own) + newest
+                tl.debug_barrier()
+            if split < SPLITS - 1:
+                tl.store(own, total)
+                tl.debug_barrier()
+        else:
+            # not added to 0, which would change the sign of another 0
+            total = tl.where(split > 0, total + newest, newest)
     return total
 
 
@@ -109,21 +115,16 @@ def _multiply(
 ):  # fmt: skip
     row, column = _tile(m, n, BLOCK_M, BLOCK_N, GROUP)
     split = tl.program_id(1)
-    if PARKED:
-        total = _sum_parked(
-            x, weight, parked, row, column, span, m, n, k, x_row, weight_row,
-            BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, DESCRIBED, EVEN,
-        )  # fmt: skip
-    else:
+    if SPREAD or SPLITS == 1:
         total = _sum_span(
             x, weight, row, column, split * span, m, n, tl.minimum(k, (split + 1) * span), x_row, weight_row,
             BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN,
         )  # fmt: skip
-        for later in tl.static_range(1, 1 if SPREAD else SPLITS):
-            total += _sum_span(
-                x, weight, row, column, later * span, m, n, tl.minimum(k, (later + 1) * span), x_row, weight_row,
-                BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN,
-            )  # fmt: skip
+    else:
+        total = _sum_spans(
+            x, weight, parked, row, column, span, m, n, k, x_row, weight_row,
+            BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, PARKED, DESCRIBED, EVEN,
+        )  # fmt: skip
     rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
     inside = (rows[:, None] < m) & (columns[None, :] < n)
     # spread, out is [splits, m, n] float32: sums of spans

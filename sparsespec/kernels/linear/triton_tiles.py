@@ -70,7 +70,9 @@ def tiles_for(m: int, n: int, k: int, itemsize: int) -> Tiles:
     spread = splits > 1 and tiles < FULL * PROGRAMS
     if tiles * (splits if spread else 1) < FEW * PROGRAMS:
         return Tiles(height, 64, 4, 5, spread=spread)
-    return Tiles(height, 128, warps, 4 if height == 64 else 3, spread=spread)
+    # two sums leave registers for one program of eight warps, which may as well have the shared memory
+    stages = 4 if height == 64 else 5 if splits > 1 and not spread else 3
+    return Tiles(height, 128, warps, stages, spread=spread)
 
 
 def _count(m: int, n: int, height: int, width: int) -> int:
