@@ -5,6 +5,7 @@ The main stream is the one that was current when the device was made, so that wh
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -74,8 +75,15 @@ class CudaDevice:
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(self._device)
-        with torch.cuda.graph(graph, pool=self._graph_memory):
-            fn()
+        # a forgotten engine whose graphs the collector takes apart meanwhile would spoil this one
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=self._graph_memory):
+                fn()
+        finally:
+            if collects:
+                gc.enable()
         self._recorded_bytes += torch.cuda.memory_reserved(self._device) - before
         return graph.replay
 
