@@ -88,6 +88,12 @@ def _options(spec: str, got: str, works: str, kind: type[SparseSpecError] = BadO
     return Case(lambda kit: make(spec), kind, got, works)
 
 
+def _compare(
+    got: str, works: str, composition: str, *, kind: type[SparseSpecError] = BadOption, **options: Any
+) -> Case:
+    return Case(lambda kit: sparsespec.compare("tiny", [composition], **options), kind, got, works)
+
+
 def _register(got: str, works: str, *arguments: Any, kind: type[SparseSpecError] = BadOption) -> Case:
     return Case(lambda kit: registry.register(*arguments), kind, got, works)
 
@@ -384,6 +390,20 @@ CHECKS = {
     "half an example": Case(lambda kit: check_selector("full", examples=0.5), BadOption, "0.5", "1 or more"),
 }
 
+COMPARISONS = {
+    "unknown preset": _compare("'sparsepec'", "mean 'sparsespec'", "sparsepec", kind=UnknownName),
+    "unknown change": _compare("'lop'", "mean 'loop'", "ngram:lop=sync", kind=UnknownName),
+    "no requests": _compare("got 0", "1 or more", "ngram", batches=[0]),
+    "nobody with a budget": _compare("dense, ngram", "compare a composition that drafts", "ngram", budgets=[0.1]),
+    "no tokens": _compare("got 0", "at least 1", "ngram", max_tokens=0, kind=BadRequest),
+    "no file": Case(
+        lambda kit: sparsespec.compare("tiny", ["ngram"], kit.folder / "none.jsonl"),
+        BadRequest,
+        "none.jsonl",
+        "JSON lines",
+    ),
+}
+
 TABLE: dict[str, dict[str, Case]] = {
     "SamplingParams": SAMPLING,
     "EngineSpec": SPECS,
@@ -393,6 +413,7 @@ TABLE: dict[str, dict[str, Case]] = {
     "LLM": REQUESTS,
     "CheckLossless, RecordTrace": WRAPPERS,
     "load_model": MODELS,
+    "compare": COMPARISONS,
     "sparsespec.testing": CHECKS,
 }
 
