@@ -134,9 +134,9 @@ class Engine:
         self._account(plan, placed)
         restored = tiers.restore(view) if len(placed.rows) == len(plan.rows) else Placed()
         self._give(restored)
-        self._mover.move((*placed.moves, *restored.moves))
-        if placed.rows:
-            self._deck.launch(placed, self._desk.seated, self._step)
+        with self._mover.moving((*placed.moves, *restored.moves)):
+            if placed.rows:
+                self._deck.launch(placed, self._desk.seated, self._step)
         # who launches nothing has nothing to overlap with, and hears one flight more
         heard = self._hear(self._loop.lag if placed.rows else max(0, self._deck.n_out - 1))
         self._stuck = not (placed.rows or heard)

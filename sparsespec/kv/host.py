@@ -32,14 +32,14 @@ class HostTier(TwoTiers):
         size: Slots of the host's memory, as a multiple of the device's pages; taken when needed.
         low: Share of pages free below which requests are spilled, in [0, 1).
         high: Share of pages free at which that ends, and which restoring leaves free; at least `low`.
-        chunk: Pages that leave in one step at most.
+        chunk: Pages that leave in one step at most, and that come back.
     """
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset()
 
     def __init__(
-        self, victim: str = "shortest", size: float = 4.0, low: float = 0.005, high: float = 0.01, chunk: int = 64
+        self, victim: str = "shortest", size: float = 4.0, low: float = 0.005, high: float = 0.01, chunk: int = 16
     ) -> None:
         if victim not in VICTIMS:
             raise BadOption(f"victim is one of {', '.join(VICTIMS)}, got {show(victim)}")
@@ -185,9 +185,14 @@ class HostTier(TwoTiers):
     def _can_leave(self, seat: int) -> bool:
         """Say whether a page would leave if `seat` did: one that nobody on the device shares."""
         outside, table = self._out.keys() | {seat}, self._tables[seat]
-        return any(
-            self._is_movable(entry) and outside >= self._sharers(seat, block, entry)
-            for block, entry in backwards(table)
+        # the first page leaves last: most of those that are out have nothing left, and would be searched to the end
+        return (
+            bool(table)
+            and table[0] > 0
+            and any(
+                self._is_movable(entry) and outside >= self._sharers(seat, block, entry)
+                for block, entry in backwards(table)
+            )
         )
 
     def _arrive(self) -> None:

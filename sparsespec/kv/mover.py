@@ -8,7 +8,8 @@ what is copied in lands where nobody reads any more. The main stream never waits
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,13 +68,18 @@ class Mover:
         if self._geometry.checked and pages:
             self._device.launch(lambda: self._pool.poison(pages))
 
-    def move(self, moves: Sequence[Move]) -> None:
-        """Begin to copy pages, in this order."""
-        for first in range(0, len(moves), STAGED):
-            few = tuple(moves[first : first + STAGED])
-            written = self._device.launch(_nothing)
-            event = self._device.launch(partial(self._copy, few), "side", (written,))
-            self._copies.append(Copy(few, event, self._step))
+    @contextmanager
+    def moving(self, moves: Sequence[Move]) -> Generator[None]:
+        """Begin to copy pages, in this order, beside what is launched within and behind all that was before."""
+        written = self._device.launch(_nothing) if moves else None
+        try:
+            yield
+        finally:
+            # launched last, so that the round does not come late for it
+            for first in range(0, len(moves), STAGED):
+                few = tuple(moves[first : first + STAGED])
+                event = self._device.launch(partial(self._copy, few), "side", (written,) if written else ())
+                self._copies.append(Copy(few, event, self._step))
 
     def ended(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
         """Yield the copies that have ended, oldest first, and what went wrong; with `wait`, all there are.

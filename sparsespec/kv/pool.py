@@ -14,8 +14,9 @@ from sparsespec.core.batch import float_type
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 
-SLOTS = 64
-"""Slots that the host's pool gains at a time: page-locking memory takes long, so it is done as it is needed."""
+PIECE = 64 << 20
+"""Bytes that the host's pool gains at a time: page-locking memory takes long, so it is done as it is needed, and torch
+rounds what is locked up to a power of two."""
 
 
 def pool_bytes(geometry: Geometry) -> int:
@@ -59,7 +60,8 @@ class HostPool:
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
-        self._shape = (SLOTS, 2, g.n_layers, g.page_size, g.n_kv_heads, g.head_dim)
+        self._slots = max(1, PIECE // g.page_bytes)
+        self._shape = (self._slots, 2, g.n_layers, g.page_size, g.n_kv_heads, g.head_dim)
         self._dtype, self._pinned = float_type(g.dtype), g.device != "cpu"
         self.pieces: dict[int, Tensor] = {}
 
@@ -67,10 +69,10 @@ class HostPool:
         """Return slots `first` … `first + n - 1` [n, 2, L, P, Hkv, D], in as many parts as they lie in."""
         parts: list[Tensor] = []
         while n:
-            piece, start = divmod(first, SLOTS)
+            piece, start = divmod(first, self._slots)
             if piece not in self.pieces:
                 self.pieces[piece] = torch.empty(self._shape, dtype=self._dtype, pin_memory=self._pinned)
-            end = min(start + n, SLOTS)
+            end = min(start + n, self._slots)
             parts.append(self.pieces[piece][start:end])
             first, n = first + end - start, n - (end - start)
         return parts

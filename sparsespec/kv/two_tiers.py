@@ -7,7 +7,7 @@ copies touch them, and copies run one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 from sparsespec.core.plan import Move
 from sparsespec.kv.paged import Entry, Paged
@@ -101,6 +101,6 @@ class TwoTiers(Paged):
         return entry > 0 and entry not in self._moving
 
 
-def backwards(table: list[int]) -> list[tuple[int, int]]:
-    """Return (block, entry), the last first."""
-    return list(enumerate(table))[::-1]
+def backwards(table: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield (block, entry), the last first."""
+    return ((block, table[block]) for block in range(len(table) - 1, -1, -1))

@@ -124,11 +124,13 @@ def test_pages_come_back_from_the_host_bit_by_bit() -> None:
     mover = Mover(device, pool, geometry)
     pages = list(range(1, 70))
     out = [Move(page, 200 - 2 * page, True) for page in pages]
-    mover.move(out)
+    with mover.moving(out):
+        pass
     assert [error for _, error in mover.ended(wait=True)] == [None] * 5
     device.wait(device.launch(lambda: pool.poison(pages)))
     # each comes back to another page
-    mover.move([move._replace(page=70 - move.page, out=False) for move in out])
+    with mover.moving([move._replace(page=70 - move.page, out=False) for move in out]):
+        pass
     assert [error for _, error in mover.ended(wait=True)] == [None] * 5
     for part, old in zip((pool.k, pool.v), before, strict=True):
         assert torch.equal(part.view(torch.int16)[:, 1:], old[:, 1:].flip(1))

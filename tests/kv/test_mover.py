@@ -13,12 +13,19 @@ from torch import Tensor
 from sparsespec.core.plan import Move
 from sparsespec.engine.lazy import LazyDevice
 from sparsespec.kv import mover as module
+from sparsespec.kv import pool as pools
 from sparsespec.kv.mover import PATIENCE, STAGED, Mover
-from sparsespec.kv.pool import SLOTS, HostPool, KVPool
+from sparsespec.kv.pool import HostPool, KVPool
 from sparsespec.testing.checks.stage import small_geometry
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+
+
+def begin(mover: Mover, moves: list[Move]) -> None:
+    """Begin to copy beside nothing."""
+    with mover.moving(moves):
+        pass
 
 
 class Stage:
@@ -46,7 +53,7 @@ class Stage:
         return torch.stack(self.bits)[:, :, list(pages)]
 
     def move(self, pages: Sequence[int], slots: Sequence[int], *, out: bool) -> None:
-        self.mover.move([Move(page, slot, out) for page, slot in zip(pages, slots, strict=True)])
+        begin(self.mover, [Move(page, slot, out) for page, slot in zip(pages, slots, strict=True)])
 
     def end(self) -> list[Any]:
         return list(self.mover.ended(wait=True))
@@ -101,6 +108,15 @@ def test_any_number_of_pages_by_way_of_one_place(n: int) -> None:
     assert len(staged) == STAGED
 
 
+SLOTS = 8
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "PIECE", SLOTS * small_geometry().page_bytes)
+
+
+@pytest.mark.usefixtures("small_pieces")
 def test_slots_lie_in_pieces_that_come_as_they_are_needed() -> None:
     stage = Stage()
     assert stage.mover.pinned == ({},)
@@ -114,6 +130,7 @@ def test_slots_lie_in_pieces_that_come_as_they_are_needed() -> None:
     assert sorted(pieces) == [0, 1, 3]  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_the_host_pool_cuts_a_run_where_its_pieces_end() -> None:
     pool = HostPool(small_geometry())
     parts = pool.at(SLOTS - 3, SLOTS + 5)
@@ -161,7 +178,7 @@ def test_pages_that_leave_and_pages_that_come_in_one_step_do_not_mix() -> None:
     before = stage.at(range(10))
     stage.move([1, 2], [1, 2], out=True)
     stage.end()
-    stage.mover.move([Move(3, 3, True), Move(4, 4, True), Move(5, 1, False), Move(6, 2, False)])
+    begin(stage.mover, [Move(3, 3, True), Move(4, 4, True), Move(5, 1, False), Move(6, 2, False)])
     stage.move([7, 8], [4, 3], out=False)
     stage.end()
     assert torch.equal(stage.at([5, 6, 7, 8]), before[:, :, [1, 2, 4, 3]])
@@ -218,10 +235,10 @@ def test_pages_that_come_back_are_not_poisoned() -> None:
     stage = Stage()
     mover = Mover(stage.device, stage.pool, replace(stage.geometry, checked=True))
     stage.pool.k[:, 4], stage.pool.v[:, 4] = 1.0, 2.0
-    mover.move([Move(4, 1, True)])
+    begin(mover, [Move(4, 1, True)])
     list(mover.ended(wait=True))
     mover.fresh([4])
-    mover.move([Move(6, 1, False)])
+    begin(mover, [Move(6, 1, False)])
     list(mover.ended(wait=True))
     assert stage.pool.k[:, 4].isnan().all()
     assert (stage.pool.k[:, 6] == 1.0).all()

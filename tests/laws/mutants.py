@@ -7,6 +7,7 @@ it, and which.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,10 +220,12 @@ def copies_run_ahead(patch: Patch) -> None:
 
 
 def copies_are_over_when_they_begin(patch: Patch) -> None:
-    original = mover.Mover.move
+    original = mover.Mover.moving
 
-    def move(self: mover.Mover, moves: Any) -> None:
-        original(self, moves)
+    @contextmanager
+    def moving(self: mover.Mover, moves: Any) -> Any:
+        with original(self, moves):
+            yield
         begun.extend((copy.moves, None) for copy in self._copies)
         self._copies.clear()
 
@@ -231,7 +234,7 @@ def copies_are_over_when_they_begin(patch: Patch) -> None:
             yield begun.pop(0)
 
     begun: list[Any] = []
-    patch.setattr(mover.Mover, "move", move)
+    patch.setattr(mover.Mover, "moving", moving)
     patch.setattr(mover.Mover, "ended", ended)
 
 
