@@ -33,7 +33,8 @@ def problem(
     """Return x, residual and weight; rows are `apart` numbers apart, behind the end of the one before."""
     generator = torch.Generator().manual_seed(seed)
     real = lambda *shape: torch.randn(shape, generator=generator).to(dtype).to(DEVICE)  # noqa: E731
-    x, residual = real(n, width + apart)[:, :width], 3 * real(n, width + 2 * apart)[:, :width]
+    # cut after the product, which would be as narrow as its factor, and a mutant could read behind its end
+    x, residual = real(n, width + apart)[:, :width], (3 * real(n, width + 2 * apart))[:, :width]
     return x, residual, real(width)
 
 
