@@ -5,21 +5,18 @@ It reads all keys to choose, so it saves nothing; it bounds what any selector wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Batch, Chosen, LayerKeys, Outcome
-from sparsespec.core.config import Geometry, kv_budget
+from sparsespec.core.batch import Batch, Chosen, LayerKeys
 from sparsespec.core.plan import Phase
-from sparsespec.core.protocols import Selection
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.top_positions.api import top_positions
-from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
+from sparsespec.policies.selectors.budget import allowed
+from sparsespec.policies.selectors.looking import Looking
 
 
-class Oracle:
+class Oracle(Looking):
     """Chooses by exact attention probabilities of the present queries.
 
     Args:
@@ -28,33 +25,7 @@ class Oracle:
         groups: Lists per layer: a divisor of the KV heads, or "heads".
     """
 
-    needs: frozenset[str] = frozenset({"step_query"})
     gives: frozenset[str] = frozenset()
-    drafts = True
-    scored = (0, 0)
-
-    def __init__(self, budget: float = 0.05, min_budget: int = 128, groups: int | str = "heads") -> None:
-        check_budget(budget, min_budget)
-        self.budget, self.min_budget, self.groups = budget, min_budget, groups
-
-    def lists(self, n_kv_heads: int) -> int:
-        """Return the lists per layer that `groups` means."""
-        return check_groups(self.groups, n_kv_heads)
-
-    def bind(self, geometry: Geometry) -> None:
-        """Learn the sizes."""
-        self._groups, self._n_seats = geometry.groups, geometry.n_seats
-        self._k_max = kv_budget(geometry.max_context, self.budget, self.min_budget)
-
-    def reset(self, seats: Sequence[int]) -> None:
-        """Forget nothing."""
-
-    def select(self, batch: Batch) -> Selection:
-        """Return a selection that looks at the keys when a layer asks."""
-        return _Looking(self, batch)
-
-    def observe(self, outcome: Outcome) -> None:
-        """Learn nothing."""
 
     def look(self, batch: Batch, q: Tensor, keys: LayerKeys) -> Chosen:
         """Return the best positions of every drafting row for its queries `q`."""
@@ -81,14 +52,3 @@ class Oracle:
         q = q.reshape(len(q), n_kv_heads, -1, head_dim).permute(1, 2, 0, 3).flatten(1, 2)
         p = (q @ k.permute(1, 2, 0) * head_dim**-0.5).softmax(-1).mean(1)
         return p.view(self._groups, -1, len(k)).mean(1)
-
-
-class _Looking:
-    def __init__(self, selector: Oracle, batch: Batch) -> None:
-        self._selector, self._batch = selector, batch
-
-    def at(self, layer: int, q: Tensor, keys: LayerKeys) -> Chosen:
-        return self._selector.look(self._batch, q, keys)
-
-    def see(self, layer: int, scores: Tensor) -> None:
-        raise AssertionError("oracle wants no scores")

@@ -12,21 +12,18 @@ fast it is, and `kv_read` counts what was chosen, without the bounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Batch, Chosen, LayerKeys, Outcome
-from sparsespec.core.config import Geometry, kv_budget
+from sparsespec.core.batch import Batch, Chosen, LayerKeys
 from sparsespec.core.plan import MAX_DRAFT_QUERIES, Phase
-from sparsespec.core.protocols import Selection
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.top_positions.api import top_positions
-from sparsespec.policies.selectors.budget import allowed, check_budget, check_groups
+from sparsespec.policies.selectors.budget import allowed
+from sparsespec.policies.selectors.looking import Looking
 
 
-class Quest:
+class Quest(Looking):
     """Chooses whole pages by the upper bounds of their keys' products with the present queries.
 
     Args:
@@ -35,33 +32,7 @@ class Quest:
         groups: Lists per layer: a divisor of the KV heads, or "heads".
     """
 
-    needs: frozenset[str] = frozenset({"step_query"})
     gives: frozenset[str] = frozenset({"capturable"})
-    drafts = True
-    scored = (0, 0)
-
-    def __init__(self, budget: float = 0.05, min_budget: int = 128, groups: int | str = "heads") -> None:
-        check_budget(budget, min_budget)
-        self.budget, self.min_budget, self.groups = budget, min_budget, groups
-
-    def lists(self, n_kv_heads: int) -> int:
-        """Return the lists per layer that `groups` means."""
-        return check_groups(self.groups, n_kv_heads)
-
-    def bind(self, geometry: Geometry) -> None:
-        """Learn the sizes."""
-        self._groups, self._n_seats = geometry.groups, geometry.n_seats
-        self._k_max = kv_budget(geometry.max_context, self.budget, self.min_budget)
-
-    def reset(self, seats: Sequence[int]) -> None:
-        """Forget nothing."""
-
-    def select(self, batch: Batch) -> Selection:
-        """Return a selection that looks at the keys when a layer asks."""
-        return _Looking(self, batch)
-
-    def observe(self, outcome: Outcome) -> None:
-        """Learn nothing."""
 
     def look(self, batch: Batch, q: Tensor, keys: LayerKeys) -> Chosen:
         """Return the best pages of every drafting row for its queries `q` [N, Hq, D], as positions."""
@@ -106,14 +77,3 @@ def page_bounds(batch: Batch, q: Tensor, k_pages: Tensor) -> Tensor:
     live = (step < batch.live[:, None]) & (batch.phase == Phase.DRAFT)[:, None]
     bounds = bounds.view(batch.n_rows, n_kv_heads, len(step), -1, table.shape[1])
     return bounds.masked_fill(~live[:, None, :, None, None], -torch.inf).amax((2, 3))
-
-
-class _Looking:
-    def __init__(self, selector: Quest, batch: Batch) -> None:
-        self._selector, self._batch = selector, batch
-
-    def at(self, layer: int, q: Tensor, keys: LayerKeys) -> Chosen:
-        return self._selector.look(self._batch, q, keys)
-
-    def see(self, layer: int, scores: Tensor) -> None:
-        raise AssertionError("quest wants no scores")
