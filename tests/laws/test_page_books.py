@@ -20,9 +20,9 @@ from sparsespec.core.plan import Phase, Row, StepPlan
 from sparsespec.core.view import View
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.kv.pages import PageBook
-from sparsespec.testing.checks.drawn_views import BLANK, view_of
 from sparsespec.testing.checks.stage import small_geometry
 from sparsespec.testing.checks.watched_tiers import WatchedTiers
+from tests.laws.held import view_of_held
 
 PAGE, N_PAGES, SEATS = 4, 14, 4
 LIMIT = PAGE * (N_PAGES - 1)
@@ -110,18 +110,7 @@ class Books(RuleBasedStateMachine):
 
     def _view(self) -> View:
         seats = sorted(self.held, key=lambda seat: self.arrival[seat])
-        rows = [
-            BLANK._replace(
-                seat=s,
-                arrival=self.arrival[s],
-                n_lo=self.held[s],
-                n_hi=self.held[s],
-                k=4,
-                pages=self.tiers.pages(s),
-            )
-            for s in seats
-        ]
-        return view_of(*rows, n_seats=SEATS)
+        return view_of_held(self, seats, n_seats=SEATS)
 
 
 def _settings(n: int) -> settings:

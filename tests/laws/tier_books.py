@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
 from sparsespec.core.view import View
 from sparsespec.kv.host import HostTier
-from sparsespec.testing.checks.drawn_views import BLANK, view_of
 from sparsespec.testing.checks.stage import small_geometry
 from sparsespec.testing.checks.watched_tiers import WatchedTiers
+from tests.laws.held import view_of_held
 
 PAGE, SEATS = 4, 5
 ROOM = 12
@@ -259,15 +259,4 @@ class TierBooks(RuleBasedStateMachine):
     def _view(self) -> View:
         away = self.tiers.away()
         seats = sorted((s for s in self.held if s not in away), key=lambda seat: self.arrival[seat])
-        rows = [
-            BLANK._replace(
-                seat=s,
-                arrival=self.arrival[s],
-                n_lo=self.held[s],
-                n_hi=self.held[s],
-                k=4,
-                pages=self.tiers.pages(s),
-            )
-            for s in seats
-        ]
-        return view_of(*rows, n_seats=SEATS)
+        return view_of_held(self, seats, n_seats=SEATS)
