@@ -69,6 +69,26 @@ def silu_mul(sets: Sequence[Tensor]) -> Peers:
     return {"silu_and_mul": lambda: [lambda x=x: _flashinfer().silu_and_mul(x) for x in sets]}
 
 
+def sampled(sets: Sequence[Tensor], temperature: float, top_k: int, top_p: float) -> Peers:
+    """Return sampling from the same laws, with other noise.
+
+    It takes float32 and knows no temperature: it is given logits that both were done to before the clock runs. Seeds
+    are tensors, or it could not be captured.
+    """
+
+    def call(x: Tensor, seed: Tensor) -> Tensor:
+        sampling = _flashinfer().sampling
+        if top_k == 0 and top_p == 1:
+            return sampling.sampling_from_logits(x, seed=seed, offset=seed)
+        return sampling.top_k_top_p_sampling_from_logits(x, top_k, top_p, seed=seed, offset=seed)
+
+    if not is_installed():
+        return {}
+    name = "sampling_from_logits" if top_k == 0 and top_p == 1 else "top_k_top_p_sampling_from_logits"
+    seed = torch.zeros(1, dtype=torch.int64, device=sets[0].device)
+    return {name: lambda: [partial(call, x.float() / temperature, seed) for x in sets]}
+
+
 def attention(
     case: Rows, shape: Shape, k_pages: Tensor, v_pages: Tensor, sets: Sequence[Inputs], scale: float
 ) -> Peers:

@@ -72,18 +72,22 @@ def measure(case: Case, ceiling: float) -> Row:
         "share": share,
         "peers": {name: t._asdict() for name, t in peers.items()},
         "peers_failed": failed,
-        "bars": verdicts(case, share, times.p50 / best if best else None),
+        "bars": verdicts(case, share, times.p50, best),
     }
 
 
-def verdicts(case: Case, share: float, ratio: float | None) -> list[str]:
-    """Return what each bar of the case says."""
-    found = []
+def verdicts(case: Case, share: float, micros: float, best: float | None) -> list[str]:
+    """Return what each bar of the case says; `best` is the best peer's time, None where no peer was timed."""
+    bars: list[tuple[bool, str]] = []
     if case.share is not None:
-        found.append(f"{'meets' if share >= case.share else 'MISSES'} {case.share:.0%}")
-    if case.ratio is not None and ratio is not None:
-        found.append(f"{'meets' if ratio <= case.ratio else 'MISSES'} {case.ratio:.2f} × peer")
-    return found
+        bars.append((share >= case.share, f"{case.share:.0%}"))
+    if case.ratio is not None and best is not None:
+        bars.append((micros <= case.ratio * best, f"{case.ratio:.2f} × peer"))
+    if case.micros is not None:
+        bars.append((micros <= case.micros, f"{case.micros:g} µs"))
+    if case.beyond is not None and best is not None:
+        bars.append((micros - best <= case.beyond, f"{case.beyond:g} µs beyond peer"))
+    return [f"{'meets' if met else 'MISSES'} {what}" for met, what in bars]
 
 
 def run(cases: Sequence[Case], out: Path | None) -> list[Row]:

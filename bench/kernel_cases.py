@@ -55,7 +55,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Case:
-    """A line of the table; `share` and `ratio` are its bars: share of the read ceiling, time over the best peer's."""
+    """A line of the table, and its bars.
+
+    `share` is of the read ceiling, `ratio` is time over the best peer's, `micros` is the time itself, and `beyond` is
+    how many microseconds more than the best peer's.
+    """
 
     op: str
     name: str
@@ -63,6 +67,8 @@ class Case:
     make: Callable[[Shape], Ready]
     share: float | None = None
     ratio: float | None = None
+    micros: float | None = None
+    beyond: float | None = None
 
 
 def error(got: Tensor, want: Tensor) -> float:

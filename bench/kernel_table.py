@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from bench import kernel_cases_linear as products
 from bench.kernel_cases import Append, Case, Copy, Kernel, Rows, Shape, Top
+from bench.kernel_cases_draw import Chain, Draw, Filters, Sure
 from bench.row_cases import Gate, Norm
 
 QWEN3_8B = Shape("qwen3-8b", 36, 32, 8, 128)
@@ -20,6 +23,8 @@ def cases(batch: int = 64, length: int = 8192, kernel: Kernel | None = None) -> 
     few, more = round(0.05 * length), round(0.1 * length)
     mixed = Rows(((length, 9, False),) * 7 + ((length, 1, True),) * (batch - 7), scored=True, chosen=few)
     prefill = Rows(((length, 2048, False),))
+    every, nucleus = Filters(), Filters(0.65, 20, 0.95)
+    wide, half = torch.float32, torch.bfloat16
     q, s = QWEN3_8B, SMOLLM2
     table = [
         Case("attention", "verify, 9 queries, scores", q, verify, 0.87, 1.09),
@@ -42,6 +47,13 @@ def cases(batch: int = 64, length: int = 8192, kernel: Kernel | None = None) -> 
             for name, shape in products.QWEN3_8B.items()
             for n in products.TOKENS
         ),
+        Case("draw", "no filters, float32", q, Draw(wide, every), ratio=1.0),
+        Case("draw", "no filters, bf16", q, Draw(half, every), micros=45),
+        Case("draw", "top_k 20, top_p 0.95, float32", q, Draw(wide, nucleus), micros=120),
+        Case("draw", "top_k 20, top_p 0.95, bf16", q, Draw(half, nucleus), micros=120),
+        Case("top_probability", "bf16", q, Sure(half)),
+        Case("chain", "8 verify rows of 9, no filters", q, Chain(half, every), beyond=60),
+        Case("chain", "8 verify rows of 9, top_k 20", q, Chain(half, nucleus), beyond=60),
         Case("attention", "verify, 9 queries, scores", s, verify),
         Case("attention", "decode", s, decode),
         Case("attention", "sparse 5 %, groups 1", s, Rows(sparse, chosen=few)),

@@ -53,6 +53,15 @@ def test_a_timed_case_has_its_share_its_peers_and_its_bars() -> None:
     assert row["bars"] == ["MISSES 50%", "meets 1.00 × peer"]
 
 
+@pytest.mark.parametrize(("micros", "best"), [(45.0, None), (45.1, None), (45.0, 15.0), (45.0, 14.9)])
+def test_a_bar_may_be_a_time_and_a_time_beyond_a_peer_s(micros: float, best: float | None) -> None:
+    held = Case("draw", "a case", SMOLLM2, timed, ratio=1.0, micros=45, beyond=30)
+    verdicts = gpu_run.verdicts(held, 0.5, micros, best)
+    alone = f"{'meets' if micros == 45 else 'MISSES'} 45 µs"
+    beside = ["MISSES 1.00 × peer", alone, f"{'meets' if best == 15 else 'MISSES'} 30 µs beyond peer"]
+    assert verdicts == (beside if best else [alone])
+
+
 @pytest.mark.parametrize(
     ("make", "key", "why"),
     [
