@@ -4,8 +4,8 @@
     python -m bench.tiers --read results.jsonl [--plot tiers.svg]
 
 The pool is cut so that the requests that sit on seats want `--demand` times as many pages at their ends. `host` is run
-a second time with its copies left out: what a step takes then is what it would take if copying cost nothing. MODEL is
-as in `bench.engine`. Exit status 1 if a tier manager failed.
+a second time, with its copies left out by turns: by how much steps with copies are longer is what copying costs. MODEL
+is as in `bench.engine`. Exit status 1 if a tier manager failed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from bench.engine_subjects import Subject, subjects
 from bench.gpu_run import device as gpu
 from bench.row_file import Row, read_rows
 from bench.tiers_plot import plot
-from bench.tiers_run import Pressed, PressedBench
+from bench.tiers_run import Pressed, PressedBench, cost_of_copies
 from sparsespec.core.errors import BadOption, SparseSpecError, brief
 from sparsespec.models.transformer import Transformer
 
 HEAD = (
     f"{'demand':>6} {'pages':>6} {'tokens/s':>9} {'mean ms':>8} {'p50':>7} {'p95':>7} {'rows':>5} {'in use':>7} "
-    f"{'out GB':>7} {'back GB':>7} {'overlap':>7} {'again':>8}  tiers"
+    f"{'out GB':>7} {'back GB':>7} {'overlap':>7} {'again':>8} {'copies cost':>12}  tiers"
 )
-COPIES_OUT = ", copies left out"
+BY_TURNS = ", copies left out by turns"
 
 
 def line_of(row: Row) -> str:
@@ -49,17 +49,18 @@ def line_of(row: Row) -> str:
         f"{'—' if row['in_use'] is None else format(row['in_use'], '.1%'):>7}",
         f"{1e-9 * row['spilled_bytes']:7.2f} {1e-9 * row['restored_bytes']:7.2f}",
         f"{'—' if row['overlap'] is None else format(row['overlap'], '.1%'):>7} {row['recomputed']:8d}",
+        f"{'—' if row['copies_cost'] is None else '{:+.1%} ± {:.1%}'.format(*row['copies_cost']):>12}",
     )
     return f"{' '.join(cells)}  {row['composition']}{'  (synthetic)' if row['synthetic'] else ''}"
 
 
 def run(
     model: Transformer, subject: Subject, *, load: Pressed, prompts: Prompts, weights: str, accept: float | None,
-    demand: float, pages: int, copies: bool,
+    demand: float, pages: int, by_turns: bool,
 ) -> Row:  # fmt: skip
     """Return the row of one tier manager."""
     clear(model)
-    bench = PressedBench(model, subject, load, accept, copies=copies)
+    bench = PressedBench(model, subject, load, accept, by_turns=by_turns)
     try:
         bench.start(prompts, weights=weights)
         tally = bench.measure()
@@ -68,7 +69,7 @@ def run(
         # a page that is copied is neither free nor lost
         used = [1 - free / (pages - 1) for free, waits in zip(over_time.free, watch.waits, strict=True) if waits]
         return {
-            "composition": subject.label + ("" if copies else COPIES_OUT),
+            "composition": subject.label + (BY_TURNS if by_turns else ""),
             "synthetic": accept is not None,
             "spec": bench.engine.spec.to_dict(),
             "load": load.to_dict(),
@@ -82,6 +83,7 @@ def run(
             **over_time.to_dict(),
             "preempted": watch.preempted,
             "recomputed": watch.recomputed,
+            "copies_cost": cost_of_copies(tally.step_seconds) if by_turns else None,
             "overlap": bench.device.overlap(),
             "accepted_a_round": tally.accepted / tally.rounds if tally.rounds else None,
             "gpu_idle": bench.device.idle_share(),
@@ -111,8 +113,8 @@ def measured(args: argparse.Namespace) -> list[Row]:
     with Report(args.out, **header, context=args.context, output=args.output, seed=args.seed, **where) as report:
         print(HEAD, flush=True)
         for demand in args.demand:
-            for tiers, copies in _variants(args.tiers):
-                rows.append(_one(model, args, load, prompts, demand, tiers, copies, real=tokenizer is not None))
+            for tiers, by_turns in _variants(args.tiers):
+                rows.append(_one(model, args, load, prompts, demand, tiers, by_turns, real=tokenizer is not None))
                 report.row(line_of(rows[-1]), **rows[-1])
     return rows
 
@@ -120,13 +122,13 @@ def measured(args: argparse.Namespace) -> list[Row]:
 def _variants(names: list[str]) -> list[tuple[str, bool]]:
     pairs: list[tuple[str, bool]] = []
     for name in names:
-        pairs += [(name, True), (name, False)] if name.startswith("host") else [(name, True)]
+        pairs += [(name, False), (name, True)] if name.startswith("host") else [(name, False)]
     return pairs
 
 
 def _one(
     model: Transformer, args: argparse.Namespace, load: Pressed, prompts: Prompts, demand: float, tiers: str,
-    copies: bool, *, real: bool,
+    by_turns: bool, *, real: bool,
 ) -> Row:  # fmt: skip
     text, colon = args.preset, "," if ":" in args.preset else ":"
     (whole,) = subjects([text], accept=args.accept)
@@ -134,7 +136,7 @@ def _one(
     (subject,) = subjects([f"{text}{colon}tiers={tiers},n_pages={pages}"], accept=args.accept)
     one = partial(
         run, model, load=load, prompts=prompts, weights="real" if real else "random", accept=args.accept,
-        demand=demand, pages=pages, copies=copies,
+        demand=demand, pages=pages, by_turns=by_turns,
     )  # fmt: skip
     return attempt(subject, one)
 

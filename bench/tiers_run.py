@@ -7,7 +7,9 @@ a length that was drawn. The first requests are found in the middle of what they
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import fmean, stdev
 from typing import Any
 
 from bench.engine_fill import Inside
@@ -18,6 +20,11 @@ from sparsespec.core.plan import Move, Phase
 from sparsespec.engine.outputs import StepResult
 from sparsespec.kv.mover import Mover
 from sparsespec.metrics.pages import PageMetrics
+
+TURN = 20
+"""Steps with copies, and as many without."""
+FELT = 4
+"""First steps of a turn, in which what was launched in the turn before may still run."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,15 @@ class Watch:
 
 
 class PressedBench(Bench):
-    """A bench that watches pages; with `copies` off, what is spilled is not copied, and nothing else differs."""
+    """A bench that watches pages; with `by_turns`, every other turn leaves copies out, and nothing else differs."""
 
-    def __init__(self, *args: Any, copies: bool) -> None:
+    def __init__(self, *args: Any, by_turns: bool) -> None:
         super().__init__(*args)
         g = self.engine.geometry
         self.watch = Watch(PageMetrics(g.n_pages - 1, g.page_bytes))
         self._refilled: dict[int, int] = {}  # requests, by seat
         self._inside = Inside.of(self.engine)
-        if not copies:
-            leave_copies_out(self._inside.mover)
+        self._mover = LeavesOut(self._inside.mover) if by_turns else None
 
     def most_tokens(self, context: int, output: int) -> int:
         """Return what the context has room for: nobody knows what a request will say."""
@@ -68,6 +74,8 @@ class PressedBench(Bench):
 
     def step(self) -> StepResult:
         """Run one step, end who has said enough, and look where pages are."""
+        if self._mover and self.device.watching:
+            self._mover.left_out = is_without(len(self.watch.rows))
         result = super().step()
         for event in result.events:
             if self.left[event.request_id] <= 0 and event.completion is None:
@@ -96,10 +104,31 @@ class PressedBench(Bench):
         return again
 
 
-def leave_copies_out(mover: Mover) -> None:
-    """Let a mover say that copies have ended that it never made."""
+class LeavesOut:
+    """Lets a mover say that copies have ended that it never made, while they are `left_out`."""
 
-    def nothing(moves: tuple[Move, ...]) -> None:
-        """Copy nothing."""
+    def __init__(self, mover: Mover) -> None:
+        self.left_out = False
+        copy = mover._copy
 
-    mover._copy = nothing
+        def copy_or_not(moves: tuple[Move, ...]) -> None:
+            if not self.left_out:
+                copy(moves)
+
+        mover._copy = copy_or_not
+
+
+def is_without(step: int) -> bool:
+    """Say whether copies are left out in a measured step."""
+    return step // TURN % 2 == 1
+
+
+def cost_of_copies(step_seconds: Sequence[float]) -> tuple[float, float] | None:
+    """Return by what share steps are longer with copies than without, and the standard error; None for too few."""
+    turns = [step_seconds[i + FELT : i + TURN] for i in range(0, len(step_seconds) - TURN + 1, TURN)]
+    pairs = [(fmean(one), fmean(other)) for one, other in zip(turns[::2], turns[1::2], strict=False)]
+    if len(pairs) < 2:
+        return None
+    without = fmean(other for _, other in pairs)
+    shares = [(one - other) / without for one, other in pairs]
+    return fmean(shares), stdev(shares) / len(shares) ** 0.5

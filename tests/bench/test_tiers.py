@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import tiers
+from bench import tiers, tiers_run
 from bench.engine_meter import overlap
 from sparsespec.core.errors import BadOption
 
@@ -26,7 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_each_tier_manager_has_a_row_and_host_one_without_copies(results: Path) -> None:
+def test_each_tier_manager_has_a_row_and_host_one_that_leaves_copies_out_by_turns(results: Path) -> None:
     rows = [json.loads(line) for line in results.read_text("utf-8").splitlines()][1:]
     assert [row["composition"].rpartition("tiers=")[2].partition(",")[0] for row in rows] == [
         "host",
@@ -34,14 +34,15 @@ def test_each_tier_manager_has_a_row_and_host_one_without_copies(results: Path) 
         "gpu",
         "reserve",
     ]
-    host, left_out, gpu, reserve = rows
-    assert left_out["composition"].endswith(tiers.COPIES_OUT)
+    host, by_turns, gpu, reserve = rows
+    assert by_turns["composition"].endswith(tiers.BY_TURNS)
     assert host["spilled_bytes"] > 0
     assert host["restored_bytes"] > 0
     assert host["recomputed"] == host["preempted"] == 0
     assert gpu["recomputed"] > 0
     assert gpu["preempted"] > 0
     assert gpu["spilled_bytes"] == reserve["spilled_bytes"] == reserve["recomputed"] == 0
+    assert [row["copies_cost"] is None for row in rows] == [True, False, True, True]
     for row in rows:
         assert len(row["over_time"]["free"]) == len(row["over_time"]["host"]) >= 60
         assert 0 < row["in_use"] <= 1
@@ -79,3 +80,16 @@ def test_overlap_is_the_share_of_side_spans_within_main_ones() -> None:
     assert overlap(main, [(3.0, 6.0)]) == pytest.approx(2 / 3)
     assert overlap(main, [(4.0, 5.0)]) == 0
     assert overlap(main, [(3.0, 10.0), (11.0, 13.0)]) == pytest.approx((1 + 5 + 1) / 9)
+
+
+def test_copies_cost_what_their_turns_take_longer() -> None:
+    felt, rest = tiers_run.FELT, tiers_run.TURN - tiers_run.FELT
+    steps = [9.0] * felt + [1.1] * rest + [5.0] * felt + [1.0] * rest
+    steps += [9.0] * felt + [1.2] * rest + [5.0] * felt + [1.0] * rest
+    assert [tiers_run.is_without(i) for i in (0, felt + rest - 1, felt + rest, 2 * (felt + rest))] == [
+        False, False, True, False
+    ]  # fmt: skip
+    share, error = tiers_run.cost_of_copies([*steps, 100.0]) or (0.0, 0.0)
+    assert share == pytest.approx(0.15)
+    assert error == pytest.approx(0.05)
+    assert tiers_run.cost_of_copies(steps[: 3 * (felt + rest)]) is None
