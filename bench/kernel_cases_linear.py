@@ -69,15 +69,11 @@ class Product:
 
 def settings(case: Product, tiling: Any) -> Iterator[Any]:
     """Yield tiles that fit the registers and the shared memory of a Hopper GPU."""
-    cut = tiling.splits_of(case.out, case.inner) > 1
-    height = 64 if case.tokens <= 64 else 128
-    apart = (False, True) if case.tokens > 256 else (True, False)
-    ways = (apart, (False, False)) if cut else ((False, False),)
-    for width, warps, stages, way in product((64, 128, 256), (4, 8), (3, 4, 6), ways):
-        held = height * width // (32 * warps)  # numbers of a sum that a thread holds
-        sums = 2 if cut and not any(way) else 1
-        if 32 <= held * sums <= 128 and (height + width) * 128 * stages <= SHARED_BYTES:
-            yield tiling.Tiles(height, width, warps, stages, spread=way[0], parked=way[1])
+    heights = (64,) if case.tokens <= 64 else (64, 128, 256)
+    for height, width, warps, stages in product(heights, (64, 128, 256), (4, 8), (3, 4, 6, 8, 12)):
+        held = height * width // (32 * warps)  # numbers of the sum that a thread holds
+        if 16 <= held <= 128 and (height + width) * 128 * stages <= SHARED_BYTES:
+            yield tiling.Tiles(height, width, warps, stages)
 
 
 def sweep(case: Product) -> list[tuple[float, str]]:
@@ -85,7 +81,7 @@ def sweep(case: Product) -> list[tuple[float, str]]:
     from sparsespec.kernels.linear import triton, triton_tiles
 
     sets = case.inputs()
-    taken = triton_tiles.tiles_for(case.tokens, case.out, case.inner, 2)
+    taken = triton_tiles.tiles_for(case.tokens, case.out, 2)
     want = triton.product(*sets[0], None, taken)
     found = [(time_calls([partial(F.linear, *one) for one in sets]).p50, "cuBLAS")]
     for tiles in dict.fromkeys((taken, *settings(case, triton_tiles))):

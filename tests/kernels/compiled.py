@@ -33,7 +33,7 @@ from sparsespec.kernels.attention import triton_plan
 from sparsespec.kernels.chain_rows import triton as chain_rows
 from sparsespec.kernels.copy_pages import triton as copy_pages
 from sparsespec.kernels.draw import triton as draw
-from sparsespec.kernels.draw import triton_cut
+from sparsespec.kernels.draw import triton_cut, triton_law, triton_rows
 from sparsespec.kernels.lay_out import triton as lay_out
 from sparsespec.kernels.linear import triton as linear
 from sparsespec.kernels.linear import triton_tiles
@@ -56,12 +56,12 @@ TYPES = {
     torch.float64: "fp64",
 }
 DRAW = (
-    (draw, "_peaks"),
+    (triton_rows, "_peaks"),
     (triton_cut, "_cut"),
     (draw, "_pick"),
     (draw, "_best_span"),
-    (draw, "_weights"),
-    (draw, "_invert"),
+    (triton_law, "_weights"),
+    (triton_law, "_invert"),
 )
 
 AROUND = (
@@ -192,7 +192,7 @@ def round_of(n_rows: int, page_size: int) -> None:
 def multiply(dtype: torch.dtype, n: int, k: int, apart: int = 0) -> None:
     """Multiply few rows and many by a weight [n, k], with every setting that a number of rows brings about."""
     weight = torch.empty(n, k + apart, dtype=dtype)[:, :k]
-    found = {triton_tiles.tiles_for(m, n, k, dtype.itemsize): m for m in (1, 65, 200, 512, 600, 1024, 4096)}
+    found = {triton_tiles.tiles_for(m, n, dtype.itemsize): m for m in (1, 65, 200, 512, 600, 1024, 4096)}
     for tiles, m in found.items():
         linear.product(torch.empty(m, k, dtype=dtype), weight, weight.new_empty(n), tiles)
 
@@ -220,7 +220,7 @@ def main() -> None:
             rms_norm.rms_norm(x, x[0], 1e-6)
             rms_norm.add_rms_norm(x, x, x[0], 1e-6)
             silu_mul.silu_mul(x[:, : width // 2 * 2])
-    with recorded(found, (linear, "_multiply"), (linear, "_fold")):
+    with recorded(found, (linear, "_multiply")):
         for n, k in ((4096, 4096), (4096, 12288), (6144, 4096), (24576, 4096)):
             multiply(torch.bfloat16, n, k)
         multiply(torch.float16, 577, 577)

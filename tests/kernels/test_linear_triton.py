@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sparsespec.core.errors import BadOption, MissingPackage, UnknownName
 from sparsespec.kernels.linear import api
 from tests.kernels.launched import DEVICE, WHERE, mutant, poisoned
-from tests.kernels.linear_calls import SETTINGS, alone_as_among, check, draw, exact_in_steps, ours, short_spans, tiling
+from tests.kernels.linear_calls import SETTINGS, alone_as_among, check, draw, exact_in_steps, ours, tiling
 
 pytestmark = WHERE
 QWEN = {"qkv": (6144, 4096), "o": (4096, 4096), "gate-up": (24576, 4096), "down": (4096, 12288), "head": (151936, 4096)}
@@ -30,26 +30,19 @@ QWEN = {"qkv": (6144, 4096), "o": (4096, 4096), "gate-up": (24576, 4096), "down"
     k=st.sampled_from((1, 8, 64, 200, 256)),
     bias=st.booleans(),
     apart=st.sampled_from((0, 1, 8)),
-    spans=st.booleans(),
 )
 def test_errs_no_more_than_the_reference(
-    dtype: torch.dtype, seed: int, m: int, n: int, k: int, bias: bool, apart: int, spans: bool
+    dtype: torch.dtype, seed: int, m: int, n: int, k: int, bias: bool, apart: int
 ) -> None:
-    p = draw(seed, m, n, k, dtype, bias=bias, apart=apart)
-    if not spans:
-        assert check(p)
-        return
-    with short_spans():
-        assert check(p)
+    assert check(draw(seed, m, n, k, dtype, bias=bias, apart=apart))
 
 
 @pytest.mark.parametrize("tiles", SETTINGS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_all_tiles_give_the_same_bits(tiles: Any, dtype: torch.dtype) -> None:
-    with short_spans(), poisoned():
+    with poisoned():
         for m, n, k in ((1, 40, 300), (70, 130, 257)):
             p = exact_in_steps(m, m, n, k, dtype)
-            assert tiling.splits_of(n, k) == 4
             assert torch.equal(ours.product(*p, tiles), ours.product(*p, SETTINGS[0]))
             assert check(p, tiles=tiles)
 
@@ -59,18 +52,13 @@ def test_all_tiles_give_the_same_bits(tiles: Any, dtype: torch.dtype) -> None:
     seed=st.integers(0, 1000),
     m=st.integers(1, 300),
     k=st.sampled_from((64, 200, 300, 513)),
-    spans=st.booleans(),
     data=st.data(),
 )
-def test_a_row_gets_the_same_bits_in_any_company(seed: int, m: int, k: int, spans: bool, data: st.DataObject) -> None:
+def test_a_row_gets_the_same_bits_in_any_company(seed: int, m: int, k: int, data: st.DataObject) -> None:
     p = exact_in_steps(seed, m, 24, k, torch.float32)
     first = data.draw(st.integers(0, m - 1))
     rows = [(first, first + 1), (first, data.draw(st.integers(first + 1, m)))]
-    if not spans:
-        assert alone_as_among(p, rows)
-        return
-    with short_spans():
-        assert alone_as_among(p, rows)
+    assert alone_as_among(p, rows)
 
 
 def test_a_row_that_is_not_finite_spoils_no_other() -> None:
@@ -100,37 +88,25 @@ def test_nothing_to_multiply(shape: tuple[int, int, int]) -> None:
     assert torch.equal(got, (torch.zeros(shape[0], shape[1], device=DEVICE) + bias))
 
 
-def test_what_the_order_depends_on_does_not_know_the_rows() -> None:
-    assert {shape: tiling.splits_of(*shape) for shape in QWEN.values()} == {
-        (6144, 4096): 2, (4096, 4096): 2, (24576, 4096): 1, (4096, 12288): 4, (151936, 4096): 1
-    }  # fmt: skip
-    for n, k in ((1, 1), (576, 1536), (64, 100_000), *QWEN.values()):
-        splits = tiling.splits_of(n, k)
-        assert splits == 1 or k / splits >= tiling.SPAN, "an empty span would be summed, and read nothing"
+def test_tiles_fit_a_multiprocessor() -> None:
+    for n in (1, 576, 49152, *(n for n, _ in QWEN.values())):
         for m in (1, 16, 64, 65, 128, 129, 256, 1000, 4096):
             for itemsize in (2, 4):
-                tiles = tiling.tiles_for(m, n, k, itemsize)
-                assert not (tiles.spread and tiles.parked)
-                assert splits > 1 or not (tiles.spread or tiles.parked)
-                # what one multiprocessor has
+                tiles = tiling.tiles_for(m, n, itemsize)
                 stage = (tiles.height + tiles.width) * tiling.BLOCK_K[itemsize] * itemsize
                 assert tiles.stages * stage <= 200 * 1024
-                # numbers of a thread's part of the tile, and of two where neither memory nor a program keeps one
-                held = tiles.height * tiles.width // (32 * tiles.warps)
-                assert held * (2 if splits > 1 and not (tiles.spread or tiles.parked) else 1) <= 128
+                # numbers of a thread's part of the tile
+                assert tiles.height * tiles.width // (32 * tiles.warps) <= 128
 
 
 WRONG = {
     "no bias": ("total += tl.load(bias + columns", "total += 0 * tl.load(bias + columns"),
-    "a bias in each span": ("if BIASED and not SPREAD:", "if BIASED:"),
-    "no bias in the fold": ("total += tl.load(bias + i % n", "total += 0 * tl.load(bias + i % n"),
-    "rows of x taken for contiguous": ("rows.to(tl.int64)[:, None] * x_row", "rows.to(tl.int64)[:, None] * end"),
+    "rows of x taken for contiguous": ("rows.to(tl.int64)[:, None] * x_row", "rows.to(tl.int64)[:, None] * k"),
     "rows of the weight taken for those of x": ("[:, None] * weight_row", "[:, None] * x_row"),
-    "last step left": ("tl.range(first, end, BLOCK_K)", "tl.range(first, end - BLOCK_K, BLOCK_K)"),
-    "a span left out of the fold": ("later in tl.static_range(1, SPLITS)", "later in tl.static_range(2, SPLITS)"),
-    "only the last span": ("total = tl.load(own) + newest", "total = 0 * tl.load(own) + newest"),
+    "last step left": ("tl.range(0, k, BLOCK_K)", "tl.range(0, k - BLOCK_K, BLOCK_K)"),
+    "only the last step": ("total += tl.dot", "total = tl.dot"),
     "a column of tiles left": ("within // height * BLOCK_N", "0 * within"),
-    "what lies behind the width": ("(rows[:, None] < m) & (i[None, :] < end)", "(rows[:, None] < m)"),
+    "what lies behind the width": ("(rows[:, None] < m) & (i[None, :] < k)", "(rows[:, None] < m)"),
 }  # fmt: skip
 
 
@@ -138,40 +114,30 @@ WRONG = {
 def test_mutants_run_and_are_caught(name: str | None, tmp_path: Path) -> None:
     module = mutant(ours, tmp_path, WRONG[name]) if name else ours
     right = True
-    with short_spans(), poisoned():
+    with poisoned():
         for tiles in (SETTINGS[0], SETTINGS[1], SETTINGS[4]):
             right &= check(draw(1, 20, 140, 201, torch.float32, bias=True, apart=3), module, tiles)
     assert right == (name is None)
 
 
+STEP = "row, column, at, m, n, k, x_row, weight_row, BLOCK_M"
 ORDERS = {
-    "splits that follow the number of rows": [("splits_of(n, k)\n", "splits_of(n, k) if m <= 64 else 1\n")],
-    "steps in an order that follows the tile": [
-        ("at, m, n, end, x_row, weight_row, BLOCK_M", "_AT, m, n, end, x_row, weight_row, BLOCK_M"),
-        ("_AT", "at if BLOCK_M < 128 else first + end - BLOCK_K - at"),
-    ],
-    "the fold's own order": [("sums + later * size", "sums + (SPLITS - later) * size")],
-    "one sum over all spans where a program does them": [
-        ("if SPREAD or SPLITS == 1:", "if True:"),
-        ("(split + 1) * span", "(split + (1 if SPREAD else SPLITS)) * span"),
-    ],
-    "a parked sum that is forgotten": [("split > 0", "split > 1")],
+    "backwards in tall tiles": (STEP, STEP.replace("at", "at if BLOCK_M < 128 else k - BLOCK_K - at", 1)),
+    "from the middle in tall tiles": (STEP, STEP.replace("at", "at if BLOCK_M < 128 else (at + k // 2) % k", 1)),
 }
 
 
 @pytest.mark.parametrize("name", [None, *ORDERS])
-def test_an_order_that_follows_the_rows_is_caught(name: str | None, tmp_path: Path) -> None:
-    module = mutant(ours, tmp_path, *ORDERS[name]) if name else ours
+def test_an_order_that_follows_the_tile_is_caught(name: str | None, tmp_path: Path) -> None:
+    module = mutant(ours, tmp_path, ORDERS[name]) if name else ours
     same = True
-    with short_spans():
-        for seed in range(2):
-            p = exact_in_steps(seed, 130, 24, 512, torch.float32)
-            whole = module.product(*p, SETTINGS[4])
-            # each of the first three leaves the spans to somebody else
-            for tiles in SETTINGS[:3]:
-                for first, end in ((0, 1), (60, 124)):
-                    part = module.product(p[0][first:end], *p[1:], tiles)
-                    same &= torch.equal(part, whole[first:end])
+    for seed in range(2):
+        p = exact_in_steps(seed, 130, 24, 512, torch.float32)
+        whole = module.product(*p, SETTINGS[4])
+        for tiles in SETTINGS[:3]:
+            for first, end in ((0, 1), (60, 124)):
+                part = module.product(p[0][first:end], *p[1:], tiles)
+                same &= torch.equal(part, whole[first:end])
     assert same == (name is None)
 
 
@@ -247,7 +213,7 @@ def test_all_real_tiles_give_the_same_bits(dtype: torch.dtype) -> None:
     for n, k in ((4096, 4096), (4096, 12288), (24576, 4096)):
         p = draw(2, 300, n, k, dtype)
         whole = ours.product(*p, SETTINGS[0])
-        for tiles in (*SETTINGS[1:], *(tiling.tiles_for(m, n, k, 2) for m in (1, 100, 300, 2048))):
+        for tiles in (*SETTINGS[1:], *(tiling.tiles_for(m, n, 2) for m in (1, 100, 300, 2048))):
             assert torch.equal(ours.product(*p, tiles), whole), str(tiles)
 
 

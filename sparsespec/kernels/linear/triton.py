@@ -1,9 +1,8 @@
 """Implements `linear` for a GPU so that a row's bits do not depend on how many rows go with it.
 
-The sum over the inner width is cut into `splits` spans, whose number follows from the shape of the weight alone. Each
-span is summed block by block in ascending order, and the spans' sums are folded in ascending order, in float32. What
-does depend on the number of rows changes no order: the size of a tile, and who sums the spans. Few tiles leave each
-span to a program of its own and fold with a second launch; many tiles do all their spans, and fold in registers.
+Each result is one sum over the inner width in ascending order, in float32, by one program. What does depend on the
+number of rows, the size of a tile, changes no order. Where tiles are few, nothing but loads on their way keeps the
+memory busy: as many as the shared memory holds are faster there than programs for parts of the width.
 """
 
 # Triton's kernels are no Python that a type checker could follow.
@@ -19,17 +18,15 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from sparsespec.core.errors import BadOption
-from sparsespec.kernels.linear.triton_tiles import BLOCK_K, Tiles, splits_of, tiles_for
+from sparsespec.kernels.linear.triton_tiles import BLOCK_K, Tiles, tiles_for
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 INTERPRETED = not isinstance(tl.cdiv, triton.JITFunction)
-FOLD = 1024
-"""Numbers that a program of the fold takes."""
 
 
 @triton.jit
 def _operands(
-    x, weight, row, column, at, m, n, end, x_row, weight_row,
+    x, weight, row, column, at, m, n, k, x_row, weight_row,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -45,54 +42,9 @@ def _operands(
             a = tl.load(x_at, mask=rows[:, None] < m, other=0.0)
             b = tl.load(weight_at, mask=columns[:, None] < n, other=0.0)
         else:
-            a = tl.load(x_at, mask=(rows[:, None] < m) & (i[None, :] < end), other=0.0)
-            b = tl.load(weight_at, mask=(columns[:, None] < n) & (i[None, :] < end), other=0.0)
+            a = tl.load(x_at, mask=(rows[:, None] < m) & (i[None, :] < k), other=0.0)
+            b = tl.load(weight_at, mask=(columns[:, None] < n) & (i[None, :] < k), other=0.0)
     return a, b
-
-
-@triton.jit
-def _sum_span(
-    x, weight, row, column, first, m, n, end, x_row, weight_row,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
-):  # fmt: skip
-    """Return the tile's sum over first … end - 1, in ascending order whatever the tile."""
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for at in tl.range(first, end, BLOCK_K):
-        a, b = _operands(
-            x, weight, row, column, at, m, n, end, x_row, weight_row, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN
-        )
-        total = tl.dot(a, b.T, total, input_precision="ieee")
-    return total
-
-
-@triton.jit
-def _sum_spans(
-    x, weight, parked, row, column, span, m, n, k, x_row, weight_row,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr,
-    PARKED: tl.constexpr, DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
-):  # fmt: skip
-    """Return the fold of all spans' sums; parked, it lies in memory while the next one is made in all registers."""
-    own = parked + tl.program_id(0).to(tl.int64) * (BLOCK_M * BLOCK_N)
-    own += tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for split in tl.range(0, SPLITS, num_stages=1):
-        newest = _sum_span(
-            x, weight, row, column, split * span, m, n, tl.minimum(k, (split + 1) * span), x_row, weight_row,
-            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN,
-        )  # fmt: skip
-        if PARKED:
-            total = newest
-            if split > 0:
-                total = tl.load(own) + newest
-                tl.debug_barrier()
-            if split < SPLITS - 1:
-                tl.store(own, total)
-                tl.debug_barrier()
-        else:
-            # not added to 0, which would change the sign of another 0
-            total = tl.where(split > 0, total + newest, newest)
-    return total
 
 
 @triton.jit
@@ -108,51 +60,33 @@ def _tile(m, n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexp
 # The number of rows changes with every step and is worth no kernel of its own.
 @triton.jit(do_not_specialize=["m"])
 def _multiply(
-    x, weight, bias, out, parked, m, n, k, span, x_row, weight_row,
+    x, weight, bias, out, m, n, k, x_row, weight_row,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
-    SPLITS: tl.constexpr, SPREAD: tl.constexpr, PARKED: tl.constexpr, BIASED: tl.constexpr,
-    DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
+    BIASED: tl.constexpr, DESCRIBED: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     row, column = _tile(m, n, BLOCK_M, BLOCK_N, GROUP)
-    split = tl.program_id(1)
-    if SPREAD or SPLITS == 1:
-        total = _sum_span(
-            x, weight, row, column, split * span, m, n, tl.minimum(k, (split + 1) * span), x_row, weight_row,
-            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN,
-        )  # fmt: skip
-    else:
-        total = _sum_spans(
-            x, weight, parked, row, column, span, m, n, k, x_row, weight_row,
-            BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, PARKED, DESCRIBED, EVEN,
-        )  # fmt: skip
+    total = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for at in tl.range(0, k, BLOCK_K):
+        a, b = _operands(
+            x, weight, row, column, at, m, n, k, x_row, weight_row, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIBED, EVEN
+        )
+        if a.dtype == tl.float32:
+            # one chain over all of the width would err by several times what blocked sums do; the bound on imprecise
+            # steps keeps the compiler from making one of them again
+            total += tl.dot(a, b.T, input_precision="ieee", max_num_imprecise_acc=1)
+        else:
+            total = tl.dot(a, b.T, total)
     rows, columns = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_N)
-    inside = (rows[:, None] < m) & (columns[None, :] < n)
-    # spread, out is [splits, m, n] float32: sums of spans
-    place = (split.to(tl.int64) * m + rows)[:, None] * n + columns[None, :]
-    if BIASED and not SPREAD:
-        total += tl.load(bias + columns, mask=columns < n, other=0.0).to(tl.float32)[None, :]
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit(do_not_specialize=["size"])
-def _fold(
-    sums, bias, out, size, n, SPLITS: tl.constexpr, BIASED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
-    total = tl.load(sums + i, mask=inside, other=0.0)
-    for later in tl.static_range(1, SPLITS):
-        total += tl.load(sums + later * size.to(tl.int64) + i, mask=inside, other=0.0)
     if BIASED:
-        total += tl.load(bias + i % n, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + i, total.to(out.dtype.element_ty), mask=inside)
+        total += tl.load(bias + columns, mask=columns < n, other=0.0).to(tl.float32)[None, :]
+    place = rows.to(tl.int64)[:, None] * n + columns[None, :]
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=(rows[:, None] < m) & (columns[None, :] < n))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """See `kernels/linear/api.py`; x and weight have contiguous rows, which may lie apart."""
     _check(x, weight, bias)
-    m, (n, k) = x.shape[0], weight.shape
-    return product(x, weight, bias, tiles_for(m, n, k, x.dtype.itemsize))
+    return product(x, weight, bias, tiles_for(len(x), len(weight), x.dtype.itemsize))
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) -> Tensor:
@@ -161,30 +95,17 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, tiles: Tiles) -> Ten
     out = torch.empty((m, n), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    step, splits = BLOCK_K[x.dtype.itemsize], splits_of(n, k)
-    spread, parked = splits > 1 and tiles.spread, splits > 1 and tiles.parked and not tiles.spread
-    n_tiles = triton.cdiv(m, tiles.height) * triton.cdiv(n, tiles.width)
-    sums = out
-    if spread or parked:
-        size = (splits, m, n) if spread else (n_tiles, tiles.height, tiles.width)
-        sums = torch.empty(size, dtype=torch.float32, device=x.device)
+    step = BLOCK_K[x.dtype.itemsize]
     a, b = x, weight
     described = all(_can_be_described(y) for y in (x, weight))
     if described:
         a, b = (_described(y, block) for y, block in ((x, (tiles.height, step)), (weight, (tiles.width, step))))
-    grid = (n_tiles, splits if spread else 1)
-    _multiply[grid](
+    _multiply[(triton.cdiv(m, tiles.height) * triton.cdiv(n, tiles.width),)](
         # without a bias any pointer will do: the kernel reads none
-        a, b, out if bias is None else bias, sums if spread else out, sums, m, n, k,
-        triton.cdiv(triton.cdiv(k, step), splits) * step, x.stride(0), weight.stride(0),
-        BLOCK_M=tiles.height, BLOCK_N=tiles.width, BLOCK_K=step, GROUP=tiles.group,
-        SPLITS=splits, SPREAD=spread, PARKED=parked, BIASED=bias is not None,
+        a, b, out if bias is None else bias, out, m, n, k, x.stride(0), weight.stride(0),
+        BLOCK_M=tiles.height, BLOCK_N=tiles.width, BLOCK_K=step, GROUP=tiles.group, BIASED=bias is not None,
         DESCRIBED=described, EVEN=k % step == 0, num_warps=tiles.warps, num_stages=tiles.stages,
     )  # fmt: skip
-    if spread:
-        _fold[(triton.cdiv(m * n, FOLD),)](
-            sums, out if bias is None else bias, out, m * n, n, SPLITS=splits, BIASED=bias is not None, BLOCK=FOLD
-        )
     return out
 
 
