@@ -23,6 +23,8 @@ pytestmark = WHERE
 
 ours: Any = room("draw")
 cut: Any = importlib.import_module("sparsespec.kernels.draw.triton_cut")
+laws: Any = importlib.import_module("sparsespec.kernels.draw.triton_law")
+spans: Any = importlib.import_module("sparsespec.kernels.draw.triton_rows")
 probe: Any = importlib.import_module("tests.kernels.draw_probe")
 
 Filters = tuple[float, int, float, float]
@@ -47,12 +49,13 @@ KINDS: tuple[Filters, ...] = (
 
 SIZES = {
     "GROUP": cut.GROUP,
-    "TILE": ours.TILE,
-    "SPAN": ours.SPAN,
+    "TILE": spans.TILE,
+    "SPAN": spans.SPAN,
     "HEAD": cut.HEAD,
     "STREAMED_BLOCK": cut.STREAMED_BLOCK,
 }
 SMALL = {"GROUP": 4, "TILE": 16, "SPAN": 32, "HEAD": 4, "STREAMED_BLOCK": 64}
+SIZED = (ours, cut, laws, spans)
 
 
 def resize(patch: pytest.MonkeyPatch, sizes: dict[str, int], *modules: Any) -> None:
@@ -66,13 +69,13 @@ def resize(patch: pytest.MonkeyPatch, sizes: dict[str, int], *modules: Any) -> N
 def _few_blocks() -> object:
     """Let vocabularies of some dozen tokens span several groups, tiles and spans."""
     with pytest.MonkeyPatch.context() as patch:
-        resize(patch, SMALL, ours, cut)
+        resize(patch, SMALL, *SIZED)
         yield
 
 
 @pytest.fixture
 def as_shipped(_few_blocks: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    resize(monkeypatch, SIZES, ours, cut)
+    resize(monkeypatch, SIZES, *SIZED)
 
 
 def columns(*filters: Filters) -> list[Tensor]:
@@ -141,8 +144,8 @@ def test_filters_keep_what_the_reference_keeps(kind: str) -> None:
     logits = logits_of(kind, len(filters), 45, 7)
     on = [x.to(DEVICE) for x in columns(*filters)]
     with poisoned():
-        shape = ours._shape(logits)
-        peaks, groups = ours._best_logits(logits.to(DEVICE), shape, tuple(on[:3]))
+        shape = spans.shape_of(logits)
+        peaks, groups = spans.best_logits(logits.to(DEVICE), shape, tuple(on[:3]))
         bound, last = cut.find_cut(logits.to(DEVICE), tuple(on), peaks, groups, shape.spans)
     law = reference.process(logits, *columns(*filters))
     value = (logits - logits.amax(-1, keepdim=True)) / on[0].cpu().float()[:, None]
@@ -280,7 +283,7 @@ def test_rows_without_a_law_draw_token_0() -> None:
 @pytest.mark.parametrize("vocab", [1, 45, 63])
 def test_top_probability_is_the_reference_s(vocab: int) -> None:
     logits = logits_of("numbers", 3, vocab, 5)
-    with launched(ours, "_invert", api):
+    with launched(laws, "_invert", api):
         got = api.top_probability(logits.to(DEVICE), impl="triton")
     torch.testing.assert_close(got.cpu(), logits.softmax(-1).amax(-1), rtol=2e-6, atol=0)
 
@@ -292,7 +295,7 @@ def test_confidence_is_the_reference_s(vocab: int) -> None:
     logits[3, : vocab // 2] = -torch.inf
     columns = (torch.tensor(x) for x in ([7, 0, 3, 900, -4, 5], [2, 4, 1, 0, 1, 0], [1, 5, 0, 1, 0, 1]))
     first, emitted, wanted = columns
-    with launched(ours, "_invert", api):
+    with launched(laws, "_invert", api):
         got = api.confidence(*(x.to(DEVICE) for x in (logits, first, emitted, wanted)), impl="triton").cpu()
     want = reference.confidence(logits, first, emitted, wanted)
     torch.testing.assert_close(got, want, rtol=2e-6, atol=0, equal_nan=True)
@@ -333,7 +336,7 @@ def test_bad_input_is_named() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("triton", "triton_cut"):
+    for name in ("triton", "triton_cut", "triton_law", "triton_rows"):
         monkeypatch.delitem(sys.modules, f"sparsespec.kernels.draw.{name}")
         monkeypatch.delattr(f"sparsespec.kernels.draw.{name}")
     with pytest.raises(MissingPackage, match=r"pip install 'sparsespec\[triton\]'"):

@@ -1,9 +1,9 @@
-"""Implements `draw`, `top_probability` and `confidence` for a GPU: no law is stored, and no number goes to the host.
+"""Implements `draw` for a GPU: no law is stored, and no number goes to the host.
 
-Logits are float32, float16 or bfloat16. A row is cut into spans of `SPAN` tokens, which depend on V only, and each span
-has a program: one launch finds the best logit, one settles what the filters of a row keep (`triton_cut`; rows without
-top_k and top_p leave it at once), one adds noise and takes the best of each span, one takes the best span. Maxima do
-not depend on their order, and sums are taken in an order that V fixes: a row's result depends on that row only.
+Logits are float32, float16 or bfloat16. Each span of a row has a program (`triton_rows`): one launch finds the best
+logit, one settles what the filters of a row keep (`triton_cut`; rows without top_k and top_p leave it at once), one
+adds noise and takes the best of each span, one takes the best span. A row's result depends on that row only. What looks
+at a law without drawing is in `triton_law`.
 
 Noise is taken where a token could still win: `-log(E) <= -log(u)`, so a token at x passes a score `best` only if
 `u <= exp(x - best)`. One fast exponential, with a margin, rules out nearly all; a tile where it does not takes quick
@@ -14,7 +14,7 @@ reference rounds; torch's float32 logarithms on a CPU are within an ulp of that,
 within an ulp of 1). A token can differ from the reference's only where the best two scores are as close as that. Masses
 are summed in float64, in another order than the reference's: they part where p falls on a sum to the last bit.
 
-A row with NaN, with +inf or without a finite logit draws token 0, and its top probability is NaN.
+A row with NaN, with +inf or without a finite logit draws token 0.
 """
 
 # Triton's kernels are no Python that a type checker could follow.
@@ -24,64 +24,22 @@ A row with NaN, with +inf or without a finite logit draws token 0, and its top p
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsespec.core.errors import BadOption
 from sparsespec.core.noise import Key
-from sparsespec.kernels.draw.triton_cut import GROUP, find_cut, is_searched, key_of
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-SPAN = 16384
-"""Tokens of a program."""
-TILE = 1024
-"""Tokens of a step of a program, a multiple of four and of `GROUP`."""
-WARPS = 4
+from sparsespec.kernels.draw.triton_cut import find_cut, key_of
+from sparsespec.kernels.draw.triton_law import confidence as confidence
+from sparsespec.kernels.draw.triton_law import top_probability as top_probability
+from sparsespec.kernels.draw.triton_rows import SPAN, TILE, WARPS, best_logits, check, load, peak_of, shape_of
 
 _LOWEST = tl.constexpr(-2.83)  # what the best token's score exceeds, whatever its noise
 _REACH = tl.constexpr(22.9)  # more than any noise
 _SLACK = tl.constexpr(0.004)  # more than four errors of the quick noise
 _NO_TOKEN = tl.constexpr(2147483647)
 _MARGIN = tl.constexpr(1.001)  # more than all errors of the quick test together
-
-
-@triton.jit
-def _load(logits, at, vocab):
-    """Return the logits [BLOCK] at tokens `at` in float32; -inf behind the last, and +inf for NaN."""
-    x = tl.load(logits + at, mask=at < vocab, other=float("-inf")).to(tl.float32)
-    return tl.where(x == x, x, float("inf"))
-
-
-@triton.jit
-def _peak_of(peaks, row, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
-    """Return the best logit of a row."""
-    span = tl.arange(0, SPANS)
-    return tl.max(tl.load(peaks + row * N_SPANS + span, mask=span < N_SPANS, other=float("-inf")), 0)
-
-
-@triton.jit
-def _peaks(
-    logits, stride, temperature, top_k, top_p, peaks, groups, vocab,
-    N_SPANS: tl.constexpr, N_GROUPS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
-):  # fmt: skip
-    """Find the best logit of each span, and of each group of `GROUP` tokens where a search will need it."""
-    program = tl.program_id(0).to(tl.int64)
-    row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
-    logits += row * stride
-    wanted = is_searched(tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), vocab)
-    best = tl.full((TILE,), float("-inf"), tl.float32)
-    for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab), TILE):
-        x = _load(logits, start + tl.arange(0, TILE), vocab)
-        best = tl.maximum(best, x)
-        if wanted:
-            group = start // GROUP + tl.arange(0, TILE // GROUP)
-            most = tl.max(tl.reshape(x, (TILE // GROUP, GROUP)), 1)
-            tl.store(groups + row * N_GROUPS + group, most, mask=group < N_GROUPS)
-    tl.store(peaks + program, tl.max(best, 0))
 
 
 @triton.jit
@@ -127,7 +85,7 @@ def _sampled(logits, vocab, peak, t, cut, last, seed, sample, position, tag, fir
     token = tl.full((), _NO_TOKEN, tl.int32)
     for start in range(first, end, TILE):
         at = start + tl.arange(0, TILE)
-        x = _load(logits, at, vocab)
+        x = load(logits, at, vocab)
         near = (x - peak) * scale
         near = tl.where((near >= floor) & (x > float("-inf")), near, float("-inf"))
         if tl.max(near, 0) > best - _REACH:
@@ -157,7 +115,7 @@ def _greedy(logits, vocab, peak, first, end, TILE: tl.constexpr):
     least = tl.full((TILE,), _NO_TOKEN, tl.int32)
     for start in range(first, end, TILE):
         at = start + tl.arange(0, TILE)
-        least = tl.minimum(least, tl.where((_load(logits, at, vocab) == peak) & (at < vocab), at, _NO_TOKEN))
+        least = tl.minimum(least, tl.where((load(logits, at, vocab) == peak) & (at < vocab), at, _NO_TOKEN))
     token = tl.min(least, 0)
     return tl.where(token < vocab, 0.0, float("-inf")), token
 
@@ -173,7 +131,7 @@ def _pick(
     logits += row * stride
     first = span * SPAN
     end = tl.minimum(first + SPAN, vocab)
-    peak = _peak_of(peaks, row, N_SPANS, SPANS)
+    peak = peak_of(peaks, row, N_SPANS, SPANS)
     t = tl.load(temperature + row).to(tl.float32)
     best = tl.full((), float("-inf"), tl.float32)
     token = tl.full((), 0, tl.int32)
@@ -202,70 +160,12 @@ def _best_span(scores, tokens, out, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
     tl.store(out + row, tl.where(best > float("-inf"), token, 0).to(tl.int64))
 
 
-@triton.jit
-def _weights(
-    logits, stride, firsts, emitteds, wanteds, peaks, weights, vocab,
-    NEWEST: tl.constexpr, N_SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Find the best logit of each span, and sum exp(logit - best) over it.
-
-    With `NEWEST`, for the logit row of the newest token of each row that is wanted; others look like those without law.
-    """
-    program = tl.program_id(0).to(tl.int64)
-    row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
-    first, end = span * SPAN, tl.minimum(span * SPAN + SPAN, vocab)
-    peak = tl.full((), float("inf"), tl.float32)
-    wanted = True
-    if NEWEST:
-        emitted = tl.load(emitteds + row)
-        wanted = (emitted > 0) & (tl.load(wanteds + row) != 0)
-        row = tl.load(firsts + row) + emitted - 1
-    if wanted:
-        logits += row * stride
-        best = tl.full((TILE,), float("-inf"), tl.float32)
-        for start in range(first, end, TILE):
-            best = tl.maximum(best, _load(logits, start + tl.arange(0, TILE), vocab))
-        peak = tl.max(best, 0)
-    total = tl.zeros((TILE,), tl.float32)
-    # a span may be masked as a whole, and weighs nothing then
-    if tl.abs(peak) < float("inf"):
-        for start in range(first, end, TILE):
-            total += tl.exp(_load(logits, start + tl.arange(0, TILE), vocab) - peak)
-    tl.store(peaks + program, peak)
-    tl.store(weights + program, tl.sum(total, 0))
-
-
-@triton.jit
-def _invert(peaks, weights, out, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
-    """Write one over the summed weights of each row, NaN without a finite best logit."""
-    row = tl.program_id(0).to(tl.int64)
-    span = tl.arange(0, SPANS)
-    out += row
-    tl.store(out, float("nan"))
-    peak = _peak_of(peaks, row, N_SPANS, SPANS)
-    if tl.abs(peak) < float("inf"):
-        here = row * N_SPANS + span
-        weight = tl.load(weights + here, mask=span < N_SPANS, other=0.0)
-        best = tl.load(peaks + here, mask=span < N_SPANS, other=float("-inf"))
-        tl.store(out, 1.0 / tl.sum(weight * tl.exp(best - peak), 0))
-
-
-class _Shape(NamedTuple):
-    """How rows are cut: by the vocabulary only."""
-
-    n_rows: int
-    vocab: int
-    n_spans: int
-    spans: int
-    n_groups: int
-
-
 def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, key: Key) -> Tensor:
     """See `kernels/draw/api.py`; rows of logits contiguous. A row without a law draws token 0."""
     reals = {"temperature": temperature, "top_p": top_p, "min_p": min_p}
-    _check(logits, torch.float64, reals)
-    _check(logits, torch.int64, {"top_k": top_k, **key._asdict()})
-    shape = _shape(logits)
+    check(logits, torch.float64, reals)
+    check(logits, torch.int64, {"top_k": top_k, **key._asdict()})
+    shape = shape_of(logits)
     out = torch.empty(shape.n_rows, dtype=torch.int64, device=logits.device)
     if not shape.n_rows:
         return out
@@ -273,7 +173,7 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
     scores = torch.empty(parts, dtype=torch.float32, device=logits.device)
     tokens = torch.empty(parts, dtype=torch.int32, device=logits.device)
     filters = temperature, top_k, top_p
-    peaks, groups = _best_logits(logits, shape, filters)
+    peaks, groups = best_logits(logits, shape, filters)
     cuts, lasts = find_cut(logits, (*filters, min_p), peaks, groups, shape.spans)
     _pick[(shape.n_rows * shape.n_spans,)](
         logits, logits.stride(0), temperature, *key, peaks, cuts, lasts, scores, tokens, shape.vocab,
@@ -281,63 +181,3 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
     )  # fmt: skip
     _best_span[(shape.n_rows,)](scores, tokens, out, N_SPANS=shape.n_spans, SPANS=shape.spans, num_warps=1)
     return out
-
-
-def top_probability(logits: Tensor) -> Tensor:
-    """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
-    return _top_probability(logits, len(logits), None)
-
-
-def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor) -> Tensor:
-    """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
-    _check(logits, torch.int64, {"first": first, "emitted": emitted, "wanted": wanted})
-    return _top_probability(logits, len(first), (first, emitted, wanted))
-
-
-def _top_probability(logits: Tensor, n_rows: int, newest: tuple[Tensor, ...] | None) -> Tensor:
-    _check(logits, torch.float64, {})
-    shape = _shape(logits)
-    out = torch.empty(n_rows, dtype=torch.float32, device=logits.device)
-    if not n_rows:
-        return out
-    peaks, weights = torch.empty((2, n_rows, shape.n_spans), dtype=torch.float32, device=logits.device)
-    _weights[(n_rows * shape.n_spans,)](
-        logits, logits.stride(0), *(newest or (peaks, peaks, peaks)), peaks, weights, shape.vocab,
-        NEWEST=newest is not None, N_SPANS=shape.n_spans, SPAN=SPAN, TILE=TILE, num_warps=WARPS,
-    )  # fmt: skip
-    _invert[(n_rows,)](peaks, weights, out, N_SPANS=shape.n_spans, SPANS=shape.spans, num_warps=1)
-    return out
-
-
-def _best_logits(logits: Tensor, shape: _Shape, filters: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """Return the best logits of spans [T, n_spans], and of groups [T, n_groups] where `filters` need them."""
-    peaks = torch.empty((shape.n_rows, shape.n_spans), dtype=torch.float32, device=logits.device)
-    groups = torch.empty((shape.n_rows, shape.n_groups), dtype=torch.float32, device=logits.device)
-    _peaks[(shape.n_rows * shape.n_spans,)](
-        logits, logits.stride(0), *filters, peaks, groups, shape.vocab,
-        N_SPANS=shape.n_spans, N_GROUPS=shape.n_groups, SPAN=SPAN, TILE=TILE, GROUP=GROUP, num_warps=WARPS,
-    )  # fmt: skip
-    return peaks, groups
-
-
-def _shape(logits: Tensor) -> _Shape:
-    n_rows, vocab = logits.shape
-    n_spans = -(-vocab // SPAN)
-    return _Shape(n_rows, vocab, n_spans, 1 << (n_spans - 1).bit_length(), -(-vocab // GROUP))
-
-
-def _check(logits: Tensor, dtype: torch.dtype, columns: dict[str, Tensor]) -> None:
-    """Raise `BadOption` where a kernel launch would misread memory."""
-    if logits.dtype not in DTYPES:
-        raise BadOption(f"draw impl='triton' takes logits of float32, float16 or bfloat16, got {logits.dtype}")
-    if not 0 < logits.shape[1] < 2**30:
-        raise BadOption(f"draw impl='triton' takes 1 … 2**30 - 1 logits a row, got {logits.shape[1]}")
-    if logits.stride(1) != 1 and logits.shape[1] > 1:
-        raise BadOption(f"logits must be contiguous along their last axis, got strides {logits.stride()}")
-    for name, x in columns.items():
-        if x.dtype != dtype or not x.is_contiguous():
-            raise BadOption(f"{name} must be contiguous {dtype}, got {x.dtype} with strides {x.stride()}")
-        if x.device != logits.device:
-            raise BadOption(f"{name} must be on the logits' device {logits.device}, got {x.device}")
-    if not logits.is_cuda and isinstance(_peaks, triton.JITFunction):
-        raise BadOption(f"logits must be on a CUDA device for impl='triton', got {logits.device}")
