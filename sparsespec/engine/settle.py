@@ -67,6 +67,6 @@ def report_logprobs(flight: Flight, judged: ChainRows, chained: Chained, logits:
     chosen = torch.zeros(len(logits) + 1, dtype=torch.int64, device=logits.device)
     chosen = chosen.scatter_(0, place.flatten(), chained.tokens.flatten())[:-1]
     n = flight.logprob_ids.shape[1] - 1
-    ids, values, chosen_values = logprobs(logits, chosen, n, impl="reference")
+    ids, values, chosen_values = logprobs(logits, chosen, n, impl=fastest(logits))
     land(torch.cat((chosen[:, None], ids), 1), flight.logprob_ids)
     land(torch.cat((chosen_values[:, None], values), 1).to(torch.float64), flight.logprob_values)

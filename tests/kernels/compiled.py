@@ -62,6 +62,7 @@ DRAW = (
     (draw, "_best_span"),
     (triton_law, "_weights"),
     (triton_law, "_invert"),
+    (triton_law, "_logprobs"),
 )
 
 AROUND = (
@@ -165,12 +166,13 @@ def append(dtype: torch.dtype, heads: tuple[int, int, int], normed: bool) -> Non
 
 
 def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
-    """Draw for four rows, and ask for their top probabilities."""
+    """Draw for four rows, and ask for their best probabilities."""
     logits = torch.empty(4, vocab, dtype=dtype)
     real, whole = torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.int64)
     draw.draw(logits, real, whole, real, real, Key(whole, whole, whole, whole))
     draw.top_probability(logits)
     draw.confidence(logits, whole, whole, whole)
+    draw.logprobs(logits, whole, 5)
 
 
 def round_of(n_rows: int, page_size: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,92 +18,37 @@ from torch import Tensor
 from sparsespec.core.errors import BadOption, ContractBroken, MissingPackage, UnknownName
 from sparsespec.core.noise import NOISE_HIGH, NOISE_LOW, Key, block_bits, from_bits, gumbel
 from sparsespec.kernels.draw import api, reference
-from tests.kernels.launched import DEVICE, WHERE, launched, mutant, poisoned, room
+from tests.kernels.draw_calls import (
+    KINDS,
+    OFF,
+    SHIPPED,
+    SMALL,
+    Filters,
+    columns,
+    cut,
+    keys,
+    logits_of,
+    ours,
+    resize,
+    rows,
+    small_sizes,
+)
+from tests.kernels.launched import DEVICE, WHERE, launched, mutant, poisoned
 
 pytestmark = WHERE
 
-ours: Any = room("draw")
-cut: Any = importlib.import_module("sparsespec.kernels.draw.triton_cut")
-laws: Any = importlib.import_module("sparsespec.kernels.draw.triton_law")
-spans: Any = importlib.import_module("sparsespec.kernels.draw.triton_rows")
 probe: Any = importlib.import_module("tests.kernels.draw_probe")
-
-Filters = tuple[float, int, float, float]
-
-OFF: Filters = (1.0, 0, 1.0, 0.0)
-KINDS: tuple[Filters, ...] = (
-    OFF,
-    (0.0, 3, 0.5, 0.5),
-    (0.7, 1, 1.0, 0.0),
-    (1.0, 5, 0.9, 0.0),
-    (1.0, 44, 0.9999, 0.0),
-    (1.3, 1000, 1.0, 0.05),
-    (1.0, 0, 1e-9, 0.0),
-    (1.0, 0, 0.0, 0.0),
-    (3.0, 0, 0.5, 0.0),
-    (1.0, 0, 0.95, 1.0),
-    (1e-30, 2, 0.9, 0.1),
-    (1e-300, 2, 0.9, 0.1),
-    (1e6, 0, 0.5, 0.0),
-)
-
-
-SIZES = {
-    "GROUP": cut.GROUP,
-    "TILE": spans.TILE,
-    "SPAN": spans.SPAN,
-    "HEAD": cut.HEAD,
-    "STREAMED_BLOCK": cut.STREAMED_BLOCK,
-}
-SMALL = {"GROUP": 4, "TILE": 16, "SPAN": 32, "HEAD": 4, "STREAMED_BLOCK": 64}
-SIZED = (ours, cut, laws, spans)
-
-
-def resize(patch: pytest.MonkeyPatch, sizes: dict[str, int], *modules: Any) -> None:
-    for module in modules:
-        for name, size in sizes.items():
-            if hasattr(module, name):
-                patch.setattr(module, name, size)
 
 
 @pytest.fixture(autouse=True)
-def _few_blocks() -> object:
-    """Let vocabularies of some dozen tokens span several groups, tiles and spans."""
-    with pytest.MonkeyPatch.context() as patch:
-        resize(patch, SMALL, *SIZED)
+def _few_blocks() -> Iterator[None]:
+    with small_sizes():
         yield
 
 
 @pytest.fixture
 def as_shipped(_few_blocks: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    resize(monkeypatch, SIZES, *SIZED)
-
-
-def columns(*filters: Filters) -> list[Tensor]:
-    temperature, top_k, top_p, min_p = zip(*filters, strict=True)
-    real = [torch.tensor(part, dtype=torch.float64) for part in (temperature, top_p, min_p)]
-    return [real[0], torch.tensor(top_k), real[1], real[2]]
-
-
-def keys(n: int, position: int = 5) -> list[Tensor]:
-    """Return keys whose words all differ and use their high bits."""
-    row = torch.arange(n) + position
-    return [row * 0x9E3779B97F4A7C1 - 3, row + 2**31, 2**32 - 1 - row, row * 977]
-
-
-def logits_of(kind: str, n_rows: int, vocab: int, seed: int) -> Tensor:
-    """Return logits that float16 holds too: numbers, few values that tie, equal ones, or one that stands out."""
-    generator = torch.Generator().manual_seed(seed)
-    x = 2 * torch.randn(n_rows, vocab, generator=generator)
-    if kind == "ties":
-        x = (x * 2).round() / 4
-    if kind == "flat":
-        x = torch.full_like(x, 1.5)
-    if kind == "peak":
-        x[:, seed % vocab] += 30
-    masked = torch.rand(n_rows, vocab, generator=generator) < 0.2
-    masked[:, seed % vocab] = False
-    return x.masked_fill(masked, -torch.inf).half().float() if seed % 2 else x.half().float()
+    resize(monkeypatch, SHIPPED)
 
 
 def yardstick(logits: Tensor, rest: list[Tensor]) -> Tensor:
@@ -144,8 +90,8 @@ def test_filters_keep_what_the_reference_keeps(kind: str) -> None:
     logits = logits_of(kind, len(filters), 45, 7)
     on = [x.to(DEVICE) for x in columns(*filters)]
     with poisoned():
-        shape = spans.shape_of(logits)
-        peaks, groups = spans.best_logits(logits.to(DEVICE), shape, tuple(on[:3]))
+        shape = rows.shape_of(logits)
+        peaks, groups = rows.best_logits(logits.to(DEVICE), shape, tuple(on[:3]))
         bound, last = cut.find_cut(logits.to(DEVICE), tuple(on), peaks, groups, shape.spans)
     law = reference.process(logits, *columns(*filters))
     value = (logits - logits.amax(-1, keepdim=True)) / on[0].cpu().float()[:, None]
@@ -160,9 +106,9 @@ def test_a_row_does_not_see_its_neighbours() -> None:
     logits, rest = logits_of("numbers", 5, 45, 3), [*columns(*filters), *keys(5)]
     tokens = run(logits, rest)
     odds = ours.top_probability(logits.to(DEVICE)).cpu()
-    for rows in (torch.tensor([3]), torch.tensor([4, 0])):
-        assert torch.equal(run(logits[rows], [x[rows] for x in rest]), tokens[rows])
-        assert torch.equal(ours.top_probability(logits[rows].to(DEVICE)).cpu(), odds[rows])
+    for some in (torch.tensor([3]), torch.tensor([4, 0])):
+        assert torch.equal(run(logits[some], [x[some] for x in rest]), tokens[some])
+        assert torch.equal(ours.top_probability(logits[some].to(DEVICE)).cpu(), odds[some])
 
 
 @pytest.mark.usefixtures("as_shipped")
@@ -278,30 +224,9 @@ def test_rows_without_a_law_draw_token_0() -> None:
     on = [x.to(DEVICE) for x in (logits, *columns(OFF, (0.0, 0, 1.0, 0.0), (1.0, 3, 0.9, 0.1), OFF), *keys(4))]
     assert api.draw(*on, impl="triton").tolist() == [0, 0, 0, 9]
     assert api.top_probability(on[0], impl="triton").isnan().tolist() == [True, True, True, False]
-
-
-@pytest.mark.parametrize("vocab", [1, 45, 63])
-def test_top_probability_is_the_reference_s(vocab: int) -> None:
-    logits = logits_of("numbers", 3, vocab, 5)
-    with launched(laws, "_invert", api):
-        got = api.top_probability(logits.to(DEVICE), impl="triton")
-    torch.testing.assert_close(got.cpu(), logits.softmax(-1).amax(-1), rtol=2e-6, atol=0)
-
-
-@pytest.mark.parametrize("vocab", [1, 45, 63])
-def test_confidence_is_the_reference_s(vocab: int) -> None:
-    logits = logits_of("numbers", 9, vocab, 5)
-    # a span without any law, and rows that nobody asks about
-    logits[3, : vocab // 2] = -torch.inf
-    columns = (torch.tensor(x) for x in ([7, 0, 3, 900, -4, 5], [2, 4, 1, 0, 1, 0], [1, 5, 0, 1, 0, 1]))
-    first, emitted, wanted = columns
-    with launched(laws, "_invert", api):
-        got = api.confidence(*(x.to(DEVICE) for x in (logits, first, emitted, wanted)), impl="triton").cpu()
-    want = reference.confidence(logits, first, emitted, wanted)
-    torch.testing.assert_close(got, want, rtol=2e-6, atol=0, equal_nan=True)
-    assert got.isnan().tolist() == [False, False, True, True, True, True]
-    odds = ours.top_probability(logits.to(DEVICE)).cpu()
-    assert torch.equal(got[:2], odds[[8, 3]])
+    got = api.logprobs(on[0], on[5] * 0, 2, impl="triton")
+    assert got.chosen_value.isnan().tolist() == [True, True, True, False]
+    assert got.values.isnan().all(1).tolist() == [True, True, True, False]
 
 
 def test_no_rows_are_no_problem() -> None:
@@ -310,6 +235,7 @@ def test_no_rows_are_no_problem() -> None:
     assert api.draw(none, *rest, impl="triton").shape == (0,)
     assert api.top_probability(none, impl="triton").shape == (0,)
     nobody = rest[5]
+    assert api.logprobs(none, nobody, 2, impl="triton").ids.shape == (0, 2)
     assert api.confidence(torch.zeros(2, 5, device=DEVICE), nobody, nobody, nobody, impl="triton").shape == (0,)
     with pytest.raises(ContractBroken, match="at least one row of logits"):
         api.confidence(none, nobody, nobody, nobody, impl="triton")

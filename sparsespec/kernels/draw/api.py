@@ -1,8 +1,7 @@
 """The op `draw`: processors + noise + argmax, and questions about a law.
 
 `process` turns a model's logits into those of the law that is sampled, `draw` samples it with the noise of a key, and
-`top_probability`, `confidence` and `logprobs` look at a law without drawing. "triton" implements all but the first and
-the last.
+`top_probability`, `confidence` and `logprobs` look at a law without drawing. "triton" implements all but the first.
 """
 
 from __future__ import annotations
@@ -130,17 +129,19 @@ def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor, *
 def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference") -> LogProbs:
     """Return log-probabilities under the model's own law, log_softmax(logits) in float32.
 
+    "triton" takes the best tokens one by one, so its time grows with `n`; it takes no float64, and rounds otherwise
+    than "reference" does, though the tokens are the same.
+
     Args:
         logits: [T, V], as the model gave them.
         chosen: [T] int64 token ids.
-        n: How many of the best tokens, 0 … V; ties go to the lower id.
-        impl: "reference".
+        n: How many of the best tokens, 0 … V; equal logits go by the lower id.
+        impl: "reference", or "triton" on a GPU.
     """
     _check_rows(logits, chosen=chosen)
     if not 0 <= n <= logits.shape[1]:
         raise ContractBroken(f"logprobs needs n in 0 … {logits.shape[1]}, got {n}")
-    module = implementation("draw", impl, IMPLS, what="draw's logprobs")
-    return LogProbs(*module.logprobs(logits, chosen, n))
+    return LogProbs(*implementation("draw", impl, IMPLS, LAZY).logprobs(logits, chosen, n))
 
 
 def _check_rows(logits: Tensor, **columns: Tensor) -> None:

@@ -74,8 +74,10 @@ def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor) -
 
 def logprobs(logits: Tensor, chosen: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """See `api.logprobs`."""
-    law = logits.float().log_softmax(-1)
-    ids = torch.stack([_best_first(row, n)[:n] for row in law]) if len(law) else chosen.new_zeros(0, n)
+    x = logits.float()
+    # by logit: what log_softmax rounds to one number would go by id
+    ids = torch.stack([_best_first(row, n)[:n] for row in x]) if len(x) else chosen.new_zeros(0, n)
+    law = x.log_softmax(-1)
     return ids, law.gather(1, ids), law.gather(1, chosen[:, None])[:, 0]
 
 

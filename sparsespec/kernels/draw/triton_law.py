@@ -1,4 +1,7 @@
-"""Looks at laws without drawing: how sure one is of its best token.
+"""Looks at laws without drawing: how sure one is of its best token, and log-probabilities of the best.
+
+The best tokens of a row are taken one by one: the best group of tokens is known beforehand, the best token of it is
+found by reading the group, and what remains of the group then stands among the others again.
 
 Logits are float32, float16 or bfloat16. A row with NaN, with +inf or without a finite logit has no law: NaN.
 """
@@ -15,7 +18,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsespec.kernels.draw.triton_rows import SPAN, TILE, WARPS, check, load, peak_of, shape_of
+from sparsespec.kernels.draw.triton_cut import GROUP
+from sparsespec.kernels.draw.triton_rows import SPAN, TILE, WARPS, Shape, best_logits, check, load, peak_of, shape_of
+
+TAKING_WARPS = 16
+"""Warps of a program that keeps the best logits of all groups of a row in registers."""
+
+_TAKEN = tl.constexpr(-2147483648)  # the rank of what is left where nothing is
+_NO_TOKEN = tl.constexpr(2147483647)
 
 
 @triton.jit
@@ -66,6 +76,50 @@ def _invert(peaks, weights, out, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
         tl.store(out, 1.0 / tl.sum(weight * tl.exp(best - peak), 0))
 
 
+@triton.jit
+def _rank(x):
+    """Return float32 numbers as integers in the same order, all above `_TAKEN`; 0 and -0 are equal."""
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _logprobs(
+    logits, stride, chosens, peaks, weights, groups, ids, values, chosen_values, vocab, n,
+    N_SPANS: tl.constexpr, SPANS: tl.constexpr, N_GROUPS: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Write the log-probability of the chosen token of each row, and its `n` best tokens and theirs."""
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * stride
+    span = tl.arange(0, SPANS)
+    peak = peak_of(peaks, row, N_SPANS, SPANS)
+    total = tl.full((), 0.0, tl.float32)
+    if tl.abs(peak) < float("inf"):
+        weight = tl.load(weights + row * N_SPANS + span, mask=span < N_SPANS, other=0.0)
+        best = tl.load(peaks + row * N_SPANS + span, mask=span < N_SPANS, other=float("-inf"))
+        total = tl.log(tl.sum(weight * tl.exp(best - peak), 0))
+    else:
+        peak = tl.full((), float("nan"), tl.float32)
+    tl.store(chosen_values + row, load(logits, tl.load(chosens + row), vocab) - peak - total)
+    group = tl.arange(0, GROUPS)
+    left = _rank(tl.load(groups + row * N_GROUPS + group, mask=group < N_GROUPS, other=0.0))
+    left = tl.where(group < N_GROUPS, left, _TAKEN)
+    last_rank, last = tl.full((), _TAKEN, tl.int32), tl.full((), -1, tl.int32)
+    for i in range(0, n):
+        most = tl.max(left, 0)
+        where = tl.min(tl.where(left == most, group, _NO_TOKEN), 0)
+        at = where * GROUP + tl.arange(0, GROUP)
+        rank = tl.where(at < vocab, _rank(load(logits, at, vocab)), _TAKEN)
+        # of equal ones those up to the last taken are gone
+        gone = (most == last_rank) & (at <= last)
+        token = tl.min(tl.where((rank == most) & (gone == 0), at, _NO_TOKEN), 0)
+        tl.store(ids + row * n + i, token.to(tl.int64))
+        tl.store(values + row * n + i, load(logits, token, vocab) - peak - total)
+        behind = (rank < most) | ((rank == most) & (at > token))
+        left = tl.where(group == where, tl.max(tl.where(behind, rank, _TAKEN), 0), left)
+        last_rank, last = most, token
+
+
 def top_probability(logits: Tensor) -> Tensor:
     """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
     return _top_probability(logits, len(logits), None)
@@ -83,10 +137,38 @@ def _top_probability(logits: Tensor, n_rows: int, newest: tuple[Tensor, ...] | N
     out = torch.empty(n_rows, dtype=torch.float32, device=logits.device)
     if not n_rows:
         return out
+    peaks, weights = _weights_of(logits, shape, n_rows, newest)
+    _invert[(n_rows,)](peaks, weights, out, N_SPANS=shape.n_spans, SPANS=shape.spans, num_warps=1)
+    return out
+
+
+def logprobs(logits: Tensor, chosen: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    check(logits, torch.int64, {"chosen": chosen})
+    shape = shape_of(logits)
+    n_rows, device = shape.n_rows, logits.device
+    ids = torch.empty((n_rows, n), dtype=torch.int64, device=device)
+    values = torch.empty((n_rows, n), dtype=torch.float32, device=device)
+    chosen_value = torch.empty(n_rows, dtype=torch.float32, device=device)
+    if not n_rows:
+        return ids, values, chosen_value
+    none = torch.zeros(n_rows, dtype=torch.float64, device=device)
+    # filters of a row that is searched, which is one whose groups are wanted
+    _, groups = best_logits(logits, shape, (none + 1, torch.zeros_like(chosen), none))
+    peaks, weights = _weights_of(logits, shape, n_rows, None)
+    _logprobs[(n_rows,)](
+        logits, logits.stride(0), chosen, peaks, weights, groups, ids, values, chosen_value, shape.vocab, n,
+        N_SPANS=shape.n_spans, SPANS=shape.spans, N_GROUPS=shape.n_groups,
+        GROUPS=1 << (shape.n_groups - 1).bit_length(), GROUP=GROUP, num_warps=TAKING_WARPS,
+    )  # fmt: skip
+    return ids, values, chosen_value
+
+
+def _weights_of(logits: Tensor, shape: Shape, n_rows: int, newest: tuple[Tensor, ...] | None) -> tuple[Tensor, Tensor]:
+    """Return the best logits and the weights of spans, [n_rows, n_spans]; of the `newest` rows if there are such."""
     peaks, weights = torch.empty((2, n_rows, shape.n_spans), dtype=torch.float32, device=logits.device)
     _weights[(n_rows * shape.n_spans,)](
         logits, logits.stride(0), *(newest or (peaks, peaks, peaks)), peaks, weights, shape.vocab,
         NEWEST=newest is not None, N_SPANS=shape.n_spans, SPAN=SPAN, TILE=TILE, num_warps=WARPS,
     )  # fmt: skip
-    _invert[(n_rows,)](peaks, weights, out, N_SPANS=shape.n_spans, SPANS=shape.spans, num_warps=1)
-    return out
+    return peaks, weights
