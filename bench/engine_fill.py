@@ -6,6 +6,8 @@ once, and requests are seated as if their prompts had been filled.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +15,9 @@ import torch
 from torch import Tensor
 
 from sparsespec.core.batch import State
+from sparsespec.core.plan import StepPlan
+from sparsespec.core.view import View
+from sparsespec.engine import engine as rooms
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
 from sparsespec.engine.engine import Engine
@@ -21,6 +26,8 @@ from sparsespec.engine.request import Request
 from sparsespec.engine.roster import Roster
 from sparsespec.engine.state import set_filled
 from sparsespec.kv.mover import Mover
+from sparsespec.kv.pool import KVPool
+from sparsespec.sched.prefill import prefill_rows
 
 PIECE = 1 << 26
 """Numbers that are drawn at once."""
@@ -43,13 +50,18 @@ class Inside:
     parts: Parts
     mover: Mover
     state: State
-    pools: tuple[Tensor, Tensor]
+    pool: KVPool
 
     @classmethod
     def of(cls, engine: Engine) -> Inside:
         """Look into an engine; the only place of the benchmarks that does."""
-        deck, pool = engine._deck, engine._pool
-        return cls(engine._desk, deck, engine._roster, engine._parts, engine._mover, deck._state, (pool.k, pool.v))
+        deck = engine._deck
+        return cls(engine._desk, deck, engine._roster, engine._parts, engine._mover, deck._state, engine._pool)
+
+    @property
+    def pools(self) -> tuple[Tensor, Tensor]:
+        """Keys and values."""
+        return self.pool.k, self.pool.v
 
     def seat_filled(self) -> Fill:
         """Let requests that take a seat have prompts filled, as far as the engine can tell; the result says how far.
@@ -69,6 +81,34 @@ class Inside:
 
         self.desk._seat = seated
         return fill
+
+
+@contextmanager
+def filling_first(inside: Inside, chunk: int) -> Iterator[None]:
+    """Let all prompts be filled, `chunk` tokens a step, before anybody decodes, so that all begin together."""
+    scheduler = inside.parts.scheduler
+    plan = scheduler.plan
+
+    def fill_first(view: View) -> StepPlan:
+        return StepPlan(tuple(prefill_rows(view, chunk))) if view.to_prefill.any() else plan(view)
+
+    scheduler.plan = fill_first
+    try:
+        yield
+    finally:
+        scheduler.plan = plan
+
+
+@contextmanager
+def lent(pool: KVPool) -> Iterator[None]:
+    """Let engines that are made here take this pool for their own: memory does not hold two, and one of them rests."""
+    made, checked = rooms.KVPool, rooms.check_room
+    rooms.KVPool = lambda geometry: pool
+    rooms.check_room = lambda geometry, *, laws: None
+    try:
+        yield
+    finally:
+        rooms.KVPool, rooms.check_room = made, checked
 
 
 def draw_kv(inside: Inside, seed: int) -> None:

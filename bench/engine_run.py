@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from bench.engine_breakdown import breakdown
-from bench.engine_fill import Inside, draw_kv
+from bench.engine_fill import Inside, draw_kv, filling_first
 from bench.engine_limit import Machine
 from bench.engine_load import PROFILED, Load, sizes
 from bench.engine_meter import Clock, Tally, TimedCuda, TimedDevice, TimedLazy
@@ -20,12 +20,10 @@ from bench.engine_rows import Row
 from bench.engine_subjects import Subject
 from sparsespec.core.errors import BadOption, SparseSpecError
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.plan import Phase, StepPlan
-from sparsespec.core.view import View
+from sparsespec.core.plan import Phase
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import StepResult
 from sparsespec.models.transformer import Transformer
-from sparsespec.sched.prefill import prefill_rows
 
 Prompts = Callable[[Sequence[int]], Iterator[list[int]]]
 """Makes a prompt of each length, always the same ones for the same lengths."""
@@ -128,22 +126,14 @@ class Bench:
 
     def _prefill(self, inside: Inside) -> None:
         """Fill all prompts before anybody decodes, so that all begin together."""
-        scheduler = inside.parts.scheduler
-        chunk = getattr(scheduler, "chunk", 256)
-        plan = scheduler.plan
-
-        def fill_first(view: View) -> StepPlan:
-            return StepPlan(tuple(prefill_rows(view, chunk))) if view.to_prefill.any() else plan(view)
-
-        scheduler.plan = fill_first
         bar, all_tokens = _progress("prefill"), sum(context for context, _ in self.lengths[: self.load.batch])
         done, filling = 0, True
-        while filling:
-            rows = self.step().info.placed.rows
-            filling = any(row.phase is Phase.PREFILL for row in rows)
-            done += sum(row.n_query for row in rows if row.phase is Phase.PREFILL)
-            bar(done, all_tokens)
-        scheduler.plan = plan
+        with filling_first(inside, getattr(inside.parts.scheduler, "chunk", 256)):
+            while filling:
+                rows = self.step().info.placed.rows
+                filling = any(row.phase is Phase.PREFILL for row in rows)
+                done += sum(row.n_query for row in rows if row.phase is Phase.PREFILL)
+                bar(done, all_tokens)
 
 
 def clear(model: Transformer) -> None:

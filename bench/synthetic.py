@@ -57,9 +57,15 @@ class Synthetic:
 
     def bind(self, geometry: Geometry) -> None:
         """Find the chance for the longest round."""
-        # 33 bits: a chance of 1 is above all of them
-        self._below = round(chance_for(self.mean, geometry.max_draft or geometry.max_guess) * 2**32)
+        # on the device, so that what was recorded heeds another aim
+        self._below = torch.zeros((), dtype=torch.int64, device=geometry.device)
         self._vocab = geometry.vocab
+        self.aim(self.mean, geometry.max_draft or geometry.max_guess)
+
+    def aim(self, mean: float, k: int) -> None:
+        """Let so many of `k` drafts stand in the mean from now on; nothing may be running."""
+        # 33 bits: a chance of 1 is above all of them
+        self._below.fill_(round(chance_for(mean, k) * 2**32))
 
     def accepts(self, temperature: float) -> str | None:
         """Return None: every temperature is served."""
