@@ -63,6 +63,8 @@ DRAW = (
     (triton_law, "_weights"),
     (triton_law, "_invert"),
     (triton_law, "_logprobs"),
+    (triton_law, "_masses"),
+    (triton_law, "_law"),
 )
 
 AROUND = (
@@ -173,6 +175,7 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
     draw.top_probability(logits)
     draw.confidence(logits, whole, whole, whole)
     draw.logprobs(logits, whole, 5)
+    draw.law(logits, real, whole, real, real)
 
 
 def round_of(n_rows: int, page_size: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sparsespec.core.errors import ContractBroken, UnknownName
 from sparsespec.core.noise import gumbel
 from sparsespec.kernels.draw import reference
-from sparsespec.kernels.draw.api import draw, logprobs, process, top_probability
+from sparsespec.kernels.draw.api import draw, law, logprobs, process, top_probability
 
 FILTERS = st.tuples(
     st.sampled_from([0.0, 0.3, 1.0, 2.5]),
@@ -68,9 +68,9 @@ def test_processors_equal_the_obvious_ones(row: list[float], filters: tuple) -> 
 def test_draw_is_the_argmax_of_processed_logits_and_noise(row: list[float], filters: tuple, at: int) -> None:
     logits = torch.tensor([row])
     token = draw(logits, *columns(filters), *keys(1, at))
-    law = process(logits, *columns(filters))
+    processed = process(logits, *columns(filters))
     noise = gumbel(*keys(1, at), len(row), torch.float32) if filters[0] else 0
-    assert token.item() == int((law + noise).argmax())
+    assert token.item() == int((processed + noise).argmax())
 
 
 @pytest.mark.parametrize("vocab", [20_011, 40_000])
@@ -124,18 +124,19 @@ def test_a_row_does_not_see_its_neighbours(dtype: torch.dtype) -> None:
     logits = (torch.randn(24, 5_003, generator=torch.Generator().manual_seed(1)) * 3).to(dtype)
     kinds = [(0.0, 0, 1.0, 0.0), (0.7, 0, 1.0, 0.0), (1.0, 40, 0.9, 0.0), (1.3, 0, 0.95, 0.02)]
     filters, key = columns(*(kinds * 6)), keys(24)
-    law, tokens = process(logits, *filters), draw(logits, *filters, *key)
+    processed, tokens, odds = process(logits, *filters), draw(logits, *filters, *key), law(logits, *filters)
     for rows in (torch.tensor([5]), torch.tensor([23, 2, 9]), torch.arange(24).flip(0)):
         mine = [part[rows] for part in filters]
-        assert torch.equal(process(logits[rows], *mine), law[rows])
+        assert torch.equal(process(logits[rows], *mine), processed[rows])
+        assert torch.equal(law(logits[rows], *mine), odds[rows])
         assert torch.equal(draw(logits[rows], *mine, *(part[rows] for part in key)), tokens[rows])
 
 
 def test_half_types_are_computed_in_float32() -> None:
     logits = torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.bfloat16)
-    law = process(logits, *columns((0.7, 0, 1.0, 0.0)))
-    assert law.dtype == torch.float32
-    assert torch.equal(law, process(logits.float(), *columns((0.7, 0, 1.0, 0.0))))
+    processed = process(logits, *columns((0.7, 0, 1.0, 0.0)))
+    assert processed.dtype == torch.float32
+    assert torch.equal(processed, process(logits.float(), *columns((0.7, 0, 1.0, 0.0))))
 
 
 def test_a_tiny_temperature_is_greedy_not_nan() -> None:
@@ -148,15 +149,15 @@ def test_a_tiny_temperature_is_greedy_not_nan() -> None:
 
 def test_logprobs_are_the_models_own_law_best_first() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0, 2.0], [3.0, 0.0, 0.0, 0.0]])
-    law = logits.double().log_softmax(-1)
+    own = logits.double().log_softmax(-1)
     got = logprobs(logits, torch.tensor([2, 0]), 3)
     assert got.ids.tolist() == [[1, 3, 2], [0, 1, 2]]
-    torch.testing.assert_close(got.values.double(), law.gather(1, got.ids))
-    torch.testing.assert_close(got.chosen_value.double(), law[[0, 1], [2, 0]])
+    torch.testing.assert_close(got.values.double(), own.gather(1, got.ids))
+    torch.testing.assert_close(got.chosen_value.double(), own[[0, 1], [2, 0]])
     assert got.values.dtype == torch.float32
     assert logprobs(logits, torch.tensor([2, 0]), 0).ids.shape == (2, 0)
     assert logprobs(logits[:0], torch.tensor([]).long(), 2).values.shape == (0, 2)
-    torch.testing.assert_close(top_probability(logits).double(), law.exp().amax(-1))
+    torch.testing.assert_close(top_probability(logits).double(), own.exp().amax(-1))
 
 
 def test_no_rows_are_no_problem() -> None:

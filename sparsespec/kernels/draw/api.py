@@ -1,7 +1,7 @@
 """The op `draw`: processors + noise + argmax, and questions about a law.
 
 `process` turns a model's logits into those of the law that is sampled, `draw` samples it with the noise of a key, and
-`top_probability`, `confidence` and `logprobs` look at a law without drawing. "triton" implements all but the first.
+`law`, `top_probability`, `confidence` and `logprobs` look at it without drawing. "triton" implements all but the first.
 """
 
 from __future__ import annotations
@@ -95,6 +95,23 @@ def draw(
     _check_rows(logits, seed=seed, sample=sample, position=position, tag=tag)
     key = Key(seed, sample, position, tag)
     return implementation("draw", impl, IMPLS, LAZY).draw(logits, temperature, top_k, top_p, min_p, key)
+
+
+def law(
+    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, *, impl: str = "reference"
+) -> Tensor:
+    """Return the probabilities of the law that is sampled, softmax(process(logits)), [T, V].
+
+    A row's bits depend on nothing but that row, so a law can be thrown away and had again. In float64 for float64
+    logits, else in float32; "triton" takes no float64, rounds otherwise than "reference" does, and gives NaN where
+    that raises for what a row holds.
+
+    Args:
+        logits, temperature, top_k, top_p, min_p: As in `process`.
+        impl: "reference", or "triton" on a GPU.
+    """
+    _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return implementation("draw", impl, IMPLS, LAZY).law(logits, temperature, top_k, top_p, min_p)
 
 
 def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:

@@ -56,9 +56,14 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
     _checked(logits.gather(1, tokens[:, None]))
     if len(rows):
         some = slice(None) if len(rows) == len(tokens) else rows
-        law = process(logits[some], temperature[some], top_k[some], top_p[some], min_p[some])
-        tokens[some] = _perturbed_argmax(law, Key(*(part[some] for part in key)))
+        processed = process(logits[some], temperature[some], top_k[some], top_p[some], min_p[some])
+        tokens[some] = _perturbed_argmax(processed, Key(*(part[some] for part in key)))
     return tokens
+
+
+def law(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """See `api.law`."""
+    return process(logits, temperature, top_k, top_p, min_p).softmax(-1)
 
 
 def top_probability(logits: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from torch import Tensor
 from sparsespec.core.noise import Key
 from sparsespec.kernels.draw.triton_cut import find_cut, key_of
 from sparsespec.kernels.draw.triton_law import confidence as confidence
+from sparsespec.kernels.draw.triton_law import law as law
 from sparsespec.kernels.draw.triton_law import logprobs as logprobs
 from sparsespec.kernels.draw.triton_law import top_probability as top_probability
 from sparsespec.kernels.draw.triton_rows import SPAN, TILE, WARPS, best_logits, check, load, peak_of, shape_of

@@ -1,4 +1,4 @@
-"""Looks at laws without drawing: how sure one is of its best token, and log-probabilities of the best.
+"""Looks at laws without drawing: what they are, how sure they are of the best token, log-probabilities of the best.
 
 The best tokens of a row are taken one by one: the best group of tokens is known beforehand, the best token of it is
 found by reading the group, and what remains of the group then stands among the others again.
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsespec.kernels.draw.triton_cut import GROUP
+from sparsespec.kernels.draw.triton_cut import GROUP, find_cut, key_of
 from sparsespec.kernels.draw.triton_rows import SPAN, TILE, WARPS, Shape, best_logits, check, load, peak_of, shape_of
 
 TAKING_WARPS = 16
@@ -118,6 +118,86 @@ def _logprobs(
         behind = (rank < most) | ((rank == most) & (at > token))
         left = tl.where(group == where, tl.max(tl.where(behind, rank, _TAKEN), 0), left)
         last_rank, last = most, token
+
+
+@triton.jit
+def _mass(x, at, vocab, peak, t, cut, last):
+    """Return exp(processed logit) of logits x [TILE], 0 where a filter masks."""
+    key = key_of(x, peak, t)
+    kept = (at < vocab) & (x > float("-inf")) & ((key < cut) | ((key == cut) & (at <= last)))
+    return tl.where(kept, tl.exp(0.0 - key.to(tl.float32, bitcast=True)), 0.0)
+
+
+@triton.jit
+def _masses(
+    logits, stride, temperature, peaks, cuts, lasts, masses, leasts, vocab,
+    N_SPANS: tl.constexpr, SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Sum the masses of each span; of a row of temperature 0, find the lowest token of each that has the best logit."""
+    program = tl.program_id(0).to(tl.int64)
+    row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
+    logits += row * stride
+    peak = peak_of(peaks, row, N_SPANS, SPANS)
+    t = tl.load(temperature + row).to(tl.float32)
+    cut, last = tl.load(cuts + row), tl.load(lasts + row)
+    total = tl.zeros((TILE,), tl.float32)
+    least = tl.full((TILE,), _NO_TOKEN, tl.int32)
+    if tl.abs(peak) < float("inf"):
+        for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab), TILE):
+            at = start + tl.arange(0, TILE)
+            x = load(logits, at, vocab)
+            if t == 0.0:
+                least = tl.minimum(least, tl.where((x == peak) & (at < vocab), at, _NO_TOKEN))
+            else:
+                total += _mass(x, at, vocab, peak, t, cut, last)
+    tl.store(masses + program, tl.sum(total, 0))
+    tl.store(leasts + program, tl.min(least, 0))
+
+
+@triton.jit
+def _law(
+    logits, stride, temperature, peaks, cuts, lasts, masses, leasts, out, vocab,
+    N_SPANS: tl.constexpr, SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Write the probabilities of each span, NaN without a finite best logit."""
+    program = tl.program_id(0).to(tl.int64)
+    row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
+    logits += row * stride
+    out += row * vocab
+    peak = peak_of(peaks, row, N_SPANS, SPANS)
+    t = tl.load(temperature + row).to(tl.float32)
+    cut, last = tl.load(cuts + row), tl.load(lasts + row)
+    spans = tl.arange(0, SPANS)
+    total = tl.sum(tl.load(masses + row * N_SPANS + spans, mask=spans < N_SPANS, other=0.0), 0)
+    least = tl.min(tl.load(leasts + row * N_SPANS + spans, mask=spans < N_SPANS, other=_NO_TOKEN), 0)
+    for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab), TILE):
+        at = start + tl.arange(0, TILE)
+        p = tl.full((TILE,), float("nan"), tl.float32)
+        if tl.abs(peak) < float("inf"):
+            if t == 0.0:
+                p = tl.where(at == least, 1.0, 0.0)
+            else:
+                p = tl.div_rn(_mass(load(logits, at, vocab), at, vocab, peak, t, cut, last), total)
+        tl.store(out + at, p, mask=at < vocab)
+
+
+def law(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """See `kernels/draw/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    check(logits, torch.float64, {"temperature": temperature, "top_p": top_p, "min_p": min_p})
+    check(logits, torch.int64, {"top_k": top_k})
+    shape = shape_of(logits)
+    out = torch.empty((shape.n_rows, shape.vocab), dtype=torch.float32, device=logits.device)
+    if not shape.n_rows:
+        return out
+    filters = temperature, top_k, top_p
+    peaks, groups = best_logits(logits, shape, filters)
+    cuts, lasts = find_cut(logits, (*filters, min_p), peaks, groups, shape.spans)
+    masses, leasts = torch.empty_like(peaks), torch.empty_like(peaks, dtype=torch.int32)
+    sizes = {"N_SPANS": shape.n_spans, "SPANS": shape.spans, "SPAN": SPAN, "TILE": TILE, "num_warps": WARPS}
+    given = logits, logits.stride(0), temperature, peaks, cuts, lasts, masses, leasts
+    _masses[(shape.n_rows * shape.n_spans,)](*given, shape.vocab, **sizes)
+    _law[(shape.n_rows * shape.n_spans,)](*given, out, shape.vocab, **sizes)
+    return out
 
 
 def top_probability(logits: Tensor) -> Tensor:
