@@ -11,6 +11,8 @@ BLOCK_K = {2: 64, 4: 32}
 """Numbers of the inner width in a step, by bytes of a number; in float32 a step is a sum of its own."""
 PROGRAMS = 132
 """Programs that the GPU runs at once, if each takes most of a multiprocessor's shared memory."""
+FULL = 0.8
+"""Share of the GPU that the largest tiles must keep busy, in the mean over their rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ def tiles_for(m: int, n: int, itemsize: int) -> Tiles:
     if itemsize == 4:
         # no tensor cores: registers bound the tile
         return Tiles(64, 64, 8, 2)
-    if m > 128 and _count(m, n, 256, 128) > PROGRAMS:
+    largest = _count(m, n, 256, 128)
+    if m > 128 and largest > FULL * PROGRAMS * -(-largest // PROGRAMS):
         return Tiles(256, 128, 8, 4)
     if m <= 64 and _count(m, n, 64, 64) <= PROGRAMS:
         return Tiles(64, 64, 4, 8)
