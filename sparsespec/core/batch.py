@@ -33,7 +33,7 @@ class State:
     top_k: Tensor  #: [seats] int64, 0 is off
     top_p: Tensor  #: [seats] float64
     min_p: Tensor  #: [seats] float64
-    laws: Tensor | None  #: [seats, max_draft, V], law each draft was drawn from; only where a verifier needs it
+    draft_logits: Tensor | None  #: [seats, max_draft, V], what drafts were drawn from; only where a verifier needs it
 
 
 @dataclass(slots=True)
@@ -144,7 +144,6 @@ class Chained(NamedTuple):
     tokens: Tensor  #: [R, m_max + 1] int64
     emitted: Tensor  #: [R] int64, 0 for a dead row, else 1 … m + 1
     accepted: Tensor  #: [R] int64
-    laws: Tensor | None  #: [T, V], normalised law of each logit row, from verifiers that need draft_probs
 
 
 class Outcome(NamedTuple):

@@ -289,8 +289,9 @@ class Verifier(Protocol):
     def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
         """Judge each row's candidates in order, and emit those that stand and one token more.
 
-        `logits` [T, V]; `q` [R, m_max, V] holds the laws that drawn candidates came from, for verifiers that need
-        `draft_probs`. Plain drawing is a row without candidates. What is emitted at a position has the law of its
-        logit row, whatever the candidates were.
+        `logits` [T, V]; `q` [R, m_max, V] holds the logits that drawn candidates came from, as the model gave them, for
+        verifiers that need `draft_probs`: the row's processors make laws of these as of the others. Plain drawing is a
+        row without candidates. What is emitted at a position has the law of its logit row, whatever the candidates
+        were.
         """
         ...

@@ -52,9 +52,10 @@ class Deck:
         return len(self._out)
 
     @property
-    def memory(self) -> tuple[object, ...]:
-        """What the deck itself allocated."""
-        return self._state, tuple(self._ring), self._rounds.memory
+    def memory(self) -> dict[str, object]:
+        """What the deck itself allocated; apart, what a verifier needs of drafts that are not judged yet."""
+        state = self._state
+        return {"draft logits": state.draft_logits, "seats": (state, tuple(self._ring), self._rounds.memory)}
 
     def launch(self, placed: Placed, requests: Mapping[int, Request], step: int) -> None:
         """Pack a placed plan, launch its round, and note what is now unheard of the requests, by seat."""

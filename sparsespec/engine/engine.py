@@ -186,7 +186,7 @@ class Engine:
         """What is allocated at present, by whom."""
         self._alive()
         mover = {"copies": self._mover.memory, "pinned host": self._mover.pinned}
-        held = Ledger.of({**self._holders, "seats": self._deck.memory, **mover})
+        held = Ledger.of({**self._holders, **self._deck.memory, **mover})
         return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
 
     def _start(self) -> None:

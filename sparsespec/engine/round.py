@@ -112,7 +112,7 @@ class Rounds:
         else:
             logits, peak = _drawable(logits)
             judged = chain_rows(batch, row_width(geometry), impl=fastest(batch.seat))
-            q = state.laws[batch.seat] if state.laws is not None else None
+            q = state.draft_logits[batch.seat] if state.draft_logits is not None else None
             chained = parts.verifier.chain(logits, judged, q)
             outcome, results = settle(batch, judged, chained, logits, peak, parts.attention.read())
             if flight is not None and flight.wants_logprobs:

@@ -40,23 +40,23 @@ def settle(
     """
     # verifiers may return views, which kernels do not take
     tokens, emitted, accepted = (x.contiguous() for x in chained[:3])
-    chained = Chained(tokens, emitted, accepted, chained.laws)
+    chained = Chained(tokens, emitted, accepted)
     # only DRAFT rows are asked how sure they were
     sure = confidence(logits, judged.first, chained.emitted, judged.level, impl=fastest(logits))
     report, drafted = settle_rows(batch, judged, chained, peak, sure, kv_read, impl=fastest(batch.seat))
-    if chained.laws is not None and batch.state.laws is not None:
-        _keep_laws(batch, judged, chained, drafted)
+    if batch.state.draft_logits is not None:
+        _keep_logits(batch, judged, chained, drafted, logits)
     return Outcome(batch, chained.emitted, drafted), report
 
 
-def _keep_laws(batch: Batch, judged: ChainRows, chained: Chained, drafted: Tensor) -> None:
-    """Remember the law that each new draft was drawn from."""
-    laws, all_laws = batch.state.laws, chained.laws
-    assert laws is not None and all_laws is not None
+def _keep_logits(batch: Batch, judged: ChainRows, chained: Chained, drafted: Tensor, logits: Tensor) -> None:
+    """Remember what each new draft was drawn from; in the model's own type, from which its law is had again exactly."""
+    kept = batch.state.draft_logits
+    assert kept is not None and kept.dtype == logits.dtype
     drafting = batch.phase == Phase.DRAFT
     for j in range(chained.tokens.shape[1]):
         fresh = (drafting & (j < chained.emitted)).nonzero().squeeze(1)
-        laws[batch.seat[fresh], drafted[fresh] + j] = all_laws[judged.first[fresh] + j].to(laws.dtype)
+        kept[batch.seat[fresh], drafted[fresh] + j] = logits[judged.first[fresh] + j]
 
 
 def report_logprobs(flight: Flight, judged: ChainRows, chained: Chained, logits: Tensor) -> None:

@@ -16,7 +16,7 @@ from sparsespec.engine.request import Request
 
 
 def make_state(geometry: Geometry, *, laws: bool) -> State:
-    """Allocate the state of all seats; `laws` keeps room for the law of each draft."""
+    """Allocate the state of all seats; `laws` keeps room for the logits that the law of each draft comes from."""
     g = geometry
 
     def ints(*shape: int) -> torch.Tensor:
@@ -25,8 +25,6 @@ def make_state(geometry: Geometry, *, laws: bool) -> State:
     def floats() -> torch.Tensor:
         return torch.zeros(g.n_seats, dtype=torch.float64, device=g.device)
 
-    # laws are compared with float32 ones, or float64 in float64 runs
-    law_type = torch.promote_types(float_type(g.dtype), torch.float32)
     # as wide as the widest row of candidates, though guesses leave their places empty
     shape = (g.n_seats, max(g.max_draft, g.max_guess), g.vocab)
     return State(
@@ -44,7 +42,7 @@ def make_state(geometry: Geometry, *, laws: bool) -> State:
         top_k=ints(g.n_seats),
         top_p=floats(),
         min_p=floats(),
-        laws=torch.zeros(shape, dtype=law_type, device=g.device) if laws and g.max_draft else None,
+        draft_logits=torch.zeros(shape, dtype=float_type(g.dtype), device=g.device) if laws and g.max_draft else None,
     )
 
 

@@ -7,6 +7,9 @@ draft drawn with the noise of one that was discarded, would not be lossless.
 
 Rule: Leviathan, Kalman, Matias, "Fast inference from transformers via speculative decoding", ICML 2023. Here it has no
 division: accepting is a choice between the weights min(p, q) and q - min(p, q), so integer laws make it exact.
+
+No law outlives its step: q is had again from the logits of the draft, to the last bit, since a law's bits depend on its
+own row only. The logits are kept, not what they were a product of: that product's bits may follow the number of rows.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import ContractBroken
 from sparsespec.core.noise import ACCEPT, DRAW, RESIDUAL, Key, pack_tag
-from sparsespec.kernels.draw.api import draw, process
+from sparsespec.kernels.draw.api import draw, law
+from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.verify_chain.api import verify_chain
-from sparsespec.sampling.spread import LogitRows, spread
+from sparsespec.sampling.spread import spread
 
 
 class Rejection:
-    """Accepts by comparing laws; needs the law that each draft was drawn from.
+    """Accepts by comparing laws; needs the logits that each draft was drawn from.
 
     Tests replace `law`, `choose` and `mass` to drive the same code over laws and noise that can be enumerated.
     """
@@ -46,7 +50,8 @@ class Rejection:
 
         Laws of logit rows that no row owns mean nothing.
         """
-        laws = self.law(logits, spread(rows, len(logits)))
+        at = spread(rows, len(logits))
+        laws = self.law(logits, at.temperature, at.top_k, at.top_p, at.min_p)
         draws = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         stands = torch.zeros_like(draws, dtype=torch.bool)
         running = rows.count >= 0
@@ -54,8 +59,8 @@ class Rejection:
         for j in range(width):
             last = (running & (rows.count == j)).nonzero()[:, 0]
             if len(last):
-                law = laws[self.logit_row(rows, last, j)]
-                draws[rows.first[last] + j] = self.choose(law, self.key(rows, last, j, DRAW))
+                own = laws[self.logit_row(rows, last, j)]
+                draws[rows.first[last] + j] = self.choose(own, self.key(rows, last, j, DRAW))
             judged = (running & (rows.count > j)).nonzero()[:, 0]
             if not len(judged):
                 break
@@ -63,17 +68,17 @@ class Rejection:
             p, q_j = laws[self.logit_row(rows, judged, j)], self._law_of(rows, judged, j, q, laws)
             draws[slot], stands[slot] = self._judge(p, q_j, rows, judged, j)
             running = torch.zeros_like(running).index_fill_(0, judged[stands[slot]], True)
-        return Chained(*verify_chain(draws, stands, rows.first, rows.count, width=width), laws=laws)
+        return Chained(*verify_chain(draws, stands, rows.first, rows.count, width=width, impl=fastest(draws)))
 
-    def law(self, logits: Tensor, at: LogitRows) -> Tensor:
-        """Return the law of each logit row, [T, V], adding up to `mass`."""
-        return process(logits, at.temperature, at.top_k, at.top_p, at.min_p).softmax(-1)
+    def law(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+        """Return the law of each row of logits [n, V], adding up to `mass`."""
+        return law(logits, temperature, top_k, top_p, min_p, impl=fastest(logits))
 
     def choose(self, weights: Tensor, key: Key) -> Tensor:
         """Return an index per row drawn in proportion to `weights` [n, m], which need not add up to 1, [n] int64."""
         one = torch.ones(len(weights), dtype=torch.float64, device=weights.device)
         off = torch.zeros_like(one)
-        return draw(weights.log(), one, off.long(), one, off, *key)
+        return draw(weights.log(), one, off.long(), one, off, *key, impl=fastest(weights))
 
     def key(self, rows: ChainRows, r: Tensor, j: int, purpose: int) -> Key:
         """Return the keys [n] of a choice at candidate index `j` of rows `r` [n]."""
@@ -112,8 +117,11 @@ class Rejection:
         out = laws.new_zeros(len(r), laws.shape[1])
         out.scatter_(1, rows.candidates[r, j][:, None], self.mass)
         drawn = rows.drawn[r]
-        if q is not None and j < q.shape[1]:
-            out[drawn] = q[r[drawn], j].to(out.dtype)
-        elif bool(drawn.any()):
-            raise ContractBroken("rejection needs q, the laws of drafts, for rows whose candidates were drawn")
+        if not bool(drawn.any()):
+            return out
+        if q is None or j >= q.shape[1]:
+            raise ContractBroken("rejection needs q, the logits of drafts, for rows whose candidates were drawn")
+        some = r[drawn]
+        filters = (x[some] for x in (rows.temperature, rows.top_k, rows.top_p, rows.min_p))
+        out[drawn] = self.law(q[some, j], *filters)
         return out

@@ -30,4 +30,4 @@ def match(draws: Tensor, at: LogitRows, rows: ChainRows) -> Chained:
     """
     width = rows.candidates.shape[1] + 1
     chained = match_chain(draws, at.candidate, rows.first, rows.count, width=width, impl=fastest(draws))
-    return Chained(*chained, laws=None)
+    return Chained(*chained)

@@ -14,6 +14,7 @@ from sparsespec.core.errors import BadOption, EngineClosed
 from sparsespec.core.spec import PRESETS
 from sparsespec.engine import ledger
 from sparsespec.engine.ledger import Ledger
+from sparsespec.models.tiny import tiny
 from tests.engine.running import SPARSE as LISTS
 from tests.engine.running import compose, greedy, prompt_of, run, small
 
@@ -46,6 +47,18 @@ def test_more_seats_take_more() -> None:
     assert few["seats"] < many["seats"]
     assert few["selector"] < many["selector"]
     assert few["KV"] == many["KV"]
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4), ("float64", 8)])
+def test_rejection_keeps_the_logits_of_each_draft_in_the_model_s_type(dtype: str, size: int) -> None:
+    model = tiny(dtype=dtype)
+    held = {
+        verifier: dict(compose(model=model, **SPARSE, verifier=verifier, max_batch=5).ledger.entries)
+        for verifier in ("rejection", "shared-noise")
+    }
+    assert held["rejection"]["draft logits"] == 5 * 4 * model.config.vocab * size
+    assert held["shared-noise"]["draft logits"] == 0
+    assert held["rejection"]["seats"] == held["shared-noise"]["seats"]
 
 
 def test_the_lines_add_up() -> None:

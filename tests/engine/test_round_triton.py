@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.engine import pack, round, settle
 from sparsespec.engine.engine import Engine
-from sparsespec.sampling import spread
+from sparsespec.sampling import rejection, spread
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.cases import model_of
 from tests.engine.running import KEY, greedy, prompt_of, run, sampled, small
@@ -21,22 +21,26 @@ from tests.kernels.launched import DEVICE, WHERE, room
 pytestmark = WHERE
 
 room("lay_out")
-CHOOSERS: tuple[ModuleType, ...] = (pack, round, settle, spread)
+CHOOSERS: tuple[ModuleType, ...] = (pack, round, settle, spread, rejection)
 """Modules that ask `fastest` for the implementation of such an op."""
 KERNELS = {
-    "lay_out": ("_lay_out_rows", "_lay_out_tokens"),
-    "chain_rows": ("_chain_rows", "_spread"),
-    "verify_chain": ("_verify_chain",),
-    "settle": ("_settle",),
-    "draw": ("_weights",),
+    "lay_out.triton": ("_lay_out_rows", "_lay_out_tokens"),
+    "chain_rows.triton": ("_chain_rows", "_spread"),
+    "verify_chain.triton": ("_verify_chain",),
+    "settle.triton": ("_settle",),
+    "draw.triton_law": ("_weights", "_logprobs"),
 }
+REJECTING = {"draw.triton": ("_pick",), "draw.triton_law": ("_law",)}
+"""What the verifier `rejection` launches besides."""
 
 
-def outputs(name: str, impl: str, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, int], tuple[int, ...]]:
+def outputs(
+    name: str, impl: str, monkeypatch: pytest.MonkeyPatch, **changes: str
+) -> dict[tuple[int, int], tuple[int, ...]]:
     with monkeypatch.context() as patch:
         for module in CHOOSERS:
             patch.setattr(module, "fastest", lambda _: impl)
-        spec = small(name)
+        spec = small(name).replace(**changes)
         engine = Engine.compose(
             model_of(KEY).to("float32", DEVICE), spec.replace(engine={**spec.engine, "checked": False, "graphs": False})
         )
@@ -47,17 +51,21 @@ def outputs(name: str, impl: str, monkeypatch: pytest.MonkeyPatch) -> dict[tuple
     return {key: each.token_ids for key, each in done.items()}
 
 
-@pytest.mark.parametrize("name", ["dense", "ngram", "sparsespec", "triforce"])
-def test_an_engine_says_the_same_on_either(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "verifier"),
+    [*((name, "shared-noise") for name in ("dense", "ngram", "sparsespec", "triforce")), ("triforce", "rejection")],
+)
+def test_an_engine_says_the_same_on_either(name: str, verifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     launches: dict[str, int] = {}
-    for op, kernels in KERNELS.items():
-        module = importlib.import_module(f"sparsespec.kernels.{op}.triton")
+    counted = [*KERNELS.items(), *(REJECTING.items() if verifier == "rejection" else ())]
+    for file, kernels in counted:
+        module = importlib.import_module(f"sparsespec.kernels.{file}")
         for kernel in kernels:
             monkeypatch.setattr(module, kernel, Counted(kernel, getattr(module, kernel), launches))
-    want = outputs(name, "reference", monkeypatch)
+    want = outputs(name, "reference", monkeypatch, verifier=verifier)
     assert not launches
-    assert outputs(name, "triton", monkeypatch) == want
-    assert set(launches) == {kernel for kernels in KERNELS.values() for kernel in kernels}
+    assert outputs(name, "triton", monkeypatch, verifier=verifier) == want
+    assert set(launches) == {kernel for _, kernels in counted for kernel in kernels}
 
 
 def test_a_verifier_may_return_views(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,9 +73,9 @@ def test_a_verifier_may_return_views(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = SharedNoise.chain
 
     def chain(self: SharedNoise, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        tokens, emitted, accepted, laws = honest(self, logits, rows, q)
+        tokens, emitted, accepted = honest(self, logits, rows, q)
         emitted, accepted = torch.stack((emitted, accepted), 1).unbind(1)
-        return Chained(tokens.repeat(1, 2)[:, : tokens.shape[1]], emitted, accepted, laws)
+        return Chained(tokens.repeat(1, 2)[:, : tokens.shape[1]], emitted, accepted)
 
     monkeypatch.setattr(SharedNoise, "chain", chain)
     assert outputs("sparsespec", "triton", monkeypatch) == want

@@ -188,7 +188,7 @@ def round_of(n_rows: int, page_size: int) -> None:
     chain_rows.spread(rows, step.n_logits)
     draws, count = torch.zeros(step.n_logits, dtype=torch.int64), rows.count
     verify_chain.verify_chain(draws, draws == 0, rows.first, count, WIDTH)
-    chained = Chained(*verify_chain.match_chain(draws, draws, rows.first, count, WIDTH), laws=None)
+    chained = Chained(*verify_chain.match_chain(draws, draws, rows.first, count, WIDTH))
     for kind in (torch.bfloat16, torch.float64):
         sure = torch.zeros(n_rows, dtype=torch.promote_types(kind, torch.float32))
         settle.settle(batch, rows, chained, draws.to(kind), sure, torch.zeros(n_rows, dtype=torch.float64))

@@ -81,7 +81,7 @@ def _seats(seed: int, n: int, page_size: int) -> State:
         top_k=ints(0, 9),
         top_p=reals(),
         min_p=reals(),
-        laws=None,
+        draft_logits=None,
     )
 
 

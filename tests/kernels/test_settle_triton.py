@@ -45,7 +45,7 @@ def end_of(seed: int, n_rows: int, dtype: torch.dtype = torch.float32) -> End:
     judged = ChainRows(*chain_rows.chain_rows(batch, WIDTH))
     draws = draws_of(judged, step.n_logits, seed)
     candidate = chain_rows.spread(judged, step.n_logits)[3]
-    chained = Chained(*verify_chain.match_chain(draws, candidate, judged.first, judged.count, WIDTH), laws=None)
+    chained = Chained(*verify_chain.match_chain(draws, candidate, judged.first, judged.count, WIDTH))
     peak = 9 * torch.randn(step.n_logits, generator=generator)
     for value in (torch.nan, torch.inf, -torch.inf):
         peak[torch.rand(step.n_logits, generator=generator) < 0.05] = value

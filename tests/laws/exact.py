@@ -140,7 +140,7 @@ class Rounds:
         verifier = self.make()
         if "draft_probs" in verifier.needs:
             verifier.mass = float(self.models.mass)
-            verifier.law = lambda logits, at: logits
+            verifier.law = lambda logits, *filters: logits
             verifier.choose = self.choose
         else:
             verifier.draw = self.draw
@@ -178,7 +178,8 @@ class Rounds:
             for w, k, c in zip(worlds, known, candidates, strict=True)
         ]
         rows = self.rows(worlds, known, candidates, level=1, drawn=False)
-        chained = self.verifier.chain(_flat(laws), rows, None)
+        logits = _flat(laws)
+        chained = self.verifier.chain(logits, rows, None)
         for i, world in enumerate(worlds):
             tokens, accepted = _emitted(chained, i)
             for j, token in enumerate(tokens):
@@ -186,10 +187,8 @@ class Rounds:
                     world.drafting = False
                     break
                 world.drafts.append(token)
-                if chained.laws is not None:
-                    guess = candidates[i][j] if j < len(candidates[i]) else -1
-                    law = chained.laws[rows.first[i] + j]
-                    world.laws.append(self.remember(law, guess, j < accepted).tolist())
+                guess = candidates[i][j] if j < len(candidates[i]) else -1
+                world.laws.append(self.remember(logits[rows.first[i] + j], guess, j < accepted).tolist())
 
     def verify_step(self, worlds: list[World]) -> None:
         drawn = self.draft > 0

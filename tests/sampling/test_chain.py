@@ -88,7 +88,7 @@ def test_equality_verifiers_emit_what_plain_drawing_emits(counts: list[int], gap
             expected = draws[r][: stood + 1]
             assert got.tokens[r, : got.emitted[r]].tolist() == expected
             assert got.accepted[r] == stood
-        assert got.tokens.shape == (len(counts), rows.candidates.shape[1] + 1) and got.laws is None
+        assert got.tokens.shape == (len(counts), rows.candidates.shape[1] + 1)
 
 
 def slow_draws(rows: ChainRows, logits: torch.Tensor, r: int) -> list[int]:
@@ -113,7 +113,7 @@ def test_a_row_of_any_verifier_does_not_see_its_neighbours(
     logits = logits_of(n, seed)
     drawn = torch.arange(len(counts)) % 2 == 0
     rows = dataclasses.replace(rows, drawn=drawn)
-    q = logits_of(rows.candidates.numel(), seed + 1).softmax(-1).view(*rows.candidates.shape, V)
+    q = logits_of(rows.candidates.numel(), seed + 1).view(*rows.candidates.shape, V)
     for verifier in (Greedy(), SharedNoise(), Rejection()):
         together = verifier.chain(logits, rows, q)
         for r in range(len(counts)):
@@ -142,15 +142,25 @@ def test_spread_names_the_owner_of_every_logit_row() -> None:
     assert (at.temperature[~at.alive] == 0).all()
 
 
-def test_rejection_returns_normalised_processed_laws() -> None:
-    rows, n = chain_rows([2, 0], temperature=0.7)
-    rows = dataclasses.replace(rows, top_k=torch.tensor([3, 0]))
-    logits = logits_of(n)
-    laws = Rejection().chain(logits, rows, None).laws
-    assert laws is not None and laws.shape == (n, V)
-    torch.testing.assert_close(laws.sum(-1), torch.ones(n))
-    assert (laws[:3] > 0).sum(-1).tolist() == [3, 3, 3]
-    torch.testing.assert_close(laws[3], (logits[3] / 0.7).softmax(-1))
+def test_rejection_compares_processed_laws_of_both_levels() -> None:
+    rows, n = chain_rows([2, 1], temperature=0.7)
+    rows = dataclasses.replace(rows, top_k=torch.tensor([3, 0]), drawn=torch.tensor([True, True]))
+    verifier, compared = Rejection(), []
+
+    def record(p: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        compared.append((p, q))
+        return torch.tensor([[1.0, 0.0]]).expand(len(x), -1)
+
+    verifier.accept_weights = record  # pyright: ignore[reportAttributeAccessIssue]
+    logits, q = logits_of(n), logits_of(4, 1).view(2, 2, V)
+    verifier.chain(logits, rows, q)
+    for j, laws in enumerate(compared):
+        for law, own in zip(laws, (logits[rows.first + j], q[:, j]), strict=True):
+            torch.testing.assert_close(law.sum(-1), torch.ones(len(law)))
+            assert int((law[0] > 0).sum()) == 3
+            if j == 0:
+                torch.testing.assert_close(law[1], (own[1] / 0.7).softmax(-1))
+    assert [len(p) for p, _ in compared] == [2, 1]
 
 
 @pytest.mark.parametrize("drawn", [False, True])
@@ -161,7 +171,7 @@ def test_rejection_at_temperature_zero_is_greedy(drawn: bool) -> None:
     rows.candidates[0] = best[:3]
     rows.candidates[1, 0] = best[4]
     rows = dataclasses.replace(rows, drawn=torch.full((4,), drawn))
-    q = torch.nn.functional.one_hot(rows.candidates, V).float()
+    q = torch.nn.functional.one_hot(rows.candidates, V).float()  # whose best are the candidates
     got, greedy = Rejection().chain(logits, rows, q), Greedy().chain(logits, rows, None)
     assert torch.equal(got.tokens, greedy.tokens) and torch.equal(got.accepted, greedy.accepted)
 
@@ -186,7 +196,7 @@ def test_a_fallen_candidate_may_be_emitted_by_the_fallback_without_standing() ->
         return torch.tensor([1]) if weights.shape[1] == 2 else rows.candidates[:, 0]
 
     verifier.choose = choose  # pyright: ignore[reportAttributeAccessIssue]
-    got = verifier.chain(torch.zeros(2, V), rows, torch.full((1, 1, V), 1 / V))
+    got = verifier.chain(torch.zeros(2, V), rows, torch.zeros(1, 1, V))
     assert asked == [2, V]
     assert (got.tokens[0].tolist(), got.emitted[0], got.accepted[0]) == ([int(rows.candidates[0, 0]), 0], 1, 0)
 

@@ -80,16 +80,13 @@ class ResamplesFromP(Rejection):
         return p
 
 
-class Unnormalised(Rejection):
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        chained = super().chain(logits, rows, q)
-        assert chained.laws is not None
-        return chained._replace(laws=chained.laws * 2)
+class DraftsAreCold(Rejection):
+    """Takes the laws of drafts at temperature 1."""
 
-
-class Lawless(Rejection):
     def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        return super().chain(logits, rows, q)._replace(laws=None)
+        assert q is not None
+        warmth = torch.where(rows.temperature > 0, rows.temperature, 1)
+        return super().chain(logits, rows, q * warmth[:, None, None])
 
 
 class Meddling(SharedNoise):
@@ -125,8 +122,7 @@ BROKEN: dict[type, str] = {
     Biased: "another law|masks|the best token",
     AcceptsTheLikely: "another law",
     ResamplesFromP: "another law",
-    Unnormalised: "not normalised",
-    Lawless: "returned no laws",
+    DraftsAreCold: "another law",
     Meddling: "changed its rows",
     Second: "the best token is",
     Choosy: "a sentence about the temperature",
