@@ -108,7 +108,6 @@ class Scripted(SharedNoise):
             torch.where(verified[:, None], text, drawn.tokens),
             torch.where(verified, rows.count + 1, drawn.emitted),
             torch.where(verified, rows.count, drawn.accepted),
-            None,
         )
 
 

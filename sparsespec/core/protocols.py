@@ -7,7 +7,7 @@ hyper-parameters and nothing else; `bind` allocates, once. Every class states wh
 - `scores`: attention probabilities of chosen queries of rows that read everything;
 - `step_query`: a look at the query and keys of each draft step;
 - `host_lengths`, `host_tokens`: the host knows all lengths, or tokens, when it plans (loop `sync` only);
-- `draft_probs`: the law that each draft was drawn from is kept;
+- `draft_probs`: the logits that each draft was drawn from are kept;
 - `capturable`: all device work can be recorded in a CUDA graph.
 
 A selector, proposer, length policy, scheduler or tier manager may be arbitrarily wrong: only speed changes.
