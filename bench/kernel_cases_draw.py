@@ -1,4 +1,4 @@
-"""Sampling and the judgement of drafts as cases of `bench.kernels`: `draw`, `top_probability`, and a verifier's chain.
+"""Sampling and the judgement of drafts as cases of `bench.kernels`: `draw`, what is asked about a law, and a chain.
 
 Logits are standard normal: at so flat a law the noise of every token counts, and nothing is ruled out early.
 """
@@ -16,7 +16,7 @@ from bench.kernel_cases import Ready, Shape
 from bench.timing import buffers_for
 from sparsespec.core.batch import Chained, ChainRows
 from sparsespec.core.noise import Key, gumbel
-from sparsespec.kernels.draw.api import draw, process, top_probability
+from sparsespec.kernels.draw.api import draw, law, logprobs, process, top_probability
 from sparsespec.kernels.implementations import fastest
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.sampling.spread import spread
@@ -28,6 +28,8 @@ ROWS = 121
 """Logit rows of a step of 57 requests, 8 of which verify 8 drafts each."""
 TIED = 1e-5
 """Scores closer than this may be told apart by the rounding of a logarithm alone."""
+CLOSE = 1e-4
+"""Largest relative error of a probability, and error of its logarithm."""
 SIGMAS = 6
 """How far off its mean a peer's draws may be, in standard deviations."""
 
@@ -83,7 +85,58 @@ class Sure:
         def wrong() -> str:
             want = top_probability(sets[0].double())
             e = float(((calls[0]() - want) / want).abs().max())
-            return "" if e < TIED else f"it errs by {e:.2g}"
+            return "" if e < CLOSE else f"it errs by {e:.2g}"
+
+        return Ready(calls, sets[0].numel() * sets[0].element_size(), wrong)
+
+
+@dataclass(frozen=True)
+class Law:
+    """Rows of logits whose law is written out."""
+
+    dtype: torch.dtype
+    filters: Filters
+    rows: int = ROWS
+    vocab: int = VOCAB
+
+    def __call__(self, _: Shape) -> Ready:
+        """Allocate logits."""
+        columns = self.filters.columns(self.rows)
+        sets = laws(self.rows, self.vocab, self.dtype)
+        calls = [partial(law, x, *columns, impl=fastest(x)) for x in sets]
+
+        def wrong() -> str:
+            got, want = calls[0](), law(sets[0].float(), *columns)
+            if not torch.equal(got > 0, want > 0):
+                return "other tokens have none"
+            e = float(((got - want) / want).nan_to_num(0).abs().max())
+            return "" if e < CLOSE else f"it errs by {e:.2g}"
+
+        return Ready(calls, sets[0].numel() * (sets[0].element_size() + 4), wrong)
+
+
+@dataclass(frozen=True)
+class Best:
+    """Rows of logits of whose `n` best tokens log-probabilities are asked for."""
+
+    dtype: torch.dtype
+    n: int
+    rows: int = ROWS
+    vocab: int = VOCAB
+
+    def __call__(self, _: Shape) -> Ready:
+        """Allocate logits."""
+        chosen = torch.arange(self.rows, device=DEVICE)
+        sets = laws(self.rows, self.vocab, self.dtype)
+        calls = [partial(logprobs, x, chosen, self.n, impl=fastest(x)) for x in sets]
+
+        def wrong() -> str:
+            got, want = calls[0](), logprobs(sets[0], chosen, self.n)
+            pairs = ((got.values, want.values), (got.chosen_value, want.chosen_value))
+            e = max(float((a - b).abs().max()) for a, b in pairs)
+            if not torch.equal(got.ids, want.ids):
+                return "tokens differ from the reference's"
+            return "" if e < CLOSE else f"it errs by {e:.2g}"
 
         return Ready(calls, sets[0].numel() * sets[0].element_size(), wrong)
 
@@ -189,9 +242,9 @@ def are_draws(tokens: Tensor, logits: Tensor, columns: tuple[Tensor, ...]) -> bo
     a wrong row or filter, and no more.
     """
     x = logits.double()
-    law = process(logits.float(), *columns).double().softmax(-1)
-    mean = (law * x).sum(-1)
-    spreads = (law * (x - mean[:, None]).square()).sum(-1)
+    odds = law(logits.float(), *columns).double()
+    mean = (odds * x).sum(-1)
+    spreads = (odds * (x - mean[:, None]).square()).sum(-1)
     found = x.gather(1, tokens[:, None])[:, 0]
-    least = x.masked_fill(law == 0, torch.inf).amin(-1)
+    least = x.masked_fill(odds == 0, torch.inf).amin(-1)
     return bool((found >= least).all() and (found - mean).sum().abs() <= SIGMAS * spreads.sum().sqrt())

@@ -8,7 +8,7 @@ import torch
 
 from bench import kernel_cases_linear as products
 from bench.kernel_cases import Append, Case, Copy, Kernel, Rows, Shape, Top
-from bench.kernel_cases_draw import Chain, Draw, Filters, Sure
+from bench.kernel_cases_draw import Best, Chain, Draw, Filters, Law, Sure
 from bench.row_cases import Gate, Norm
 
 QWEN3_8B = Shape("qwen3-8b", 36, 32, 8, 128)
@@ -52,6 +52,9 @@ def cases(batch: int = 64, length: int = 8192, kernel: Kernel | None = None) -> 
         Case("draw", "top_k 20, top_p 0.95, float32", q, Draw(wide, nucleus), micros=120),
         Case("draw", "top_k 20, top_p 0.95, bf16", q, Draw(half, nucleus), micros=120),
         Case("top_probability", "bf16", q, Sure(half)),
+        Case("law", "no filters, bf16", q, Law(half, every)),
+        Case("law", "top_k 20, top_p 0.95, bf16", q, Law(half, nucleus)),
+        Case("logprobs", "the best 5, bf16", q, Best(half, 5)),
         Case("chain", "8 verify rows of 9, no filters", q, Chain(half, every), beyond=60),
         Case("chain", "8 verify rows of 9, top_k 20", q, Chain(half, nucleus), beyond=60),
         Case("attention", "verify, 9 queries, scores", s, verify),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench import flashinfer_peer, kernel_cases_draw
 from bench.kernel_cases import Ready
-from bench.kernel_cases_draw import Chain, Draw, Filters, Sure, are_draws, astray, keys
+from bench.kernel_cases_draw import Best, Chain, Draw, Filters, Law, Sure, are_draws, astray, keys
 from bench.kernel_table import QWEN3_8B
 from sparsespec.core.batch import Chained
 from sparsespec.core.noise import gumbel
@@ -67,6 +67,30 @@ def test_a_top_probability_is_green_and_one_that_is_off_is_seen(monkeypatch: pyt
     assert case(QWEN3_8B).check() == ""
     swapped(monkeypatch, "top_probability", lambda odds: 1.001 * odds)
     assert case(QWEN3_8B).check().startswith("it errs by")
+
+
+@pytest.mark.parametrize("filters", KINDS, ids=str)
+def test_a_law_is_green_and_another_is_seen(filters: Filters, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Law(torch.bfloat16, filters, **SMALL)
+    assert case(QWEN3_8B).check() == ""
+    spoilt = {
+        "it errs by": lambda odds: 1.001 * odds,
+        "other tokens": lambda odds: odds.masked_fill(odds == odds.amax(), 0),
+    }
+    for sentence, spoil in spoilt.items():
+        with monkeypatch.context() as patch:
+            swapped(patch, "law", spoil)
+            assert case(QWEN3_8B).check().startswith(sentence)
+
+
+def test_log_probabilities_are_green_and_others_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Best(torch.bfloat16, 5, **SMALL)
+    assert case(QWEN3_8B).check() == ""
+    spoilt = {"ids": "tokens differ", "values": "it errs by", "chosen_value": "it errs by"}
+    for field, sentence in spoilt.items():
+        with monkeypatch.context() as patch:
+            swapped(patch, "logprobs", lambda got, field=field: got._replace(**{field: getattr(got, field) + 1}))
+            assert case(QWEN3_8B).check().startswith(sentence)
 
 
 def chain(filters: Filters) -> Ready:
