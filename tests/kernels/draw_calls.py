@@ -16,6 +16,7 @@ from tests.kernels.launched import room
 ours: Any = room("draw")
 cut: Any = importlib.import_module("sparsespec.kernels.draw.triton_cut")
 laws: Any = importlib.import_module("sparsespec.kernels.draw.triton_law")
+noise: Any = importlib.import_module("sparsespec.kernels.draw.triton_noise")
 rows: Any = importlib.import_module("sparsespec.kernels.draw.triton_rows")
 
 Filters = tuple[float, int, float, float]

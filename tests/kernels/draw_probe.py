@@ -1,4 +1,4 @@
-"""Small kernels that show what the noise of `kernels/draw/triton.py` is, before it is added to anything."""
+"""Small kernels that show what the noise of `kernels/draw/triton_noise.py` is, before it is added to anything."""
 
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false, reportCallIssue=false
@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsespec.kernels.draw.triton import _bits, _gumbel, _quick_gumbel
+from sparsespec.kernels.draw.triton import _tokens
+from sparsespec.kernels.draw.triton_noise import gumbel, most_gumbel, noise_bits, quick_gumbel
 
 
 @triton.jit
@@ -18,16 +19,17 @@ def _show_bits(seeds, words, out, start, n_rows, N: tl.constexpr):
     row = tl.program_id(0)
     sample, position = tl.load(words + row), tl.load(words + n_rows - 1 - row)
     tag = tl.load(words + (row + n_rows - 1) % n_rows)
-    bits = _bits(tl.load(seeds + row), sample, position, tag, start, N)
-    tl.store(out + row * N + tl.arange(0, N), bits.to(tl.int64))
+    bits = noise_bits(tl.load(seeds + row), sample, position, tag, start, N // 4)
+    tl.store(out + row * N + _tokens(0, N // 4), bits.to(tl.int64))
 
 
 @triton.jit
-def _show_noise(bits, exact, quick, n, N: tl.constexpr):
+def _show_noise(bits, exact, quick, most, n, N: tl.constexpr):
     at = tl.program_id(0) * N + tl.arange(0, N)
     some = tl.load(bits + at, mask=at < n, other=0).to(tl.uint32)
-    tl.store(exact + at, _gumbel(some), mask=at < n)
-    tl.store(quick + at, _quick_gumbel(some), mask=at < n)
+    tl.store(exact + at, gumbel(some), mask=at < n)
+    tl.store(quick + at, quick_gumbel(some), mask=at < n)
+    tl.store(most + at, most_gumbel(some), mask=at < n)
 
 
 def bits(seeds: Tensor, words: Tensor, start: int, n: int) -> Tensor:
@@ -37,8 +39,8 @@ def bits(seeds: Tensor, words: Tensor, start: int, n: int) -> Tensor:
     return out
 
 
-def noise(bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the noise of `bits`, and the quick one."""
-    exact, quick = (torch.empty(len(bits), dtype=torch.float32, device=bits.device) for _ in range(2))
-    _show_noise[(-(-len(bits) // 1024),)](bits, exact, quick, len(bits), N=1024)
-    return exact, quick
+def noise(bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the noise of `bits`, the quick one, and the bound."""
+    exact, quick, most = torch.empty((3, len(bits)), dtype=torch.float32, device=bits.device)
+    _show_noise[(-(-len(bits) // 1024),)](bits, exact, quick, most, len(bits), N=1024)
+    return exact, quick, most

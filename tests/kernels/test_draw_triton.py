@@ -28,6 +28,7 @@ from tests.kernels.draw_calls import (
     cut,
     keys,
     logits_of,
+    noise,
     ours,
     resize,
     rows,
@@ -144,21 +145,36 @@ def test_noise_is_that_of_core_noise_to_the_last_bits() -> None:
         (torch.rand(584, generator=generator, dtype=torch.float64) * 32).exp2().long(),
     ])  # fmt: skip
     want = from_bits(bits, torch.float32)
-    exact, quick = (x.cpu() for x in probe.noise(bits.to(DEVICE)))
+    exact, quick, most = (x.cpu() for x in probe.noise(bits.to(DEVICE)))
     assert ((exact >= NOISE_LOW) & (exact <= NOISE_HIGH)).all()
     # an ulp of E, and one of the result
     assert ((exact - want).abs() <= 2.4e-7 * want.abs().clamp(min=1)).all()
     assert (exact == want).float().mean() > 0.8
     assert ((quick - exact).abs() < 1e-3).all(), "the kernel's slack is four times that"
+    assert (most > exact - 1e-3).all()
+    assert (most[bits.argsort()].diff() <= 0).all()
+    assert (most - exact)[(bits > 64) & (bits < 2**22)].max() < 0.07, "a loose bound costs time"
+
+
+LANES = "tl.join(tl.join(w0, w2), tl.join(w1, w3))"
+NO_BOUND = ("least = tl.minimum(tl", "least = 0 * tl.minimum(tl")
+
+
+def louder(folder: Path, change: tuple[str, str], *others: tuple[str, str]) -> ModuleType:
+    """Return a mutant with other noise."""
+    (folder / "noise").mkdir()
+    sys.modules["mutated_noise"] = mutant(noise, folder / "noise", change)
+    return mutant(
+        ours, folder, ("from sparsespec.kernels.draw.triton_noise import", "from mutated_noise import"), *others
+    )
 
 
 @pytest.mark.parametrize("survivor", [0, 5, 10])
 @pytest.mark.parametrize("bits", [0, 2**32 - 1])
 def test_a_masked_token_is_never_drawn(survivor: int, bits: int, tmp_path: Path) -> None:
     # the survivor gets the noise under test, all others the best there is
-    old = "tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (TILE,))"
-    new = f"tl.where(start + tl.arange(0, TILE) == {survivor}, {bits}, 0).to(tl.uint32)"
-    module = mutant(ours, tmp_path, (old, new))
+    new = f"tl.where(_tokens(start, QUADS) == {survivor}, {bits}, 0).to(tl.uint32)"
+    module = mutant(ours, tmp_path, ("noise_bits(seed, sample, position, tag, start, QUADS)", new), NO_BOUND)
     logits = torch.full((3, 11), 3.0)
     logits[:, survivor] = 3.5
     rest = [*columns((1.0, 1, 1.0, 0.0), (1.0, 0, 0.01, 0.0), (1.0, 0, 1.0, 0.9)), *keys(3)]
@@ -166,9 +182,7 @@ def test_a_masked_token_is_never_drawn(survivor: int, bits: int, tmp_path: Path)
 
 
 def test_equal_scores_go_to_the_lowest_token(tmp_path: Path) -> None:
-    module: Any = mutant(
-        ours, tmp_path, ("tl.reshape(tl.join(tl.join(w0, w2)", "tl.reshape(0 * tl.join(tl.join(w0, w2)")
-    )
+    module: Any = louder(tmp_path, (f"tl.reshape({LANES}", f"tl.reshape(0 * {LANES}"), NO_BOUND)
     with pytest.MonkeyPatch.context() as patch:
         resize(patch, SMALL, module)
         logits = torch.full((2, 45), 1.0)
@@ -176,20 +190,25 @@ def test_equal_scores_go_to_the_lowest_token(tmp_path: Path) -> None:
         assert run(logits, [*columns(OFF, OFF), *keys(2)], module).tolist() == [0, 9]
 
 
-LANES = "tl.join(tl.join(w0, w2), tl.join(w1, w3))"
 BEST = "token = tl.min(tl.where(score == best, token, _NO_TOKEN), 0)"
 KEPT = "((key < cut) | ((key == cut) & (at <= last)))"
 CROSSING = "limit, limit, _MASS, BLOCK, STREAMED)\n            before"
+NONE = 'float("-inf")'
+SOME = f"some = tl.max(near, 0) > {NONE}"
 # Changes, and the filters of rows whose tokens they change.
 MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
-    "noise lane shifted": (ours, (LANES, "tl.join(tl.join(w1, w3), tl.join(w2, w0))"), OFF),
-    "block of noise shifted": (ours, ("(start // 4 + tl", "(start // 4 + 1 + tl"), OFF),
+    "noise lane shifted": (noise, (LANES, "tl.join(tl.join(w1, w3), tl.join(w2, w0))"), OFF),
+    "block of noise shifted": (noise, ("(start // 4 + tl", "(start // 4 + 1 + tl"), OFF),
     "ties to the higher token": (
         ours,
         (BEST, "token = tl.max(tl.where(score == best, token, -1), 0)"),
         (0.0, 0, 1.0, 0.0),
     ),
-    "too quick a test": (ours, ("(_MARGIN * 4294967296.0)", "(0.1 * 4294967296.0)"), OFF),
+    "a bound that is none": (ours, ("near + most_gumbel", "near - 3.0 + most_gumbel"), OFF),
+    "a bound by two words": (ours, ("tl.minimum(tl.minimum(w0, w1), tl.minimum(w2, w3))", "tl.minimum(w0, w1)"), OFF),
+    "second block forgotten": (ours, ("top2 > best", "top2 > 1e30"), OFF),
+    "third block forgotten": (ours, ("top3 > best", "top3 > 1e30"), OFF),
+    "what filters leave of a tile": (ours, (SOME, SOME.replace(NONE, "0.0")), (9.0, 3, 1.0, 0.0)),
     "k-th token dropped": (ours, (KEPT, "(key < cut)"), (1.0, 2, 1.0, 0.0)),
     "crossing token dropped": (cut, (CROSSING, CROSSING.replace(")", ") - 1")), (1.0, 0, 0.5, 0.0)),
     "one tie too many": (cut, ("n = some.to(tl.int32)", "n = some.to(tl.int32) + 1"), (1.0, 0, 0.1, 0.0)),
@@ -202,12 +221,14 @@ MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_run_and_are_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, change, filters = MUTANTS[name]
-    module: Any = mutant(source, tmp_path, change)
-    resize(monkeypatch, SMALL | {"HEAD": 2 if "head" in name else 16}, module, cut)
+    module: Any = louder(tmp_path, change) if source is noise else mutant(source, tmp_path, change)
+    # one lane a program, where what lanes remember is under test
+    sizes = {"HEAD": 2 if "head" in name else 16} | ({"TILE": 4} if "block" in name else {})
+    resize(monkeypatch, SMALL | sizes, module, cut, rows)
     if source is cut:
         monkeypatch.setattr(ours, "find_cut", module.find_cut)
     caught = 0
-    for seed, kind in enumerate(2 * ("flat", "ties", "numbers")):
+    for seed, kind in enumerate(20 * ("flat", "ties", "numbers")):
         logits = logits_of(kind, 2, 45, 2 * seed)
         rest = [*columns(*[filters] * 2), *keys(2, seed)]
         caught += not torch.equal(run(logits, rest, ours if source is cut else module), yardstick(logits, rest))
@@ -262,7 +283,7 @@ def test_bad_input_is_named() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("triton", "triton_cut", "triton_law", "triton_rows"):
+    for name in ("triton", "triton_cut", "triton_law", "triton_noise", "triton_rows"):
         monkeypatch.delitem(sys.modules, f"sparsespec.kernels.draw.{name}")
         monkeypatch.delattr(f"sparsespec.kernels.draw.{name}")
     with pytest.raises(MissingPackage, match=r"pip install 'sparsespec\[triton\]'"):

@@ -5,14 +5,13 @@ logit, one settles what the filters of a row keep (`triton_cut`; rows without to
 adds noise and takes the best of each span, one takes the best span. A row's result depends on that row only. What looks
 at a law without drawing is in `triton_law`.
 
-Noise is taken where a token could still win: `-log(E) <= -log(u)`, so a token at x passes a score `best` only if
-`u <= exp(x - best)`. One fast exponential, with a margin, rules out nearly all; a tile where it does not takes quick
-logarithms, and exact ones for the tokens that are the best by these within their error, nearly always one.
+Noise is `-log(E) <= -log(u)`, so the best of the four tokens that share a block of noise scores at most the best logit
+of the four, less the logarithm of the least u. Blocks are gone through by these bounds, without a branch: a lane
+remembers its two best ones. Exact scores are taken only of those of their tokens that are the best by quick logarithms,
+within their error; a span is gone through once more, token by token, if a lane's third block could hold the best.
 
-Bits of the noise are those of `core/noise.py`. Logarithms are taken in float64 and rounded to float32, twice, as the
-reference rounds; torch's float32 logarithms on a CPU are within an ulp of that, and so is the noise (near a noise of 0,
-within an ulp of 1). A token can differ from the reference's only where the best two scores are as close as that. Masses
-are summed in float64, in another order than the reference's: they part where p falls on a sum to the last bit.
+A token can differ from the reference's only where the best two scores are as close as the rounding of a logarithm.
+Masses are summed in float64, in another order than the reference's: they part where p falls on a sum to the last bit.
 
 A row with NaN, with +inf or without a finite logit draws token 0.
 """
@@ -30,84 +29,102 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsespec.core.noise import Key
-from sparsespec.kernels.draw.triton_cut import find_cut, key_of
+from sparsespec.kernels.draw.triton_cut import INFINITE_KEY, find_cut, key_of
 from sparsespec.kernels.draw.triton_law import confidence as confidence
 from sparsespec.kernels.draw.triton_law import law as law
 from sparsespec.kernels.draw.triton_law import logprobs as logprobs
 from sparsespec.kernels.draw.triton_law import top_probability as top_probability
+from sparsespec.kernels.draw.triton_noise import gumbel, most_gumbel, noise_bits, quick_gumbel, words
 from sparsespec.kernels.draw.triton_rows import SPAN, TILE, WARPS, best_logits, check, load, peak_of, shape_of
 
 _LOWEST = tl.constexpr(-2.83)  # what the best token's score exceeds, whatever its noise
-_REACH = tl.constexpr(22.9)  # more than any noise
-_SLACK = tl.constexpr(0.004)  # more than four errors of the quick noise
+_SLACK = tl.constexpr(0.004)  # more than four errors of the quick noise, or of a bound
 _NO_TOKEN = tl.constexpr(2147483647)
-_MARGIN = tl.constexpr(1.001)  # more than all errors of the quick test together
+_MARGIN = tl.constexpr(1.001)  # more than the error of a quick quotient
 
 
 @triton.jit
-def _uniform(bits):
-    """Return min((bits + 1/2) / 2**32, 1 - 2**-24), float32, `bits` rounded first."""
-    return tl.minimum((bits.to(tl.float32) + 0.5) * 2.3283064365386963e-10, 0.99999994039535522)
+def _tokens(start, QUADS: tl.constexpr):
+    """Return the tokens [QUADS, 4] of blocks; `start` is as in `words`."""
+    first = start + 4 * tl.arange(0, QUADS)
+    return first[:, None] + tl.arange(0, 4)[None, :]
 
 
 @triton.jit
-def _quick_gumbel(bits):
-    """Return the noise of 32 random bits with an error below 0.001, by the fast logarithm."""
-    u = _uniform(bits)
-    small = u * (1.0 + u * (0.5 + u * (0.33333334 + u * 0.25)))
-    return -tl.log(tl.where(u < 0.03125, small, -tl.log(1.0 - u)))
+def _lowest_of(at, chosen):
+    """Return the lowest token [QUADS, 4] that is chosen, `_NO_TOKEN` if none is."""
+    return tl.min(tl.min(tl.where(chosen, at, _NO_TOKEN), 1), 0)
 
 
 @triton.jit
-def _gumbel(bits):
-    """Return the noise of 32 random bits, float32; see `core.noise.from_bits`."""
-    u = _uniform(bits).to(tl.float64)
-    # the rounding of 1 - u cancels in the quotient
-    w = 1.0 - u
-    e = -tl.log(w) * (u / (1.0 - w))
-    return (-tl.log(e.to(tl.float32).to(tl.float64))).to(tl.float32)
-
-
-@triton.jit
-def _bits(seed, sample, position, tag, start, TILE: tl.constexpr):
-    """Return the noise bits [TILE] of the tokens from `start`, a multiple of four, on."""
-    block = (start // 4 + tl.arange(0, TILE // 4)).to(tl.uint32)
-    k0, k1 = (seed & 0xFFFFFFFF).to(tl.uint32), ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox_impl(block, position.to(tl.uint32), sample.to(tl.uint32), tag.to(tl.uint32), k0, k1)
-    return tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (TILE,))
+def _judge(
+    logits, vocab, peak, t, cut, last, seed, sample, position, tag, start, best, token, QUADS: tl.constexpr,
+):  # fmt: skip
+    """Return the best score, of `best` and those of the tokens of blocks, and the lowest token that has it."""
+    at = _tokens(start, QUADS)
+    x = load(logits, at, vocab)
+    bits = noise_bits(seed, sample, position, tag, start, QUADS)
+    key = key_of(x, peak, t)
+    kept = (at < vocab) & (x > float("-inf")) & ((key < cut) | ((key == cut) & (at <= last)))
+    score = tl.where(kept, quick_gumbel(bits) - key.to(tl.float32, bitcast=True), float("-inf"))
+    top = tl.maximum(tl.max(tl.max(score, 1), 0), best)
+    left = kept & (score >= top - _SLACK)
+    this = _lowest_of(at, left)
+    # once, as a rule
+    while this < _NO_TOKEN:
+        value = tl.max(tl.max(tl.where(at == this, key, 0), 1), 0).to(tl.float32, bitcast=True)
+        exact = gumbel(tl.max(tl.max(tl.where(at == this, bits, 0), 1), 0)) - value
+        token = tl.where((exact > best) | ((exact == best) & (this < token)), this, token)
+        best = tl.maximum(best, exact)
+        left = left & (at != this)
+        this = _lowest_of(at, left)
+    return best, token
 
 
 @triton.jit
 def _sampled(logits, vocab, peak, t, cut, last, seed, sample, position, tag, first, end, TILE: tl.constexpr):
     """Return the best score of the tokens from `first` to `end`, and the lowest token that has it."""
-    # Approximate: at most the true value where t or the quotient is no normal number, and within the margin elsewhere.
+    QUADS: tl.constexpr = TILE // 4
+    # Approximate: at most the true value where t or the quotient is no normal number, and within the slack elsewhere.
     scale = tl.minimum(1.0 / t, 1e38)
     floor = -(cut.to(tl.float32, bitcast=True) * _MARGIN + 1e-37)
+    # what the best three blocks of each lane score at most, and where the first two of them are
+    most1 = tl.full((QUADS,), float("-inf"), tl.float32)
+    most2, most3 = most1, most1
+    start1 = tl.full((QUADS,), 0, tl.int32) + first
+    start2 = start1
+    for start in range(first, end, TILE):
+        at = _tokens(start, QUADS)
+        x = tl.max(tl.load(logits + at, mask=at < vocab, other=float("-inf")), 1).to(tl.float32)
+        near = (x - peak) * scale
+        near = tl.where(near >= floor, near, float("-inf"))
+        some = cut == INFINITE_KEY
+        if cut != INFINITE_KEY:
+            # filters leave nothing of most tiles
+            some = tl.max(near, 0) > float("-inf")
+        if some:
+            w0, w1, w2, w3 = words(seed, sample, position, tag, start, QUADS)
+            least = tl.minimum(tl.minimum(w0, w1), tl.minimum(w2, w3))
+            most = near + most_gumbel(least)
+            start2 = tl.where(most > most1, start1, tl.where(most > most2, start, start2))
+            start1 = tl.where(most > most1, start, start1)
+            most3 = tl.maximum(most3, tl.minimum(most, most2))
+            most2 = tl.maximum(most2, tl.minimum(most, most1))
+            most1 = tl.maximum(most1, most)
+    top1, top2, top3 = tl.max(most1, 0), tl.max(most2, 0), tl.max(most3, 0)
     best = tl.full((), _LOWEST, tl.float32)
     token = tl.full((), _NO_TOKEN, tl.int32)
-    for start in range(first, end, TILE):
-        at = start + tl.arange(0, TILE)
-        x = load(logits, at, vocab)
-        near = (x - peak) * scale
-        near = tl.where((near >= floor) & (x > float("-inf")), near, float("-inf"))
-        if tl.max(near, 0) > best - _REACH:
-            bits = _bits(seed, sample, position, tag, start, TILE)
-            chance = tl.exp(tl.minimum(near - best, 80.0)) * (_MARGIN * 4294967296.0)
-            if tl.max(((bits.to(tl.float32) <= chance) & (near > float("-inf"))).to(tl.int32), 0) > 0:
-                key = key_of(x, peak, t)
-                kept = (at < vocab) & (x > float("-inf")) & ((key < cut) | ((key == cut) & (at <= last)))
-                score = tl.where(kept, _quick_gumbel(bits) - key.to(tl.float32, bitcast=True), float("-inf"))
-                top = tl.maximum(tl.max(score, 0), best)
-                left = tl.where(kept & (score >= top - _SLACK), at, _NO_TOKEN)
-                this = tl.min(left, 0)
-                # once, as a rule; an equal score of a later token does not win
-                while this < _NO_TOKEN:
-                    value = tl.max(tl.where(at == this, key, 0), 0).to(tl.float32, bitcast=True)
-                    exact = _gumbel(tl.max(tl.where(at == this, bits, 0), 0)) - value
-                    token = tl.where(exact > best, this, token)
-                    best = tl.maximum(best, exact)
-                    left = tl.where(left == this, _NO_TOKEN, left)
-                    this = tl.min(left, 0)
+    turn = tl.full((), 0, tl.int32)
+    turns = (top1 > best - _SLACK).to(tl.int32)
+    while turn < turns:
+        again = first + (turn - 2) * TILE
+        where = tl.where(turn == 0, start1, tl.where(turn == 1, start2, again))
+        best, token = _judge(logits, vocab, peak, t, cut, last, seed, sample, position, tag, where, best, token, QUADS)
+        turn += 1
+        if turn == 1:
+            turns = tl.where(top2 > best - _SLACK, 2, 1)
+        if turn == 2:
+            turns = tl.where(top3 > best - _SLACK, 2 + tl.cdiv(end - first, TILE), 2)
     return best, token
 
 
