@@ -15,8 +15,8 @@ from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 
 PIECE = 16 << 20
-"""Bytes that the host's pool gains at a time. Page-locking takes 0.4 ms per MB and holds launches up meanwhile, so it is
-done as it is needed, and little at a time; torch rounds what is locked up to a power of two."""
+"""Bytes that the host's pool gains at a time. Page-locking takes 0.4 ms per MB and holds launches up, so it is done
+as it is needed, and a little at a time; torch rounds what is locked up to a power of two."""
 
 
 def pool_bytes(geometry: Geometry) -> int:
