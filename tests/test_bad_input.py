@@ -239,6 +239,7 @@ OPTIONS = {
     "length/cost(costs=3)": ("got 3", "a word"),
     "length/cost(costs='nobody.json')": ("nobody.json", "`sparsespec profile`"),
     "length/cost(probe=0)": ("got 0", "1 or more"),
+    "length/cost(margin=-1)": ("got -1", "0 or more"),
     "scheduler/lockstep(chunk=0)": ("got 0", "1 or more"),
     "scheduler/random(seed=1.5)": ("got 1.5", "a whole number"),
     "scheduler/random(chunk=0)": ("got 0", "1 or more"),

@@ -2,8 +2,11 @@
 
 What a round costs is asked of a `CostModel` (`core/cost.py`), what it yields follows from the drafts of this request
 that stood: each stands with the same chance, independently, once those before it did. The best length for everybody
-alike is the one for this request. Where that is 0 drafts, a round is drafted now and then all the same, because nothing
-else shows that the text has become easier; one that stands entirely is followed by another at once.
+alike is the one for this request, and a new request is taken for one like those before it.
+
+Where the best is not to draft, a round is drafted now and then all the same, because nothing else shows that the text
+has become easier. All requests do so in the same step, for a step in which one drafts costs what one does in which all
+do, and nobody does where speculation would lose even if all drafts stood.
 
 It knows the context of a row and how many requests are seated, but neither the contexts of others nor the scheduler:
 the batch is all of them, each with this row's context, and rounds are spread evenly over the steps, as `staggered` does
@@ -26,8 +29,13 @@ from sparsespec.core.result import RowResult
 from sparsespec.core.view import RowView
 
 _log = logging.getLogger(__name__)
-_CONTEXT = 256
-"""Tokens of context that are not told apart."""
+_PLAIN = Lengths(0, 0)
+_ALL = 0.99
+"""Weight that what was heard of anybody keeps with each further row: many requests together change slowly."""
+_LIKE = 4.0
+"""What a new request takes over of that counts for so many candidates."""
+_SOONER = 8
+"""A try that stood entirely is followed by another this many times sooner."""
 
 
 class Situation(NamedTuple):
@@ -49,16 +57,37 @@ class Situation(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Past:
-    """Discounted counts of what was heard of a seat; the first ones are assumed."""
+class _Counts:
+    """Discounted counts of what was heard; the first ones are assumed."""
 
-    stood: float = 3.2
-    tried: float = 4.0
+    stood: float = 0.8 * _LIKE
+    tried: float = _LIKE
     drafts: float = 1.0
     forwards: float = 1.0
     read: float = 0.1
     full: float = 1.0
-    plain: int = 0  # rounds without speculation since the last with it
+
+    def verified(self, keep: float, stood: int, fell: bool) -> None:
+        """Take in a verification of which `stood` candidates stood; one that `fell` was tried too."""
+        self.stood, self.tried = keep * self.stood + stood, keep * self.tried + stood + fell
+
+    def drafted(self, keep: float, n: int, read: float, full: float) -> None:
+        """Take in a DRAFT row that drew `n` tokens."""
+        self.drafts, self.forwards = keep * self.drafts + n, keep * self.forwards + 1
+        self.read, self.full = keep * self.read + read, keep * self.full + full
+
+    def like(self) -> _Counts:
+        """Return counts of the same ratios that weigh little."""
+        return _Counts(_LIKE * self.stood / self.tried, _LIKE, self.drafts / self.forwards, 1.0, self.read / self.full)
+
+
+@dataclass(slots=True)
+class _Past:
+    """What is known of a seat."""
+
+    counts: _Counts
+    tried_at: int  # step before the last round with speculation
+    wait: int  # steps between rounds that try
     guessed: bool = False  # the last round was to judge guesses without a draft
 
 
@@ -69,24 +98,36 @@ class Cost:
         costs: Name of a cost model of the package, or a file that `sparsespec profile` wrote for this model and device.
         draft: Tokens a round drafts at most; 0 with selector "none".
         guess: Guesses that a forward takes from the proposer; 0 with proposer "none". Without drafts it is the most.
-        memory: Weight that what was heard keeps with each further row, in [0, 1).
-        probe: Rounds without speculation after which one round tries again.
+        memory: Weight that what was heard of a request keeps with each further row, in [0, 1).
+        probe: Steps without speculation after which a round tries again.
+        margin: How much more than plain decoding a round must promise, as a share of it. What is lost by decoding
+            plainly where drafting wins a little is that little, and costs are wrong by some: choosing positions and
+            judging drafts is in none of them.
     """
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset()
 
     def __init__(
-        self, costs: str = "h100-qwen3-8b", draft: int = 12, guess: int = 0, memory: float = 0.9, probe: int = 64
+        self,
+        costs: str = "h100-qwen3-8b",
+        draft: int = 12,
+        guess: int = 0,
+        memory: float = 0.9,
+        probe: int = 64,
+        margin: float = 0.1,
     ) -> None:
         if draft < 0 or guess < 0 or not draft + guess:
             raise BadOption(f"cost chooses up to draft or guess tokens, not both 0, got draft={draft}, guess={guess}")
         if not 0 <= memory < 1:
             raise BadOption(f"memory is the weight of what was heard before, in [0, 1), got {memory}")
         if probe < 1:
-            raise BadOption(f"probe is a number of rounds, 1 or more, got {probe}")
+            raise BadOption(f"probe is a number of steps, 1 or more, got {probe}")
+        if not 0 <= margin < float("inf"):
+            raise BadOption(f"margin is what a round must promise above plain decoding, 0 or more, got {margin}")
         CostModel.load(costs)
-        self.costs, self.draft, self.guess, self.memory, self.probe = costs, draft, guess, memory, probe
+        self.costs, self.draft, self.guess, self.memory = costs, draft, guess, memory
+        self.probe, self.margin = probe, margin
 
     @property
     def max_draft(self) -> int:
@@ -101,7 +142,8 @@ class Cost:
     def bind(self, geometry: Geometry) -> None:
         """Load the costs; logs if they are of a model of another shape."""
         self._model = CostModel.load(self.costs)
-        self._pasts: dict[int, _Past] = {}
+        self._n_seats, self._pasts = geometry.n_seats, dict[int, _Past]()
+        self._forget_all()
         self._best = lru_cache(4096)(self.best)
         names = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab")
         others = [name for name in names if self._model.geometry.get(name) != getattr(geometry, name)]
@@ -109,51 +151,73 @@ class Cost:
             _log.info("length 'cost' is told the costs %r, of a model with another %s", self.costs, others[0])
 
     def reset(self, seats: Sequence[int]) -> None:
-        """Forget these seats: another request sits there now."""
+        """Forget these seats: other requests sit there now; with all seats, also what was heard of anybody."""
         for seat in seats:
             self._pasts.pop(seat, None)
+        if len(set(seats)) == self._n_seats:
+            self._forget_all()
 
     def propose(self, row: RowView) -> Lengths:
-        """Return the best lengths, (0, 0) where speculation loses; then every `probe`-th round the best that try."""
-        past = self._pasts.setdefault(row.seat, _Past())
-        # rounded, so that most rounds find their answer remembered
-        best, trial = self._best(
-            Situation(
-                row.running,
-                -(-row.n_hi // _CONTEXT) * _CONTEXT,
-                round(past.stood / past.tried, 2),
-                round(past.read / past.full, 2),
-                round(past.drafts / past.forwards, 1),
-            )
-        )
-        past.plain = past.plain + 1 if best == (0, 0, 0.0) else 0
-        if past.plain > self.probe:
-            best, past.plain = trial, 0
+        """Return the best lengths, (0, 0) where speculation loses; then now and then the best that try."""
+        step, past = row.waiting_since, self._pasts.get(row.seat)
+        if past is None:
+            # of nobody anything was heard: try at once
+            past = _Past(self._all.like(), step if self._heard else -1, self.probe)
+            self._pasts[row.seat] = past
+        at = self._situation(row, past.counts)
+        best, trial = self._best(at)
+        if best == _PLAIN and step // past.wait > past.tried_at // past.wait and self._could_win(at):
+            best = trial
+        if best != _PLAIN:
+            past.tried_at = step
         past.guessed = not best.draft and best.guess > 0
         return best
 
     def observe(self, result: RowResult) -> None:
         """Learn what a draft read, or how many candidates stood."""
-        past, keep = self._pasts.setdefault(result.seat, _Past()), self.memory
+        past = self._pasts.get(result.seat)
+        if past is None:
+            return
+        learners = ((past.counts, self.memory), (self._all, _ALL))
         if result.phase is Phase.DRAFT:
             if result.live:
-                past.drafts, past.forwards = keep * past.drafts + len(result.tokens), keep * past.forwards + 1
-                past.read, past.full = keep * past.read + result.kv_read, keep * past.full + result.kv_full
+                for counts, keep in learners:
+                    counts.drafted(keep, len(result.tokens), result.kv_read, result.kv_full)
             return
         fell = result.n_accepted < result.n_candidates or (past.guessed and not result.n_candidates)
         if fell or result.n_candidates:
-            past.stood, past.tried = keep * past.stood + result.n_accepted, keep * past.tried + result.n_accepted + fell
-        if result.n_candidates and not fell:
-            past.plain = self.probe
+            for counts, keep in learners:
+                counts.verified(keep, result.n_accepted, fell)
+            past.wait = self.probe if fell else max(1, self.probe // _SOONER)
+            self._heard = True
+
+    def _forget_all(self) -> None:
+        self._all, self._heard = _Counts(), False
+
+    def _situation(self, row: RowView, counts: _Counts) -> Situation:
+        """Return what the best lengths follow from, rounded, so that most rounds find their answer remembered."""
+        unit = 1 << max(5, row.n_hi.bit_length() - 4)
+        return Situation(
+            row.running,
+            max(1, round(row.n_hi / unit)) * unit,
+            round(counts.stood / counts.tried, 2),
+            round(counts.read / counts.full, 2),
+            round(counts.drafts / counts.forwards, 1),
+        )
+
+    def _could_win(self, at: Situation) -> bool:
+        """Say whether speculation would win if all candidates stood."""
+        return self._best(at._replace(chance=1.0))[0] != _PLAIN
 
     def best(self, at: Situation) -> tuple[Lengths, Lengths]:
-        """Return the lengths of the highest rate, and the best among those that speculate; ties go to the shorter."""
+        """Return the lengths to choose, and the best among those that speculate; ties go to the shorter."""
         if self.draft:
             trials = [Lengths(k, self.guess) for k in range(1, self.draft + 1)]
         else:
             trials = [Lengths(0, guess) for guess in range(1, self.guess + 1)]
-        trial = max(trials, key=lambda lengths: self.rate(lengths, at))
-        return max(Lengths(0, 0), trial, key=lambda lengths: self.rate(lengths, at)), trial
+        rates = [self.rate(lengths, at) for lengths in trials]
+        trial = trials[rates.index(max(rates))]
+        return (trial if max(rates) > (1 + self.margin) * self.rate(_PLAIN, at) else _PLAIN), trial
 
     def rate(self, lengths: Lengths, at: Situation) -> float:
         """Return the expected tokens per second of `batch` such requests."""

@@ -1,0 +1,157 @@
+"""Length `cost`, on streams made by hand: where it drafts, how far, when it tries, and what it takes others for."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from sparsespec.core.cost import CostModel
+from sparsespec.core.errors import BadOption, UnknownName
+from sparsespec.core.plan import Lengths
+from sparsespec.policies.lengths.cost import Cost, Situation
+from sparsespec.testing.checks.drawn_views import BLANK
+from tests.policies.streams import bound, chain, drafted, stream, verified
+
+DENSE = Lengths(0, 0)
+
+
+def test_cost_drafts_where_it_pays_and_the_further_the_longer_the_context() -> None:
+    part = bound(Cost())
+    found = [part.best(Situation(64, context, 0.9, 0.05, 1.0))[0].draft for context in (256, 2048, 8192, 32768)]
+    assert found == sorted(found)
+    assert found[1] >= 2
+    assert found[-1] > found[1]
+    assert part.best(Situation(1, 256, 0.9, 0.05, 1.0))[0] == DENSE
+
+
+def test_cost_expects_of_a_round_what_the_steps_of_it_cost() -> None:
+    part, model = bound(Cost()), CostModel.load("h100-qwen3-8b")
+    batch, context, k, chance, share = 64, 4096, 4, 0.8, 0.05
+    yields = 1 + sum(chance**i for i in range(1, k + 1))
+    tokens, kv = batch * (2 * k + 1) / (k + 1), batch * context * model.kv_token_bytes
+    step = model.step(tokens, tokens, kv / (k + 1), k * share * kv / (k + 1))
+    at = Situation(batch, context, chance, share, 1.0)
+    assert part.rate(Lengths(k, 0), at) == pytest.approx(batch * yields / ((k + 1) * step))
+    assert part.rate(DENSE, at) == pytest.approx(batch / model.step(batch, batch, kv, 0))
+    # guesses that stand spare forwards
+    assert part.rate(Lengths(k, 1), at._replace(stride=2.0)) > part.rate(Lengths(k, 1), at)
+
+
+def test_cost_stops_where_drafts_never_stand_and_tries_again_now_and_then() -> None:
+    part = bound(Cost(probe=10))
+    found = list(stream(part, lambda judged: 0, 60, running=64))
+    assert found[0].draft > 0, "at first it believes in drafts"
+    first = found.index(DENSE)
+    assert first < 10
+    tries = [i for i, lengths in enumerate(found) if i > first and lengths != DENSE]
+    assert tries == [10, 20, 30, 40, 50]
+    assert all(found[i].draft == 1 for i in tries), "the cheapest round that tries"
+
+
+def test_cost_lets_all_requests_try_in_the_same_step() -> None:
+    part = bound(Cost(probe=10))
+    # the second one comes later, and is taken for one like the first
+    streams = (
+        stream(part, lambda judged: 0, 60, running=64),
+        stream(part, lambda judged: 0, 43, running=64, seat=1, since=17),
+    )
+    found = [[step for step, lengths in enumerate(one) if lengths != DENSE] for one in streams]
+    assert found[0][-5:] == [10, 20, 30, 40, 50]
+    assert [17 + i for i in found[1]] == [20, 30, 40, 50]
+
+
+def test_cost_never_tries_where_speculation_loses_even_if_all_drafts_stand() -> None:
+    part = bound(Cost(probe=5))
+    assert set(stream(part, lambda judged: judged, 40, running=1)) == {DENSE}
+    # ... and tries at once where it could win, though what it assumes at first is that it does not
+    assert part.best(Situation(8, 4000, 0.8, 0.1, 1.0))[0] == DENSE
+    assert next(stream(bound(Cost(probe=5)), lambda judged: judged, 1, running=8)) != DENSE
+
+
+def test_cost_takes_a_new_request_for_one_like_those_before_it() -> None:
+    hard, easy = bound(Cost()), bound(Cost())
+    for part, chance in ((hard, 0.3), (easy, 0.95)):
+        list(stream(part, chain(chance, random.Random(0)), 60, running=64))
+
+    def asked(seat: int) -> list[int]:
+        row = BLANK._replace(seat=seat, n_hi=4000, running=64, waiting_since=61)
+        return [part.propose(row).draft for part in (hard, easy)]
+
+    assert asked(1)[0] + 3 <= asked(1)[1]
+    for part in (hard, easy):
+        part.reset([0])
+    assert asked(0) == asked(2) == asked(1), "who leaves takes nothing along that others go by"
+    for part in (hard, easy):
+        part.reset(range(64))
+    assert asked(1)[0] == asked(1)[1]
+
+
+def test_cost_wants_a_margin_before_it_speculates() -> None:
+    at = Situation(64, 2048, 0.75, 0.1, 1.0)
+    part = bound(Cost(margin=0.0))
+    lengths = part.best(at)[0]
+    wins = part.rate(lengths, at) / part.rate(DENSE, at) - 1
+    assert wins > 0
+    assert bound(Cost(margin=0.9 * wins)).best(at) == (lengths, lengths)
+    assert bound(Cost(margin=1.1 * wins)).best(at) == (DENSE, lengths)
+
+
+def test_cost_takes_up_drafting_when_the_text_becomes_easy_again() -> None:
+    part = bound(Cost(probe=10))
+    list(stream(part, lambda judged: 0, 60, running=64))
+    found = list(stream(part, lambda judged: judged, 60, running=64, since=60))
+    drafting = [lengths.draft for lengths in found[-20:]]
+    assert min(drafting) >= 4
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.8, 0.95])
+def test_cost_settles_near_the_best_length_of_its_chance(chance: float) -> None:
+    part = bound(Cost(memory=0.97))
+    best = part.best(Situation(64, 4096, chance, 0.05, 1.0))[0].draft
+    found = list(stream(part, chain(chance, random.Random(1)), 120, running=64))
+    mean = sum(lengths.draft for lengths in found[40:]) / len(found[40:])
+    assert abs(mean - best) < 1.5
+
+
+def test_cost_of_guesses_alone_stops_too_where_the_proposer_finds_nothing() -> None:
+    part = bound(Cost(draft=0, guess=4, probe=10))
+    found: list[Lengths] = []
+    for step in range(400):
+        found.append(part.propose(BLANK._replace(n_hi=500, waiting_since=step, running=64)))
+        part.observe(verified(0, 0, k=0))
+    assert found[0].guess > 0
+    assert all(lengths.draft == 0 for lengths in found)
+    assert sum(lengths == DENSE for lengths in found[-50:]) >= 40
+
+
+def test_cost_learns_what_drafts_read() -> None:
+    lean, greedy = bound(Cost()), bound(Cost())
+    row = BLANK._replace(n_hi=8000, running=64)
+    for part, share in ((lean, 0.03), (greedy, 0.9)):
+        part.propose(row)
+        for _ in range(20):
+            part.observe(drafted(share))
+            part.observe(verified(3, 4))
+    assert lean.propose(row).draft > greedy.propose(row).draft
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Cost(draft=0), "not both 0"),
+        (lambda: Cost(memory=1.0), "in \\[0, 1\\)"),
+        (lambda: Cost(probe=0), "1 or more"),
+        (lambda: Cost(margin=-0.1), "0 or more, got -0.1"),
+        (lambda: Cost(costs="none.json"), "cannot be read"),
+    ],
+)
+def test_an_option_that_cannot_work_raises(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(BadOption, match=says):
+        make()
+
+
+def test_costs_that_nobody_measured_raise() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'h100-qwen3-8b'"):
+        Cost(costs="h100-qwen3")
