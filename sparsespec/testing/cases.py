@@ -130,7 +130,7 @@ def _engine_options(dice: random.Random, asks: Sequence[Ask]) -> dict[str, Any]:
     # the last token is never fed back, so its KV needs no place
     pages = [-(-(limit - 1) // page_size) for limit in limits for _ in range(2)]
     least, most = max(1, *pages), sum(pages) + 4
-    n_pages = 1 + dice.choice((least, least, least + dice.randint(0, least), most))
+    n_pages = 1 + dice.choice((least, least, least, least + dice.randint(0, least), most))
     return {
         "max_batch": dice.choice((1, 2, 3, 4, 4)),
         "max_context": dice.choice((max(limits), MAX_CONTEXT)),

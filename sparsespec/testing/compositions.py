@@ -1,6 +1,6 @@
 """Random compositions of everything on the shelves, legal and small enough to hurt.
 
-Parts are drawn evenly by name, so a new plug-in is drawn by existing: with the options below where its name is known
+Parts are drawn by name, so a new plug-in is drawn by existing: with the options below where its name is known
 here, else with its defaults and a budget. Budgets are small, because a draft that reads everything proves nothing.
 """
 
@@ -22,6 +22,9 @@ Options = dict[str, Any]
 MAX_DRAFT = 6
 """Drafts a round makes at most in drawn compositions."""
 
+_OFTEN = {("tiers", "gpu"): 4, ("tiers", "host"): 2}
+"""Who is drawn so many times as often as others: `gpu` preempts and `host` copies, where `reserve` only waits."""
+
 
 def draw_spec(
     dice: random.Random, verifiers: Sequence[str] = (), attentions: Sequence[str] = ("reference",)
@@ -34,7 +37,7 @@ def draw_spec(
         attentions: Likewise, the defining one by default because others need a GPU.
     """
     register_adversaries()
-    shelves = {shelf: registry.names(shelf) for shelf in SHELVES}
+    shelves = {shelf: [n for n in registry.names(shelf) for _ in range(_OFTEN.get((shelf, n), 1))] for shelf in SHELVES}
     shelves["verifier"] = list(verifiers) or shelves["verifier"]
     shelves["attention"] = list(attentions) or shelves["attention"]
     for _ in range(1000):
@@ -145,7 +148,8 @@ def _host(dice: random.Random) -> Options:
 
 
 def _chunk(dice: random.Random) -> Options:
-    return {"chunk": dice.choice((1, 3, 7, 16, 64))}
+    # small ones seldom: their steps are many, and alike
+    return {"chunk": dice.choice((1, 3, 7, 7, 16, 16, 64, 64))}
 
 
 def _chaos(dice: random.Random) -> Options:

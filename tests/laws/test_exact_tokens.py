@@ -63,7 +63,7 @@ def test_every_composition_emits_what_dense_emits() -> None:
     print(f"{seen}\n{len(tally.compositions)} compositions in {EXAMPLES} examples")
     _assert_power(tally.sparse)
     assert seen.metrics.num_accepted_guesses > 20
-    assert seen.preemptions > 30
+    assert seen.preemptions > 50
     assert min(seen.spilled, seen.restored) > 50
     assert seen.shared > 50
     assert seen.kv_checks > 1000
