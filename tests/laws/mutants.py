@@ -21,13 +21,14 @@ from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
 from sparsespec.engine import deck, desk, lazy, listener, request, roster, round, speaker, state
 from sparsespec.kv import mover, two_tiers
-from sparsespec.kv.gpu import GpuTier
+from sparsespec.kv.paged import Paged
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.selection import Stored
 from sparsespec.policies.selectors.window import Window
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.sampling.spread import match, spread
 from sparsespec.testing.cases import Case
+from tests.laws.bites import crowds, drafts, forks, lags, pads, queues, spills, uses
 
 Patch = pytest.MonkeyPatch
 
@@ -47,18 +48,6 @@ class Mutant:
     inject: Callable[[Patch], None]
     laws: frozenset[str]
     bites: Callable[[Case], bool]
-
-
-def drafts(case: Case) -> bool:
-    return case.spec.selector.name not in ("none", "full") and case.spec.length.name != "zero"
-
-
-def lags(case: Case) -> bool:
-    return case.spec.loop != "sync" and drafts(case)
-
-
-def uses(selector: str) -> Callable[[Case], bool]:
-    return lambda case: case.spec.selector.name == selector and drafts(case)
 
 
 def verify_leaves_draft_kv(patch: Patch) -> None:
@@ -172,9 +161,9 @@ def results_go_to_the_seat(patch: Patch) -> None:
 
 
 def partial_page_is_shared(patch: Patch) -> None:
-    original = GpuTier.share
+    original = Paged.share
     patch.setattr(
-        GpuTier,
+        Paged,
         "share",
         lambda self, seat, owner, n_pages: original(self, seat, owner, min(n_pages + 1, self.pages(owner))),
     )
@@ -192,10 +181,6 @@ def drafting_goes_on_after_preemption(patch: Patch) -> None:
 
 def seat_is_reset_at_once(patch: Patch) -> None:
     patch.setattr(deck.Deck, "seat", lambda self, who: state.seat_request(self._state, who, who.seat))
-
-
-def pads(case: Case) -> bool:
-    return bool(case.spec.engine["graphs"]) and drafts(case)
 
 
 def padding_writes_over_a_token(patch: Patch) -> None:
@@ -248,10 +233,6 @@ def copies_take_the_next_page(patch: Patch) -> None:
     patch.setattr(two_tiers.TwoTiers, "_fetch", _fetch)
 
 
-def spills(case: Case) -> bool:
-    return case.spec.tiers.name == "host" and len(case.requests) > 1
-
-
 def _mutant(inject: Callable[[Patch], None], bites: Callable[[Case], bool], *laws: str) -> Mutant:
     return Mutant(inject.__name__, inject, frozenset(laws), bites)
 
@@ -265,11 +246,15 @@ MUTANTS = (
     _mutant(noise_by_committed_count, drafts, "exact tokens"),
     _mutant(tail_released_to_what_was_heard, lags, "KV truth", "NaN poison", "page books"),
     _mutant(selection_names_rejected_positions, uses("pillar"), "selection contract"),
-    _mutant(results_go_to_the_seat, lags, "routing", "exact tokens", "selection contract"),
     _mutant(
-        partial_page_is_shared, lambda case: any(a.params.n > 1 for a in case.requests), "KV truth", "exact tokens"
+        results_go_to_the_seat,
+        lambda case: lags(case) and queues(case),
+        "routing",
+        "exact tokens",
+        "selection contract",
     ),
-    _mutant(drafting_goes_on_after_preemption, drafts, "NaN poison"),
+    _mutant(partial_page_is_shared, forks, "KV truth", "exact tokens"),
+    _mutant(drafting_goes_on_after_preemption, lambda case: drafts(case) and crowds(case), "NaN poison"),
     _mutant(seat_is_reset_at_once, lambda case: case.spec.loop != "sync", "NaN poison", "exact tokens", "KV truth"),
     _mutant(padding_writes_over_a_token, pads, "exact tokens", "KV truth", "selection contract"),
     _mutant(
