@@ -34,9 +34,11 @@ class TritonAttention:
         self._kernels = _kernels(k_pages.device)
         self._kernels.check(k_pages[0], geometry.n_heads, geometry.scored)
         self._bound = Bound(geometry, model, k_pages, v_pages)
-        # of a row that decodes; bits do not depend on it
-        packed = (1 + max(geometry.max_draft, geometry.max_guess)) * (geometry.n_heads // geometry.n_kv_heads)
-        self._tiling = self._kernels.tiling_for(k_pages.dtype, geometry.head_dim, packed)
+        g, group = geometry, geometry.n_heads // geometry.n_kv_heads
+        # of rows that decode, in steps without a selection and with one; bits do not depend on it
+        widths = (1 + g.max_guess, 1 + max(g.max_draft, g.max_guess))
+        self._tilings = [self._kernels.tiling_for(k_pages.dtype, g.head_dim, width * group) for width in widths]
+        self._works: list[Work | None] = [None, None]
         self._work: Work | None = None
         self._outgrown: list[Work] = []
         self._scores: Tensor | None = None
@@ -45,17 +47,25 @@ class TritonAttention:
         """Make the step's work list on the device."""
         g = self._bound.geometry
         self._step = Step(self._bound, batch, choice)
-        rows, n_tokens = self._step.rows, batch.tokens.shape[0]
-        if self._work is None or not self._work.holds(rows, n_tokens):
-            k_pages, last = self._bound.k_pages[0], self._work
-            self._outgrown += [] if last is None else [last]
-            self._work = self._kernels.work_for(
-                k_pages, g.n_heads, rows, n_tokens, n_rows=g.n_seats, tiling=self._tiling, like=last
+        rows, n_tokens, kind = self._step.rows, batch.tokens.shape[0], int(choice is not None)
+        work = self._works[kind]
+        if work is None or not work.holds(rows, n_tokens):
+            self._outgrown += [] if work is None else [work]
+            work = self._kernels.work_for(
+                self._bound.k_pages[0],
+                g.n_heads,
+                rows,
+                n_tokens,
+                n_rows=g.n_seats,
+                tiling=self._tilings[kind],
+                like=work,
             )
-        self._work.fill(rows, n_tokens)
-        if self._work.scores is not None:
+            self._works[kind] = work
+        self._work = work
+        work.fill(rows, n_tokens)
+        if work.scores is not None:
             if self._scores is None:
-                shape = (g.n_layers, *self._work.scores.shape)
+                shape = (g.n_layers, *work.scores.shape)
                 self._scores = torch.zeros(shape, dtype=torch.float32, device=batch.seat.device)
             self._scores.zero_()
 
@@ -65,7 +75,7 @@ class TritonAttention:
         bound, step = self._bound, self._step
         q, chosen = step.begin(layer, q, k, v, ask=True, impl="triton")
         k_pages, v_pages = bound.k_pages[layer], bound.v_pages[layer]
-        into = None if self._scores is None else self._scores[layer]
+        into = None if self._scores is None or self._work.scores is None else self._scores[layer]
         scale = bound.geometry.head_dim**-0.5
         out, _, scores = self._kernels.run(
             q, k_pages, v_pages, step.rows, self._work, scale=scale, chosen=chosen, into=into

@@ -60,7 +60,7 @@ class Deck:
     def launch(self, placed: Placed, requests: Mapping[int, Request], step: int) -> None:
         """Pack a placed plan, launch its round, and note what is now unheard of the requests, by seat."""
         rows, n_decoding = ordered(placed.rows)
-        shape = shape_of(rows, n_decoding)
+        shape = shape_of(rows, n_decoding, may_draft=self._geometry.max_draft > 0)
         if self._rounds.graphs:
             shape = padded(shape, self._geometry.n_seats)
         buffers = self._ring[0]
@@ -100,7 +100,10 @@ class Deck:
 
     def rehearse(self, progress: Callable[[int, int], object]) -> None:
         """Record the rounds of all shapes without prefill, the largest first; `progress` hears (done, all)."""
-        shapes = list(decoding_shapes(self._geometry.n_seats, row_width(self._geometry)))
+        g = self._geometry
+        shapes = list(decoding_shapes(g.n_seats, row_width(g)))
+        if g.max_draft:
+            shapes += decoding_shapes(g.n_seats, 1 + g.max_guess, plain=True)
         for done, shape in enumerate(shapes):
             progress(done, len(shapes))
             self._device.wait(self._device.launch(partial(self._rounds.rehearse, shape)))

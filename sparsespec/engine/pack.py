@@ -27,22 +27,24 @@ def ordered(rows: Rows) -> tuple[Rows, int]:
     return rows.take(filling.argsort(kind="stable")), len(rows) - int(filling.sum())
 
 
-def shape_of(rows: Rows, n_decoding: int) -> Shape:
-    """Return the sizes of a step of these rows."""
-    return Shape(len(rows), int(rows.n_query.sum()), int(rows.n_query[:n_decoding].sum()))
+def shape_of(rows: Rows, n_decoding: int, *, may_draft: bool) -> Shape:
+    """Return the sizes of a step of these rows, in an engine that drafts or does not."""
+    plain = may_draft and n_decoding == len(rows) and not rows.k.any()
+    return Shape(len(rows), int(rows.n_query.sum()), int(rows.n_query[:n_decoding].sum()), plain)
 
 
 def pack(rows: Rows, roster: Roster, want_scores: bool, into: Ints) -> None:
     """Write `rows`, decoding ones first, into `into` [N_COLUMNS, B]; the rest are idle seats."""
     assert len(into) == N_COLUMNS
     n, n_rows = len(rows), into.shape[1]
-    seat, phase, n_query, _ = rows.table
+    seat, phase, n_query, k = rows.table
     columns = into[:, :n]
     columns[:4] = rows.table
     columns[4] = n_query.cumsum() - n_query
     # the end of a request's first fill warms its selection up; recomputation scores nothing
     warms = (phase == Phase.PREFILL) & roster.first_fill[seat] & (n_query == roster.to_prefill[seat])
-    columns[5] = want_scores & (warms | (phase == Phase.VERIFY))
+    # who decodes plainly may do so for long: choosing anew for each token would cost more than it is worth
+    columns[5] = want_scores & (warms | ((phase == Phase.VERIFY) & (k > 0)))
     columns[6] = roster.stop_below[seat].view(np.int64)
     if n_rows > n:
         rest = into[:, n:]

@@ -106,7 +106,9 @@ class Rounds:
         if geometry.checked:
             check_live(batch)
         lay_out(batch, shape.n_tokens, geometry.page_size)
-        logits = forward(self._model, parts.attention, batch, self._choice(batch), shape.n_logits)
+        # a selector selects before it observes, also where nobody asks it
+        choice = self._choice(batch)
+        logits = forward(self._model, parts.attention, batch, None if shape.plain else choice, shape.n_logits)
         if logits is None:
             results, outcome = None, fill(batch)
         else:

@@ -18,11 +18,16 @@ PREFILL_LEAST = 64
 
 
 class Shape(NamedTuple):
-    """Rows and query tokens of a launched round; decoding rows are among the first `n_logits` tokens."""
+    """Rows and query tokens of a launched round; decoding rows are among the first `n_logits` tokens.
+
+    A `plain` one is a step of an engine that drafts in which nobody drafts or has drafts judged: the selector has no
+    part in it, and it costs what it costs an engine without one.
+    """
 
     n_rows: int
     n_tokens: int
     n_logits: int
+    plain: bool = False
 
 
 def padded(shape: Shape, n_rows: int) -> Shape:
@@ -31,7 +36,7 @@ def padded(shape: Shape, n_rows: int) -> Shape:
     if shape.n_logits and filling <= SHORT:
         # the rest of a prompt costs what as many tokens of decoding rows do, and there is a graph for those
         n = _rounded(shape.n_tokens)
-        return Shape(n_rows, n, n)
+        return Shape(n_rows, n, n, shape.plain)
     n_logits = _rounded(shape.n_logits)
     if filling:
         # beside a prefill a few tokens more cost nothing, and there are fewer graphs
@@ -40,14 +45,14 @@ def padded(shape: Shape, n_rows: int) -> Shape:
     return Shape(n_rows, n_logits + filling, n_logits)
 
 
-def decoding_shapes(n_rows: int, width: int) -> Iterator[Shape]:
+def decoding_shapes(n_rows: int, width: int, *, plain: bool = False) -> Iterator[Shape]:
     """Yield the shapes of all steps with at most a short prefill: `n_rows` rows of up to `width` tokens decode.
 
-    The largest comes first.
+    The largest comes first. Plain steps have no prefill.
     """
-    n = _rounded(n_rows * width + SHORT)
+    n = _rounded(n_rows * width + (0 if plain else SHORT))
     while n:
-        yield Shape(n_rows, n, n)
+        yield Shape(n_rows, n, n, plain)
         n = max((m for m in range(max(0, n - COARSE), n) if _rounded(m) == m), default=0)
 
 

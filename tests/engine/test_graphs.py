@@ -105,13 +105,25 @@ def test_decoding_shapes_are_those_that_steps_are_padded_to() -> None:
     assert set(shapes) == met
     assert met == {padded(Shape(6, n + m, n), 6) for n in range(1, 55) for m in range(SHORT + 1)}
     assert shapes == sorted(shapes, reverse=True)
+    plain = list(decoding_shapes(6, 2, plain=True))
+    assert set(plain) == {padded(Shape(6, n, n, True), 6) for n in range(1, 13)}
+    assert plain == sorted(plain, reverse=True)
 
 
 def test_the_shape_of_a_step_counts_what_draws() -> None:
     rows = (Row(0, Phase.VERIFY, 4, 3), Row(1, Phase.PREFILL, 50, 0), Row(2, Phase.DRAFT, 1, 3))
     decoding_first, n_decoding = ordered(Rows(rows))
     assert decoding_first == (rows[0], rows[2], rows[1])
-    assert shape_of(decoding_first, n_decoding) == Shape(3, 55, 5)
+    assert shape_of(decoding_first, n_decoding, may_draft=True) == Shape(3, 55, 5)
+
+
+def test_a_step_is_plain_where_nobody_drafts_or_is_judged_or_filled() -> None:
+    plain = Row(0, Phase.VERIFY, 1, 0)
+    others = (Row(1, Phase.VERIFY, 1, 3), Row(1, Phase.DRAFT, 1, 3), Row(1, Phase.PREFILL, 5, 0))
+    assert shape_of(Rows([plain]), 1, may_draft=True).plain
+    assert not shape_of(Rows([plain]), 1, may_draft=False).plain, "an engine that never drafts has steps of one kind"
+    for other in others:
+        assert not shape_of(*ordered(Rows([plain, other])), may_draft=True).plain
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", 0.5])
