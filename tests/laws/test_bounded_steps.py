@@ -5,6 +5,9 @@ Barriers that wait for starving rows, and policies that take pages from each oth
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import pytest
 
 from sparsespec.core import registry
@@ -15,14 +18,24 @@ from sparsespec.testing.cases import Ask, Case
 from tests.laws.harness import run
 
 register_adversaries()
-PROMPTS = tuple(tuple((i * i + 7 * j) % 61 for i in range(20 + 4 * j)) for j in range(4))
+PROMPTS = tuple(tuple((i * i + 7 * j) % 61 for i in range(20 + 4 * j)) for j in range(3))
 ASKS = tuple(Ask(prompt, SamplingParams(temperature=0.8, max_tokens=12, ignore_eos=True)) for prompt in PROMPTS)
 LONGEST = len(PROMPTS[-1]) + 12
+LOOPS = ("sync", "delayed", "resident")
 
 
-@pytest.mark.parametrize("tiers", registry.names("tiers"))
-@pytest.mark.parametrize("loop", ["sync", "delayed", "resident"])
-@pytest.mark.parametrize("scheduler", registry.names("scheduler"))
+def _some(scheduler: str, loop: str, tiers: str) -> Any:
+    """Return a composition as a parameter: of each scheduler and each tier one is quick."""
+    quick = loop == "resident" and (tiers == "gpu" or scheduler == "staggered")
+    return pytest.param(
+        scheduler, loop, tiers, id=f"{scheduler}-{loop}-{tiers}", marks=() if quick else pytest.mark.slow
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "loop", "tiers"),
+    [_some(*names) for names in product(registry.names("scheduler"), LOOPS, registry.names("tiers"))],
+)
 def test_pool_of_one_request_serves_many(scheduler: str, loop: str, tiers: str) -> None:
     spec = EngineSpec.of(
         selector="pillar(min_budget=8,budget=0.2)", length="fixed(draft=4)", scheduler=scheduler, loop=loop, tiers=tiers
@@ -35,7 +48,7 @@ def test_pool_of_one_request_serves_many(scheduler: str, loop: str, tiers: str) 
     assert seen.tokens == 12 * len(ASKS)
 
 
-@pytest.mark.parametrize("loop", ["sync", "delayed", "resident"])
+@pytest.mark.parametrize("loop", LOOPS)
 def test_oldest_is_never_preempted(loop: str) -> None:
     spec = EngineSpec.of(selector="full", length="fixed(draft=4)", scheduler="staggered", loop=loop)
     options = {"max_batch": 4, "page_size": 4, "n_pages": 14, "checked": True}
