@@ -1,6 +1,6 @@
 """Two thousand requests over a third of the memory they want: all end as they would have, and nothing is left over.
 
-Lengths are drawn like the outputs of the paper on AIME (13,185 tokens, deviation 7,626), divided by 1,000.
+Lengths are drawn like the outputs of the paper on AIME (13,185 tokens, deviation 7,626), divided by 2,000.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _requests() -> list[Asked]:
     asked: list[Asked] = []
     for i in range(N):
         prompt = tuple(dice.randrange(60) for _ in range(dice.randint(1, 8)))
-        length = min(max(2, round(dice.gauss(13.2, 7.6))), CONTEXT - len(prompt))
+        length = min(max(2, round(dice.gauss(6.6, 3.8))), CONTEXT - len(prompt))
         asked.append((prompt, SamplingParams(temperature=0.8, max_tokens=length, ignore_eos=True, seed=i)))
     return asked
 
