@@ -88,6 +88,15 @@ def test_cost_takes_a_new_request_for_one_like_those_before_it() -> None:
     assert asked(1)[0] == asked(1)[1]
 
 
+def test_one_bad_round_of_a_request_weighs_little_beside_what_others_had() -> None:
+    part = bound(Cost())
+    list(stream(part, chain(0.95, random.Random(0)), 60, running=64))
+    *_, after = stream(part, lambda judged: 0, 2, running=64, seat=1, since=61)
+    assert after.draft >= 3
+    *_, after_many = stream(part, lambda judged: 0, 30, running=64, seat=1, since=63)
+    assert after_many.draft <= 1
+
+
 def test_cost_wants_a_margin_before_it_speculates() -> None:
     at = Situation(64, 2048, 0.75, 0.1, 1.0)
     part = bound(Cost(margin=0.0))

@@ -1,8 +1,8 @@
 """Length `cost`: as far as tokens per second are expected to be most, and not at all where speculation loses.
 
 What a round costs is asked of a `CostModel` (`core/cost.py`), what it yields follows from the drafts of this request
-that stood: each stands with the same chance, independently, once those before it did. The best length for everybody
-alike is the one for this request, and a new request is taken for one like those before it.
+that stood, and a little from those of others: each stands with the same chance, independently, once those before it
+did. The best length for everybody alike is the one for this request.
 
 Where the best is not to draft, a round is drafted now and then all the same, because nothing else shows that the text
 has become easier. All requests do so in the same step, for a step in which one drafts costs what one does in which all
@@ -32,8 +32,8 @@ _log = logging.getLogger(__name__)
 _PLAIN = Lengths(0, 0)
 _ALL = 0.99
 """Weight that what was heard of anybody keeps with each further row: many requests together change slowly."""
-_LIKE = 4.0
-"""What a new request takes over of that counts for so many candidates."""
+_LIKE = 10.0
+"""As many candidates of anybody count beside those of a request: of its own there are few while it hardly drafts."""
 _SOONER = 8
 """A try that stood entirely is followed by another this many times sooner."""
 
@@ -60,8 +60,8 @@ class Situation(NamedTuple):
 class _Counts:
     """Discounted counts of what was heard; the first ones are assumed."""
 
-    stood: float = 0.8 * _LIKE
-    tried: float = _LIKE
+    stood: float = 3.2
+    tried: float = 4.0
     drafts: float = 1.0
     forwards: float = 1.0
     read: float = 0.1
@@ -77,8 +77,8 @@ class _Counts:
         self.read, self.full = keep * self.read + read, keep * self.full + full
 
     def like(self) -> _Counts:
-        """Return counts of the same ratios that weigh little."""
-        return _Counts(_LIKE * self.stood / self.tried, _LIKE, self.drafts / self.forwards, 1.0, self.read / self.full)
+        """Return counts of who has tried nothing yet, and reads what these did."""
+        return _Counts(0.0, 0.0, self.drafts / self.forwards, 1.0, self.read / self.full)
 
 
 @dataclass(slots=True)
@@ -113,7 +113,7 @@ class Cost:
         costs: str = "h100-qwen3-8b",
         draft: int = 12,
         guess: int = 0,
-        memory: float = 0.9,
+        memory: float = 0.95,
         probe: int = 64,
         margin: float = 0.1,
     ) -> None:
@@ -197,10 +197,11 @@ class Cost:
     def _situation(self, row: RowView, counts: _Counts) -> Situation:
         """Return what the best lengths follow from, rounded, so that most rounds find their answer remembered."""
         unit = 1 << max(5, row.n_hi.bit_length() - 4)
+        others = _LIKE * self._all.stood / self._all.tried
         return Situation(
             row.running,
             max(1, round(row.n_hi / unit)) * unit,
-            round(counts.stood / counts.tried, 2),
+            round((counts.stood + others) / (counts.tried + _LIKE), 2),
             round(counts.read / counts.full, 2),
             round(counts.drafts / counts.forwards, 1),
         )
