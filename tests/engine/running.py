@@ -50,11 +50,12 @@ def compose(base: str | EngineSpec = "dense", model: Transformer | None = None, 
 
 
 def small(name: str) -> EngineSpec:
-    """Return a preset whose drafts read little of a short context, in a small checked engine."""
+    """Return a preset whose drafts are few and read little of a short context, in a small checked engine."""
     spec = preset(name).spec
     if spec.selector.name != "none":
         options = {**spec.selector.options, "min_budget": 8, "budget": 0.2}
-        spec = spec.replace(selector=PartSpec("selector", spec.selector.name, options))
+        few = PartSpec("length", spec.length.name, {**spec.length.options, "draft": 4})
+        spec = spec.replace(selector=PartSpec("selector", spec.selector.name, options), length=few)
     return spec.replace(engine={"max_batch": 3, "page_size": 4, "checked": True})
 
 
