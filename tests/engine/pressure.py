@@ -13,7 +13,11 @@ from tests.engine.running import LOOPS, SPARSE, compose, prompt_of, sampled
 PARAMS = sampled(16)
 PAIR = sampled(16, n=2)
 HOST = "host(victim=newest,low=0.1,high=0.2,chunk=2)"
-TIERS = ("gpu", HOST, "host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve")
+TIERS = (
+    "gpu",
+    HOST,
+    *(pytest.param(t, marks=pytest.mark.slow) for t in ("host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve")),
+)
 TIGHT = 20
 """Pages for two requests of 20 + 16 tokens, and one of them more than half: three want to run."""
 EVERY = [loop if loop == "resident" else pytest.param(loop, marks=pytest.mark.slow) for loop in LOOPS]

@@ -65,7 +65,7 @@ def test_the_last_one_aborted_leaves_nothing_behind(state: str, loop: str) -> No
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", ["delayed", "resident"])
+@pytest.mark.parametrize("loop", EVERY[1:])
 @pytest.mark.parametrize("reason", ["stop", "length"])
 def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Counter[str]()

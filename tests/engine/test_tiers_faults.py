@@ -38,7 +38,7 @@ def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]
 
 
 @pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("times", [1, 3, 1000])
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow), 1000])
 def test_memory_that_cannot_be_pinned_costs_time_only(
     times: int, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -68,7 +68,7 @@ def metrics_of(done: Done, request: int) -> Any:
 
 @pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("out", [True, False])
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_copy_that_fails_costs_time_only(
     at: int, out: bool, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

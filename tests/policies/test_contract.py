@@ -38,7 +38,9 @@ LENGTHS = [
 ]
 
 
-@pytest.mark.parametrize("spec", [*registry.names("selector"), *SELECTORS])
+@pytest.mark.parametrize(
+    "spec", [*registry.names("selector"), *(pytest.param(spec, marks=pytest.mark.slow) for spec in SELECTORS)]
+)
 def test_is_a_selector(spec: str) -> None:
     check_selector(spec, examples=2)
 
