@@ -44,7 +44,7 @@ def outputs(
         engine = Engine.compose(
             model_of(KEY).to("float32", DEVICE), spec.replace(engine={**spec.engine, "checked": False, "graphs": False})
         )
-        for j, params in enumerate((greedy(9), sampled(11, seed=3, logprobs=1), sampled(7, seed=4, n=2))):
+        for j, params in enumerate((greedy(5), sampled(6, seed=3, logprobs=1), sampled(4, seed=4, n=2))):
             engine.add(prompt_of(9 + 7 * j, j), params)
         done = run(engine)
     assert not any(each.error for each in done.values())
