@@ -14,7 +14,7 @@ from sparsespec.cli import app as cli
 from tests.cli.mistakes import Capture, one_sentence
 from tests.cli.terminal import Terminal
 
-QUICK = ("--n", "2", "--max-tokens", "12", "--min-budget", "8")
+QUICK = ("--n", "2", "--max-tokens", "8", "--min-budget", "8")
 
 
 def compare(*arguments: str, model: str = "tiny") -> int:
@@ -48,7 +48,7 @@ def test_a_table_says_what_an_equality_is_worth(capsys: Capture) -> None:
     code = compare("-p", "sparsespec", "-p", "sparsespec:selector=full", "--temperature", "0.8", "--seed", "7")
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
-    for words in ("tiny, generated (2 × 12 tokens), T=0.8, seed 7, batch 8", "baseline", "identical 2/2", "of dense"):
+    for words in ("tiny, generated (2 × 8 tokens), T=0.8, seed 7, batch 8", "baseline", "identical 2/2", "of dense"):
         assert words in out
     assert "sparsespec:selector=full: no draft was rejected, so being equal to dense proves nothing" in out
 

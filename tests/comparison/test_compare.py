@@ -22,7 +22,7 @@ from sparsespec.sched.lockstep import Lockstep
 from sparsespec.testing.adversaries import register_adversaries
 
 PROMPTS = [[(7 * i * i + 3 * i + shift) % 61 for i in range(70)] for shift in range(2)]
-QUICK: dict[str, Any] = {"max_tokens": 12, "min_budgets": [8]}
+QUICK: dict[str, Any] = {"max_tokens": 8, "min_budgets": [8]}
 MODEL = tiny(dtype="float32")
 
 
@@ -45,7 +45,7 @@ def test_every_preset_has_a_row_under_every_setting(presets: list[Row]) -> None:
         (name, *law) for name in PRESETS for law in laws
     ]
     assert {row.setting.n_prompts for row in presets} == {2}
-    assert all(row.tokens == 24 and row.error is None for row in presets)
+    assert all(row.tokens == 16 and row.error is None for row in presets)
 
 
 def test_identical_is_said_only_where_drafts_were_rejected(presets: list[Row]) -> None:
@@ -65,8 +65,8 @@ def test_figures_are_those_of_the_counts(presets: list[Row]) -> None:
     dense, sparse = of(presets, "dense"), of(presets, "sparsespec")
     assert (dense.forwards_a_token, dense.kv_of_dense, dense.speed_of_dense) == (1.0, 1.0, 1.0)
     assert dense.accepted_a_round is None and dense.draft_kv_share is None
-    # float32: 2 layers, K and V of 2 heads of 8; contexts from 70 to 81
-    assert dense.kv_bytes_a_token == pytest.approx(2 * 2 * 2 * 8 * 4 * 75.5)
+    # float32: 2 layers, K and V of 2 heads of 8; contexts from 70 to 77
+    assert dense.kv_bytes_a_token == pytest.approx(2 * 2 * 2 * 8 * 4 * 73.5)
     assert sparse.seconds and sparse.tokens and sparse.tokens_per_second == sparse.tokens / sparse.seconds
     assert sparse.speed_of_dense == pytest.approx(sparse.tokens_per_second / (dense.tokens_per_second or 0))
     assert sparse.kv_bytes_a_token == pytest.approx((sparse.kv_of_dense or 0) * dense.kv_bytes_a_token)
@@ -84,7 +84,7 @@ def test_a_row_is_what_an_engine_of_its_own_says(presets: list[Row]) -> None:
     assert spec == row.spec
     with LLM(MODEL, spec) as llm:
         assert llm.engine.geometry.n_seats == row.setting.batch == 8
-        assert llm.engine.geometry.max_context == 70 + 12
+        assert llm.engine.geometry.max_context == 70 + 8
 
 
 def test_a_repeated_comparison_counts_the_same() -> None:
@@ -130,8 +130,8 @@ def test_tokens_that_part_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(question, "_run", shorter)
     row = quick(["sparsespec"])[1]
     assert (row.verdict, row.n_identical) == ("parted", 0)
-    assert "prompt 0 parts from dense at output token 11" in row.parted[0]
-    assert "instead of" in row.parted[0] and "(lengths 11 and 12)" in row.parted[0]
+    assert "prompt 0 parts from dense at output token 7" in row.parted[0]
+    assert "instead of" in row.parted[0] and "(lengths 7 and 8)" in row.parted[0]
 
 
 class Stuck(Lockstep):
@@ -179,7 +179,7 @@ def test_without_dense_nothing_is_called_identical(monkeypatch: pytest.MonkeyPat
     dense, ours = quick(["sparsespec"])
     assert (dense.verdict, dense.error) == ("failed", "MemoryError: nowhere to put it")
     assert (ours.verdict, ours.n_identical, ours.speed_of_dense, ours.kv_of_dense) == ("no baseline", None, None, None)
-    assert ours.tokens == 24
+    assert ours.tokens == 16
 
 
 def test_prompts_are_made_up_where_there_are_none() -> None:
@@ -202,7 +202,7 @@ def test_progress_is_told_of_rows_and_tokens() -> None:
     told: list[tuple[str, int, int]] = []
     quick(["sparsespec"], progress=lambda *said: told.append(said))
     assert told[-1] == ("rows", 2, 2)
-    assert ("tokens", 24, 24) in told
+    assert ("tokens", 16, 16) in told
 
 
 def test_parts_that_change_their_mind_change_no_token() -> None:
