@@ -52,7 +52,7 @@ result = [name for name in sys.modules if name.startswith("sparsespec.")]
 
 @pytest.mark.slow
 def test_no_module_needs_triton_or_flashinfer_to_be_imported_except_its_own_backend() -> None:
-    failed, seen = run(
+    failed, seen, rows = run(
         """
 import importlib, pathlib
 failed, seen = [], 0
@@ -66,12 +66,17 @@ for path in sorted(pathlib.Path(ROOT, "sparsespec").rglob("*.py")):
     except ImportError as error:
         if "is blocked" in str(error):
             failed.append(f"{name}: {error}")
-result = [failed, seen]
+from sparsespec.core import registry
+result = [failed, seen, {row.name: [row.error, sorted(row.gives)] for row in registry.describe("attention")}]
 """,
         blocked=("triton", "flashinfer"),
     )
     assert failed == []
     assert seen >= 40
+    # nor does their shelf to be described
+    assert rows["triton"] == [None, ["capturable", "scores", "step_query"]]
+    assert rows["flashinfer"] == [None, ["scores", "step_query"]]
+    assert all(error is None for error, _ in rows.values())
 
 
 def test_the_public_names_are_listed_before_they_are_loaded() -> None:

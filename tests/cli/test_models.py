@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +100,24 @@ def test_remove_deletes_a_hub_model_and_no_other(cache: Path, capsys: Capture) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("answer", "stays"), [("n", True), ("y", False)])
-def test_at_a_terminal_remove_asks(answer: str, stays: bool, cache: Path) -> None:
+def test_at_a_terminal_remove_asks(cache: Path) -> None:
     folder = fetch(cache)
     terminal = Terminal("models", "remove", "smollm2")
     terminal.until("[y/N]")
-    terminal.type(f"{answer}\n")
+    terminal.type("y\n")
     shown, code = terminal.end()
     assert code == 0
-    assert ("kept" if stays else "removed smollm2") in shown
-    assert folder.exists() is stays
+    assert "removed smollm2" in shown
+    assert not folder.exists()
+
+
+def test_who_says_no_keeps_it(cache: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, typed = fetch(cache), io.StringIO("n\n")
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", typed)
+    assert cli.run(["models", "remove", "smollm2"]) == 0
+    assert "kept" in capsys.readouterr().out
+    assert folder.exists()
 
 
 @pytest.mark.parametrize(
