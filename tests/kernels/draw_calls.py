@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.kernels.launched import room
+from tests.kernels.launched import mutant, room
 
 ours: Any = room("draw")
+blocks: Any = importlib.import_module("sparsespec.kernels.draw.triton_blocks")
 cut: Any = importlib.import_module("sparsespec.kernels.draw.triton_cut")
 laws: Any = importlib.import_module("sparsespec.kernels.draw.triton_law")
 noise: Any = importlib.import_module("sparsespec.kernels.draw.triton_noise")
@@ -47,6 +50,21 @@ SHIPPED = {
     "STREAMED_BLOCK": cut.STREAMED_BLOCK,
 }
 SMALL = {"GROUP": 4, "TILE": 16, "SPAN": 32, "HEAD": 4, "STREAMED_BLOCK": 64}
+
+
+def mutants(folder: Path, *changes: tuple[Any, tuple[str, str]]) -> list[Any]:
+    """Return `triton.py` and what it is made of, each (module, (old, new)) of the changes made; it comes last."""
+    made: dict[str, Any] = {}
+    for part in (cut, noise, blocks, ours):
+        name = part.__name__.rpartition(".")[2]
+        source = Path(part.__file__).read_text("utf-8")
+        lines = {f"from {part.__package__}.{other} import": f"from mutated_{other} import" for other in made}
+        edits = [change for module, change in changes if module is part]
+        edits += [line for line in lines.items() if line[0] in source]
+        if edits:
+            (folder / name).mkdir()
+            made[name] = sys.modules[f"mutated_{name}"] = mutant(part, folder / name, *edits)
+    return list(made.values())
 
 
 def resize(patch: pytest.MonkeyPatch, sizes: dict[str, int], *modules: Any) -> None:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsespec.kernels.draw.triton import _tokens
+from sparsespec.kernels.draw.triton_blocks import _tokens
 from sparsespec.kernels.draw.triton_noise import gumbel, most_gumbel, noise_bits, quick_gumbel
 
 

@@ -24,17 +24,19 @@ from tests.kernels.draw_calls import (
     SHIPPED,
     SMALL,
     Filters,
+    blocks,
     columns,
     cut,
     keys,
     logits_of,
+    mutants,
     noise,
     ours,
     resize,
     rows,
     small_sizes,
 )
-from tests.kernels.launched import DEVICE, WHERE, launched, mutant, poisoned
+from tests.kernels.launched import DEVICE, WHERE, launched, poisoned
 
 pytestmark = WHERE
 
@@ -156,25 +158,23 @@ def test_noise_is_that_of_core_noise_to_the_last_bits() -> None:
     assert (most - exact)[(bits > 64) & (bits < 2**22)].max() < 0.07, "a loose bound costs time"
 
 
+TOKENS = "_tokens(start, QUADS)"
 LANES = "tl.join(tl.join(w0, w2), tl.join(w1, w3))"
-NO_BOUND = ("least = tl.minimum(tl", "least = 0 * tl.minimum(tl")
-
-
-def louder(folder: Path, change: tuple[str, str], *others: tuple[str, str]) -> ModuleType:
-    """Return a mutant with other noise."""
-    (folder / "noise").mkdir()
-    sys.modules["mutated_noise"] = mutant(noise, folder / "noise", change)
-    return mutant(
-        ours, folder, ("from sparsespec.kernels.draw.triton_noise import", "from mutated_noise import"), *others
-    )
+NO_BOUND = (blocks, ("most_gumbel(tl", "most_gumbel(0 * tl"))
 
 
 @pytest.mark.parametrize("survivor", [0, 5, 10])
 @pytest.mark.parametrize("bits", [0, 2**32 - 1])
 def test_a_masked_token_is_never_drawn(survivor: int, bits: int, tmp_path: Path) -> None:
     # the survivor gets the noise under test, all others the best there is
-    new = f"tl.where(_tokens(start, QUADS) == {survivor}, {bits}, 0).to(tl.uint32)"
-    module = mutant(ours, tmp_path, ("noise_bits(seed, sample, position, tag, start, QUADS)", new), NO_BOUND)
+    new = f"tl.where({TOKENS} == {survivor}, {bits}, 0).to(tl.uint32)"
+    ones = (
+        "tl.where(lane < 2, tl.where(lane == 0, w0, w1), tl.where(lane == 2, w2, w3))",
+        new.replace(TOKENS, "token"),
+    )
+    module = mutants(
+        tmp_path, (blocks, ("noise_bits(seed, sample, position, tag, start, QUADS)", new)), (ours, ones), NO_BOUND
+    )[-1]
     logits = torch.full((3, 11), 3.0)
     logits[:, survivor] = 3.5
     rest = [*columns((1.0, 1, 1.0, 0.0), (1.0, 0, 0.01, 0.0), (1.0, 0, 1.0, 0.9)), *keys(3)]
@@ -182,7 +182,8 @@ def test_a_masked_token_is_never_drawn(survivor: int, bits: int, tmp_path: Path)
 
 
 def test_equal_scores_go_to_the_lowest_token(tmp_path: Path) -> None:
-    module: Any = louder(tmp_path, (f"tl.reshape({LANES}", f"tl.reshape(0 * {LANES}"), NO_BOUND)
+    silent = ("    return c0, c1, c2, c3", "    return 0 * c0, 0 * c1, 0 * c2, 0 * c3")
+    module = mutants(tmp_path, (noise, silent))[-1]
     with pytest.MonkeyPatch.context() as patch:
         resize(patch, SMALL, module)
         logits = torch.full((2, 45), 1.0)
@@ -190,7 +191,7 @@ def test_equal_scores_go_to_the_lowest_token(tmp_path: Path) -> None:
         assert run(logits, [*columns(OFF, OFF), *keys(2)], module).tolist() == [0, 9]
 
 
-BEST = "token = tl.min(tl.where(score == best, token, _NO_TOKEN), 0)"
+BEST = "token = tl.min(tl.where(score == best, token, NO_TOKEN), 0)"
 KEPT = "((key < cut) | ((key == cut) & (at <= last)))"
 CROSSING = "limit, limit, _MASS, BLOCK, STREAMED)\n            before"
 NONE = 'float("-inf")'
@@ -201,15 +202,19 @@ MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
     "block of noise shifted": (noise, ("(start // 4 + tl", "(start // 4 + 1 + tl"), OFF),
     "ties to the higher token": (
         ours,
-        (BEST, "token = tl.max(tl.where(score == best, token, -1), 0)"),
+        (BEST, "token = tl.max(tl.where((score == best) & mask, token, -1), 0)"),
         (0.0, 0, 1.0, 0.0),
     ),
-    "a bound that is none": (ours, ("near + most_gumbel", "near - 3.0 + most_gumbel"), OFF),
-    "a bound by two words": (ours, ("tl.minimum(tl.minimum(w0, w1), tl.minimum(w2, w3))", "tl.minimum(w0, w1)"), OFF),
-    "second block forgotten": (ours, ("top2 > best", "top2 > 1e30"), OFF),
-    "third block forgotten": (ours, ("top3 > best", "top3 > 1e30"), OFF),
-    "what filters leave of a tile": (ours, (SOME, SOME.replace(NONE, "0.0")), (9.0, 3, 1.0, 0.0)),
-    "k-th token dropped": (ours, (KEPT, "(key < cut)"), (1.0, 2, 1.0, 0.0)),
+    "ties to the later turn": (blocks, ("(top == best) & (this < token)", "(top == best)"), (0.0, 0, 1.0, 0.0)),
+    "a bound that is none": (blocks, ("most += most_gumbel", "most += -3.0 + most_gumbel"), OFF),
+    "a bound by two words": (blocks, ("tl.minimum(tl.minimum(w0, w1), tl.minimum(w2, w3))", "tl.minimum(w0, w1)"), OFF),
+    "second block forgotten": (blocks, ("top2 >= best", "top2 >= 1e30"), OFF),
+    "third block forgotten": (blocks, ("top3 >= best", "top3 >= 1e30"), OFF),
+    "what filters leave of a tile": (blocks, (SOME, SOME.replace(NONE, "0.0")), (9.0, 3, 1.0, 0.0)),
+    "filters not seen": (ours, ("(is_searched(t, top_k, top_p, vocab) == 0)", "(top_k >= 0)"), (1.0, 2, 1.0, 0.0)),
+    "the least probable not seen": (ours, ("(min_p <= 0.0)", "(min_p <= 1.0)"), (1.0, 0, 1.0, 0.5)),
+    "far ones not looked at again": (ours, ("> _FARTHEST", "> 1e35"), (0.7, 0, 1.0, 0.0)),
+    "k-th token dropped": (blocks, (KEPT, "(key < cut)"), (1.0, 2, 1.0, 0.0)),
     "crossing token dropped": (cut, (CROSSING, CROSSING.replace(")", ") - 1")), (1.0, 0, 0.5, 0.0)),
     "one tie too many": (cut, ("n = some.to(tl.int32)", "n = some.to(tl.int32) + 1"), (1.0, 0, 0.1, 0.0)),
     "top_k one too many": (cut, ("k = top_k.to(tl.int32)", "k = top_k.to(tl.int32) + 1"), (1.0, 1, 1.0, 0.0)),
@@ -221,20 +226,50 @@ MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_run_and_are_caught(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, change, filters = MUTANTS[name]
-    module: Any = louder(tmp_path, change) if source is noise else mutant(source, tmp_path, change)
+    modules = mutants(tmp_path, (source, change))
     # one lane a program, where what lanes remember is under test
-    sizes = {"HEAD": 2 if "head" in name else 16} | ({"TILE": 4} if "block" in name else {})
-    resize(monkeypatch, SMALL | sizes, module, cut, rows)
-    if source is cut:
-        monkeypatch.setattr(ours, "find_cut", module.find_cut)
+    sizes = {"HEAD": 2 if "head" in name else 16} | ({"TILE": 4} if "block" in name or "turn" in name else {})
+    resize(monkeypatch, SMALL | sizes, *modules, cut, rows)
     caught = 0
     for seed, kind in enumerate(20 * ("flat", "ties", "numbers")):
         logits = logits_of(kind, 2, 45, 2 * seed)
+        if "far ones" in name:
+            logits += 2.0**21
         rest = [*columns(*[filters] * 2), *keys(2, seed)]
-        caught += not torch.equal(run(logits, rest, ours if source is cut else module), yardstick(logits, rest))
+        caught += not torch.equal(run(logits, rest, modules[-1]), yardstick(logits, rest))
         if caught:
             break
     assert caught, name
+
+
+QUICK = "return -tl.log(tl.where(u"
+NOISY = (noise, (QUICK, QUICK.replace("-", "0.0009 * (bits & 1).to(tl.float32) - ")))
+# Which token nearly ties with token 8, and what goes wrong.
+NEAR: dict[str, tuple[int, tuple[Any, tuple[str, str]] | None]] = {
+    "of the same span": (9, None),
+    "of another span": (40, None),
+    "not looked at again": (9, (ours, ("(second >= least)", "(second > 1e30)"))),
+    "another lane at last": (40, (ours, ("tl.where(lane == 0, w0, w1)", "w1"))),
+    "another block at last": (40, (ours, ("token // 4 * 4 - 4 * span", "token // 4 * 4"))),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_errors_of_quick_noise_decide_nothing(name: str, tmp_path: Path) -> None:
+    other, change = NEAR[name]
+    n, one = 12, 8
+    rest = [*columns(*[OFF] * n), *keys(n)]
+    scores = gumbel(*rest[4:], 45, torch.float32)
+    logits = torch.full((n, 45), -80.0)
+    logits[:, one] = 1.0
+    # less apart than quick noise may err, to one side and the other
+    logits[:, other] = 1.0 + scores[:, one] - scores[:, other] + 1e-4 * torch.tensor([1, -1]).repeat(n // 2)
+    want = yardstick(logits, rest)
+    assert want.tolist() == [other, one] * (n // 2)
+    modules = mutants(tmp_path, NOISY, *([change] if change else []))
+    with pytest.MonkeyPatch.context() as patch:
+        resize(patch, SMALL, *modules)
+        assert torch.equal(run(logits, rest, modules[-1]), want) == (change is None)
 
 
 def test_rows_without_a_law_draw_token_0() -> None:
@@ -283,7 +318,7 @@ def test_bad_input_is_named() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    for name in ("triton", "triton_cut", "triton_law", "triton_noise", "triton_rows"):
+    for name in ("triton", "triton_blocks", "triton_cut", "triton_law", "triton_noise", "triton_rows"):
         monkeypatch.delitem(sys.modules, f"sparsespec.kernels.draw.{name}")
         monkeypatch.delattr(f"sparsespec.kernels.draw.{name}")
     with pytest.raises(MissingPackage, match=r"pip install 'sparsespec\[triton\]'"):
@@ -301,7 +336,7 @@ def test_real_sizes(vocab: int, dtype: torch.dtype) -> None:
         rest = [*columns(*filters), *keys(len(filters), seed)]
         want = yardstick(logits, rest)
         on = [x.to(DEVICE) for x in (logits, *rest)]
-        with launched(ours, "_pick", api):
+        with launched(ours, "_decide", api):
             got = api.draw(*on, impl="triton").cpu()
         for row in (got != want).nonzero()[:, 0].tolist():
             # only the last bits of a logarithm may decide otherwise

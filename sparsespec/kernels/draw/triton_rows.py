@@ -44,24 +44,35 @@ def peak_of(peaks, row, N_SPANS: tl.constexpr, SPANS: tl.constexpr):
 
 
 @triton.jit
-def _peaks(
-    logits, stride, temperature, top_k, top_p, peaks, groups, vocab,
-    N_SPANS: tl.constexpr, N_GROUPS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
+def peak_and_groups(
+    logits, groups, wanted, first, end, vocab, N_GROUPS: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Find the best logit of each span, and of each group of `GROUP` tokens where a search will need it."""
-    program = tl.program_id(0).to(tl.int64)
-    row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
-    logits += row * stride
-    wanted = is_searched(tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), vocab)
+    """Return the best logit from `first` to `end`, and write that of each group of `GROUP` tokens if it is wanted."""
     best = tl.full((TILE,), float("-inf"), tl.float32)
-    for start in range(span * SPAN, tl.minimum(span * SPAN + SPAN, vocab), TILE):
+    for start in range(first, end, TILE):
         x = load(logits, start + tl.arange(0, TILE), vocab)
         best = tl.maximum(best, x)
         if wanted:
             group = start // GROUP + tl.arange(0, TILE // GROUP)
             most = tl.max(tl.reshape(x, (TILE // GROUP, GROUP)), 1)
-            tl.store(groups + row * N_GROUPS + group, most, mask=group < N_GROUPS)
-    tl.store(peaks + program, tl.max(best, 0))
+            tl.store(groups + group, most, mask=group < N_GROUPS)
+    return tl.max(best, 0)
+
+
+@triton.jit
+def _peaks(
+    logits, stride, temperature, top_k, top_p, peaks, groups, vocab,
+    N_SPANS: tl.constexpr, N_GROUPS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Find the best logit of each span, and of each group of tokens where a search will need it."""
+    program = tl.program_id(0).to(tl.int64)
+    row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
+    wanted = is_searched(tl.load(temperature + row), tl.load(top_k + row), tl.load(top_p + row), vocab)
+    first, end = span * SPAN, tl.minimum(span * SPAN + SPAN, vocab)
+    best = peak_and_groups(
+        logits + row * stride, groups + row * N_GROUPS, wanted, first, end, vocab, N_GROUPS, TILE, GROUP
+    )
+    tl.store(peaks + program, best)
 
 
 class Shape(NamedTuple):
