@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_cost_lets_all_requests_try_in_the_same_step() -> None:
     found = [[step for step, lengths in enumerate(one) if lengths != DENSE] for one in streams]
     assert found[0][-5:] == [10, 20, 30, 40, 50]
     assert [17 + i for i in found[1]] == [20, 30, 40, 50]
+
+
+def test_cost_asks_its_model_of_a_plain_row_only_when_it_may_try() -> None:
+    part = bound(Cost(probe=10))
+    list(stream(part, lambda judged: 0, 35, running=64))
+    asked, honest = list[int](), part._situation
+
+    def situation(row: Any, counts: Any) -> Situation:
+        asked.append(row.waiting_since)
+        return honest(row, counts)
+
+    part._situation = situation
+    list(stream(part, lambda judged: 0, 25, running=64, since=35))
+    # the step after a try says whether it changed anything
+    assert asked == [40, 41, 50, 51]
 
 
 def test_cost_never_tries_where_speculation_loses_even_if_all_drafts_stand() -> None:

@@ -34,6 +34,8 @@ _ALL = 0.99
 """Weight that what was heard of anybody keeps with each further row: many requests together change slowly."""
 _LIKE = 10.0
 """As many candidates of anybody count beside those of a request: of its own there are few while it hardly drafts."""
+_NEWS = 32
+"""Verifications of anybody after which it is asked again whether to speculate."""
 _SOONER = 8
 """A try that stood entirely is followed by another this many times sooner."""
 
@@ -86,8 +88,9 @@ class _Past:
     """What is known of a seat."""
 
     counts: _Counts
-    tried_at: int  # step before the last round with speculation
     wait: int  # steps between rounds that try
+    tried_at: int  # step before the last round with speculation
+    plain_at: tuple[int, int] | None = None  # what there was to go by when it was found best not to speculate
     guessed: bool = False  # the last round was to judge guesses without a draft
 
 
@@ -162,37 +165,42 @@ class Cost:
         step, past = row.waiting_since, self._pasts.get(row.seat)
         if past is None:
             # of nobody anything was heard: try at once
-            past = _Past(self._all.like(), step if self._heard else -1, self.probe)
-            self._pasts[row.seat] = past
+            past = self._pasts[row.seat] = _Past(self._all.like(), self.probe, step if self._heard else -1)
+        # in a batch that decodes plainly every row is asked in every step, and the host has no time for more
+        now = self._heard // _NEWS, step // past.wait
+        if now == past.plain_at:
+            return _PLAIN
         at = self._situation(row, past.counts)
         best, trial = self._best(at)
         if best == _PLAIN and step // past.wait > past.tried_at // past.wait and self._could_win(at):
             best = trial
-        if best != _PLAIN:
-            past.tried_at = step
+        past.plain_at = now if best == _PLAIN else None
+        past.tried_at = past.tried_at if best == _PLAIN else step
         past.guessed = not best.draft and best.guess > 0
         return best
 
     def observe(self, result: RowResult) -> None:
         """Learn what a draft read, or how many candidates stood."""
+        # plain rounds are most of what is heard in a batch that decodes plainly, and say nothing
+        if not (result.k or result.n_candidates or self.guess):
+            return
         past = self._pasts.get(result.seat)
         if past is None:
             return
-        learners = ((past.counts, self.memory), (self._all, _ALL))
         if result.phase is Phase.DRAFT:
             if result.live:
-                for counts, keep in learners:
+                for counts, keep in ((past.counts, self.memory), (self._all, _ALL)):
                     counts.drafted(keep, len(result.tokens), result.kv_read, result.kv_full)
-            return
-        fell = result.n_accepted < result.n_candidates or (past.guessed and not result.n_candidates)
-        if fell or result.n_candidates:
-            for counts, keep in learners:
-                counts.verified(keep, result.n_accepted, fell)
+        elif result.n_candidates or past.guessed:
+            stood, fell = result.n_accepted, result.n_accepted < max(1, result.n_candidates)
+            for counts, keep in ((past.counts, self.memory), (self._all, _ALL)):
+                counts.verified(keep, stood, fell)
             past.wait = self.probe if fell else max(1, self.probe // _SOONER)
-            self._heard = True
+            past.plain_at = None
+            self._heard += 1
 
     def _forget_all(self) -> None:
-        self._all, self._heard = _Counts(), False
+        self._all, self._heard = _Counts(), 0  # verifications
 
     def _situation(self, row: RowView, counts: _Counts) -> Situation:
         """Return what the best lengths follow from, rounded, so that most rounds find their answer remembered."""
