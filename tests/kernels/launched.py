@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.kernels.interpreter import quicken
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 WHERE = pytest.mark.gpu if DEVICE == "cuda" else pytest.mark.slow
 """The mark of all tests of a Triton kernel: `-m gpu` runs all of them on a GPU."""
@@ -31,6 +33,8 @@ def room(op: str) -> ModuleType:
     if DEVICE == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
     pytest.importorskip("triton")
+    if DEVICE == "cpu":
+        quicken()
     return importlib.import_module(f"sparsespec.kernels.{op}.triton")
 
 
