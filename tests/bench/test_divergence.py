@@ -21,7 +21,7 @@ from sparsespec.sampling.spread import LogitRows
 from sparsespec.testing.oracle import next_logits
 
 TOKENS = 24
-PRESET = "sparsespec:selector=pillar(min_budget=8)"
+PRESET = "sparsespec:selector=pillar(min_budget=8),length=fixed(draft=3)"
 
 
 @pytest.fixture(autouse=True)
