@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsespec.attention import flashinfer as ours
@@ -39,7 +39,9 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("faked")
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", *(pytest.param(t, marks=pytest.mark.slow) for t in ("float32", "float16", "bfloat16"))]
+)
 def test_it_computes_attention(dtype: str) -> None:
     check_attention("flashinfer", dtype=dtype, examples=20 if dtype == "float64" else 5)
 
@@ -100,6 +102,7 @@ def drawn(seed: int, *, groups: int = 2, single: bool = False) -> tuple[Attentio
     return rows, Chosen(positions, counts, tails), table
 
 
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), single=st.booleans())
 def test_dense_lists_name_each_position_once_and_in_order(seed: int, single: bool) -> None:
     rows, _, table = drawn(seed, single=single)
@@ -116,6 +119,7 @@ def test_dense_lists_name_each_position_once_and_in_order(seed: int, single: boo
     assert got.starts[-1] == len(got.pages) and got.queries[-1] == len(got.tokens)
 
 
+@settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), groups=st.sampled_from((1, 2, 3)), single=st.booleans())
 def test_sparse_lists_name_the_selection_and_the_tail_of_each_group(seed: int, groups: int, single: bool) -> None:
     rows, chosen, table = drawn(seed, groups=groups, single=single)

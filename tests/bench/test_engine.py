@@ -98,6 +98,7 @@ def test_the_newest_row_of_a_composition_under_a_load_wins(results: Path, tmp_pa
     assert len(read(path)) == len(rows) + 1
 
 
+@pytest.mark.slow
 def test_requests_come_and_go(tmp_path: Path) -> None:
     options = ["--turnover", "--output", "6:20", "--preset", "sparsespec", "--loop", "delayed"]
     for more in ((), ("--prefill",)):

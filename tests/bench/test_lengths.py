@@ -33,6 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_each_cell_within_the_limit_has_a_row_for_each_acceptance(results: Path) -> None:
     header, *rows = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
     assert header["weights"] == "random"
@@ -55,6 +56,7 @@ def test_each_cell_within_the_limit_has_a_row_for_each_acceptance(results: Path)
     assert often > 2 * seldom
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read_back_judged_and_drawn(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +71,7 @@ def test_what_was_written_is_read_back_judged_and_drawn(
         assert (tmp_path / "lengths.svg").stat().st_size
 
 
+@pytest.mark.slow
 def test_real_weights_are_prefilled_and_make_nothing_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +125,7 @@ def test_only_the_length_whose_turn_it_is_proposes_and_hears() -> None:
     assert turns.propose(row).draft == 2
 
 
+@pytest.mark.slow
 def test_all_contenders_of_a_run_meet_the_same_coins_and_the_next_run_others() -> None:
     model = tiny(max_context=600, dtype="float32", seed=1)
     sizes = {"max_batch": 1, "max_context": 500, "n_pages": 40, "length": "fixed(draft=4)", "verifier": Synthetic(0.0)}
@@ -142,9 +146,7 @@ def test_all_contenders_of_a_run_meet_the_same_coins_and_the_next_run_others() -
     stage.close()
 
 
-def test_what_cannot_be_measured_is_said_before_anything_is_loaded(
-    results: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_measured_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*args: object) -> None:
         raise AssertionError("nothing is to be loaded")
 
@@ -152,7 +154,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is_loaded(
     with pytest.raises(BadOption, match="a model to measure"):
         lengths.main([])
     with pytest.raises(BadOption, match="a model to measure"):
-        lengths.main(["tiny", "--read", str(results)])
+        lengths.main(["tiny", "--read", "rows.jsonl"])
     with pytest.raises(BadOption, match="real ones"):
         lengths.main(["smollm2", "--accept", "3"])
     with pytest.raises(BadOption, match="takes no text"):

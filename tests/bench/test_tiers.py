@@ -26,6 +26,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_each_tier_manager_has_a_row_and_host_one_that_leaves_copies_out_by_turns(results: Path) -> None:
     rows = [json.loads(line) for line in results.read_text("utf-8").splitlines()][1:]
     assert [row["composition"].rpartition("tiers=")[2].partition(",")[0] for row in rows] == [
@@ -50,6 +51,7 @@ def test_each_tier_manager_has_a_row_and_host_one_that_leaves_copies_out_by_turn
         assert not row["synthetic"]
 
 
+@pytest.mark.slow
 def test_what_was_written_is_read_back_and_drawn(
     results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

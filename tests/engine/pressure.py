@@ -8,7 +8,7 @@ import pytest
 
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.lazy import LazyDevice
-from tests.engine.running import LOOPS, SPARSE, compose, prompt_of, sampled
+from tests.engine.running import SPARSE, compose, prompt_of, sampled
 
 PARAMS = sampled(16)
 PAIR = sampled(16, n=2)
@@ -20,7 +20,6 @@ TIERS = (
 )
 TIGHT = 20
 """Pages for two requests of 20 + 16 tokens, and one of them more than half: three want to run."""
-EVERY = [loop if loop == "resident" else pytest.param(loop, marks=pytest.mark.slow) for loop in LOOPS]
 STATES = ("leaving", "out", "coming back")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
+
+import pytest
 
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Phase, Row
@@ -20,6 +22,15 @@ from sparsespec.testing.oracle import dense_tokens
 
 KEY = ("qwen3", 1)
 LOOPS = ("sync", "delayed", "resident")
+
+
+def last_first(values: Sequence[str]) -> list[Any]:
+    """Return values as parameters, all but the last of them slow."""
+    return [*(pytest.param(value, marks=pytest.mark.slow) for value in values[:-1]), values[-1]]
+
+
+EVERY = last_first(LOOPS)
+"""All loops; the quick one is `resident`, in which nobody waits and everything may be late."""
 PILLAR = "pillar(budget=0.3,min_budget=8)"
 SPARSE = {"selector": PILLAR, "length": "fixed(draft=4)"}
 FULL = {"selector": "full", "length": "fixed(draft=4)"}

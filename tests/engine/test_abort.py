@@ -10,6 +10,7 @@ import pytest
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import StepResult
 from tests.engine.running import (
+    EVERY,
     LOOPS,
     SPARSE,
     Known,
@@ -62,7 +63,14 @@ STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("state", "loop"), [(state, loop) for state in STATES for loop in STATES[state][2]])
+@pytest.mark.parametrize(
+    ("state", "loop"),
+    [
+        pytest.param(state, loop, marks=() if loop == loops[-1] else pytest.mark.slow)
+        for state, (_, _, loops) in STATES.items()
+        for loop in loops
+    ],
+)
 def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) -> None:
     reached, changes, _ = STATES[state]
     engine = compose(loop=loop, **{**SPARSE, **changes})
@@ -83,7 +91,7 @@ def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) 
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_abort_ends_all_samples_wherever_they_are(loop: str) -> None:
     engine = compose(loop=loop, max_batch=2, **SPARSE)
     other = engine.add(prompt_of(9), PARAMS)
@@ -97,7 +105,7 @@ def test_abort_ends_all_samples_wherever_they_are(loop: str) -> None:
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_seat_left_by_abort_is_taken_by_the_next_in_the_queue(loop: str) -> None:
     engine = compose(loop=loop, max_batch=1, **SPARSE)
     for shift in range(5):

@@ -8,7 +8,7 @@ import pytest
 
 from sparsespec.core.seeds import derive_seed
 from tests.engine.running import (
-    LOOPS,
+    EVERY,
     SPARSE,
     Done,
     Known,
@@ -26,7 +26,7 @@ from tests.engine.running import (
 PARAMS = sampled(6)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_late_requests_join_the_running_batch(loop: str) -> None:
     engine, done = compose(loop=loop, **SPARSE), Done()
     for shift in range(4):
@@ -41,7 +41,7 @@ def test_late_requests_join_the_running_batch(loop: str) -> None:
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_more_requests_than_seats_are_served_first_come_first_served(loop: str) -> None:
     engine, seats = compose(loop=loop, max_batch=2, **SPARSE), list[int]()
     for shift in range(5):
@@ -78,7 +78,7 @@ def test_a_small_request_does_not_overtake_a_large_one_that_waits_for_pages() ->
     assert [done[i, 0].finish_reason for i in (0, large, little)] == ["length"] * 3
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_samples_share_whole_prompt_pages_and_fill_the_rest_themselves(loop: str) -> None:
     engine = compose(loop=loop)
     request, params = engine.add(prompt_of(20), sampled(6, n=3)), sampled(6, n=3)
@@ -112,7 +112,7 @@ def test_equal_prompts_of_two_requests_share_nothing() -> None:
     assert [engine._parts.tiers.shared_pages(seat) for seat in (0, 1)] == [0, 0]
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_more_samples_than_seats_come_one_after_another(loop: str) -> None:
     engine, params = compose(loop=loop, max_batch=2, **SPARSE), sampled(6, n=5)
     engine.add(prompt_of(13), params)

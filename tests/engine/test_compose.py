@@ -14,7 +14,18 @@ from sparsespec.models.tiny import tiny
 from sparsespec.policies.lengths.fixed import Fixed
 from sparsespec.policies.selectors.window import Window
 from sparsespec.testing.cases import model_of
-from tests.engine.running import KEY, PILLAR, assert_dense, compose, is_sentence, prompt_of, run, sampled, small
+from tests.engine.running import (
+    KEY,
+    PILLAR,
+    assert_dense,
+    compose,
+    is_sentence,
+    last_first,
+    prompt_of,
+    run,
+    sampled,
+    small,
+)
 
 Changes = dict[str, Any]
 
@@ -73,7 +84,7 @@ def test_an_unknown_engine_option_in_a_stored_spec_is_refused_too() -> None:
         Engine.compose(model_of(KEY), EngineSpec().replace(engine={"pages_size": 4}))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", last_first(list(PRESETS)))
 def test_every_preset_composes_again_from_its_own_spec(name: str) -> None:
     first = compose(small(name))
     text = first.spec.to_json()

@@ -11,7 +11,7 @@ from sparsespec.core.result import RowResult
 from sparsespec.core.view import RowView
 from sparsespec.policies.lengths.fixed import Fixed
 from tests.engine.running import (
-    LOOPS,
+    EVERY,
     PILLAR,
     Done,
     Known,
@@ -19,6 +19,7 @@ from tests.engine.running import (
     assert_empty,
     compose,
     greedy,
+    last_first,
     prompt_of,
     requests_of,
     run,
@@ -56,7 +57,7 @@ def _drafts(heard: list[RowResult]) -> list[RowResult]:
 
 
 @pytest.mark.parametrize("scheduler", ["lockstep", "staggered"])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_an_unsure_draft_ends_its_round_and_is_kept(loop: str, scheduler: str) -> None:
     _, heard = _decode(Sure(), loop=loop, scheduler=scheduler)
     ended = [r for r in _drafts(heard) if r.live and r.confidence < 0.5]
@@ -70,7 +71,7 @@ def test_an_unsure_draft_ends_its_round_and_is_kept(loop: str, scheduler: str) -
     assert drafted == sum(r.n_candidates for r in heard if r.phase is Phase.VERIFY)
 
 
-@pytest.mark.parametrize("loop", ["delayed", "resident"])
+@pytest.mark.parametrize("loop", last_first(("delayed", "resident")))
 def test_rows_launched_before_the_end_was_heard_do_nothing(loop: str) -> None:
     done, heard = _decode(Sure(), loop=loop)
     dead = [r for r in _drafts(heard) if not r.live]
@@ -109,7 +110,7 @@ def test_the_view_shows_the_new_length_and_the_newest_confidence() -> None:
     assert all(0 < c <= 1 for c in length.shown[1:])
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_threshold_of_1_stops_after_each_draft_and_0_never(loop: str) -> None:
     done, heard = _decode(Sure(stop_below=1.0), loop=loop)
     assert {len(r.tokens) for r in _drafts(heard) if r.live} == {1}
@@ -120,7 +121,7 @@ def test_a_threshold_of_1_stops_after_each_draft_and_0_never(loop: str) -> None:
     assert max(r.n_candidates for r in heard if r.phase is Phase.VERIFY) == 6
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_guesses_and_tight_memory_change_nothing(loop: str) -> None:
     done, heard = _decode(Sure(draft=5, guess=3, stop_below=0.6), loop=loop, proposer="ngram", n_pages=12)
     assert sum(c.metrics.num_preemptions for c in done.values()) > 0

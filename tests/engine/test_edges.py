@@ -6,13 +6,24 @@ from typing import Any
 
 import pytest
 
-from tests.engine.running import LOOPS, NGRAM, SPARSE, assert_dense, assert_empty, compose, prompt_of, run, sampled
+from tests.engine.running import (
+    EVERY,
+    NGRAM,
+    SPARSE,
+    assert_dense,
+    assert_empty,
+    compose,
+    last_first,
+    prompt_of,
+    run,
+    sampled,
+)
 
 TRIFORCE = {**SPARSE, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"}
 COMPOSITIONS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": SPARSE, "ngram": NGRAM, "triforce": TRIFORCE}
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("scheduler", ["lockstep", "staggered"])
 def test_a_request_may_refuse_to_be_speculated_on(scheduler: str, loop: str) -> None:
     engine = compose(loop=loop, scheduler=scheduler, **TRIFORCE)
@@ -28,7 +39,7 @@ def test_a_request_may_refuse_to_be_speculated_on(scheduler: str, loop: str) -> 
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
-@pytest.mark.parametrize("loop", ["sync", "resident"])
+@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
 def test_prompts_around_page_borders_from_one_token_on(composition: str, loop: str) -> None:
     engine = compose(loop=loop, max_batch=9, scheduler="lockstep(chunk=3)", **COMPOSITIONS[composition])
     for length in range(1, 10):
@@ -49,7 +60,7 @@ def test_any_page_size_will_do(page_size: int) -> None:
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_one_token_is_never_drafted(composition: str, loop: str) -> None:
     engine = compose(loop=loop, **COMPOSITIONS[composition])
     for length in (1, 2, 17):
@@ -61,7 +72,7 @@ def test_one_token_is_never_drafted(composition: str, loop: str) -> None:
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
-@pytest.mark.parametrize("loop", ["sync", "resident"])
+@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
 def test_a_request_may_fill_the_context_and_the_pool_to_the_last_token(composition: str, loop: str) -> None:
     # 24 tokens, of which the last is never fed back: 23 positions are 6 pages of 4
     engine = compose(loop=loop, max_context=24, n_pages=7, **COMPOSITIONS[composition])
@@ -73,7 +84,7 @@ def test_a_request_may_fill_the_context_and_the_pool_to_the_last_token(compositi
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_page_border_at_the_last_written_position_needs_no_page_more(loop: str) -> None:
     engine = compose(loop=loop, n_pages=9, **SPARSE)
     engine.add(prompt_of(20), sampled(13))

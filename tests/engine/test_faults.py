@@ -23,14 +23,15 @@ from tests.engine.culprits import (
     SelectsNot,
 )
 from tests.engine.running import (
+    EVERY,
     FULL,
-    LOOPS,
     PILLAR,
     SPARSE,
     Done,
     assert_dense,
     assert_empty,
     compose,
+    last_first,
     oracle,
     prompt_of,
     run,
@@ -66,7 +67,7 @@ def _serves_again(engine: Engine) -> None:
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("after", [0, 15])
 def test_a_length_that_cannot_propose_for_one_request_costs_that_one(loop: str, after: int) -> None:
     engine = compose(loop=loop, selector=PILLAR, length=ProposesNot(number=1, after=after))
@@ -76,7 +77,7 @@ def test_a_length_that_cannot_propose_for_one_request_costs_that_one(loop: str, 
     _serves_again(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("phase", ["DRAFT", "VERIFY"])
 def test_a_length_that_cannot_observe_one_row_costs_its_request(loop: str, phase: str) -> None:
     engine = compose(loop=loop, selector=PILLAR, length=ObservesNot(phase))
@@ -94,7 +95,7 @@ DEVICE_FAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("verb", DEVICE_FAULTS)
 def test_a_part_that_breaks_on_the_device_costs_those_aboard(verb: str, loop: str) -> None:
     fresh = {shelf: type(p)(p.at) if hasattr(p, "at") else p for shelf, p in DEVICE_FAULTS[verb].items()}
@@ -106,7 +107,7 @@ def test_a_part_that_breaks_on_the_device_costs_those_aboard(verb: str, loop: st
     _serves_again(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_a_forward_that_does_not_happen_costs_those_aboard(at: int, loop: str) -> None:
     engine = compose(model=Faulty(at), loop=loop, max_batch=2, **SPARSE)
@@ -116,7 +117,7 @@ def test_a_forward_that_does_not_happen_costs_those_aboard(at: int, loop: str) -
     _serves_again(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("checked", [False, True])
 def test_samples_that_took_over_pages_which_were_never_filled_are_lost_with_them(loop: str, checked: bool) -> None:
     # the first flight fills the prompt for all; in a loop that lags, the others have taken over before it is heard
@@ -128,7 +129,7 @@ def test_samples_that_took_over_pages_which_were_never_filled_are_lost_with_them
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_row_of_logits_that_is_not_finite_costs_its_own_request(loop: str, value: float) -> None:
     # call 3 of 3 requests in lockstep: their second drafts, one row each
     engine = compose(model=Poisoned(at=3, row=1, value=value), loop=loop, **FULL)
@@ -155,7 +156,7 @@ def test_a_token_that_can_never_be_drawn_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("how", ILLEGAL)
-@pytest.mark.parametrize("loop", ["sync", "resident"])
+@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
 def test_an_illegal_plan_raises_and_launches_nothing(how: str, loop: str) -> None:
     engine = compose(loop=loop, selector=PILLAR, length="fixed(draft=4)", scheduler=PlansIllegally(how))
     for shift in range(2):

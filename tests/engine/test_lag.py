@@ -14,6 +14,7 @@ from sparsespec.engine.lazy import LazyDevice
 from sparsespec.engine.loops import LOOPS as NUMBERS
 from sparsespec.engine.loops import Loop, loop
 from tests.engine.running import (
+    EVERY,
     LOOPS,
     NGRAM,
     SPARSE,
@@ -58,7 +59,7 @@ def test_only_a_loop_that_sits_out_waits_for_uncertain_rows() -> None:
     assert delayed > 1.5 * sync
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_row_of_unknown_outcome_sits_out_and_a_known_one_does_not(name: str) -> None:
     engine = compose(loop=name, **SPARSE)
     for shift in range(2):
@@ -94,7 +95,7 @@ def test_bounds_hold_what_was_heard_and_what_is_on_its_way() -> None:
     assert (who.bounds.d_lo, who.bounds.d_hi) == (who.d + 1, who.d + 1)
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", EVERY)
 def test_as_many_flights_are_out_as_the_loop_lags(name: str) -> None:
     lag = NUMBERS[name].lag
     engine = compose(loop=name, **SPARSE)
@@ -144,7 +145,7 @@ class Watched:
         return self._device.poll(event)
 
 
-@pytest.mark.parametrize("name", LOOPS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_step_returns_without_waiting_for_its_own_launch_where_the_loop_lags(name: str) -> None:
     device = Watched()
     engine = compose(loop=name, device=device, **SPARSE)

@@ -10,8 +10,8 @@ from sparsespec.engine.outputs import Completion
 from sparsespec.testing.cases import EOS
 from tests.engine.decoders import Broken, Late, Letters, letters
 from tests.engine.running import (
+    EVERY,
     FULL,
-    LOOPS,
     NGRAM,
     SPARSE,
     assert_dense,
@@ -42,7 +42,7 @@ def _late_first(tokens: tuple[int, ...]) -> int:
     return max(i for i in range(len(tokens) - 3) if tokens[i] not in tokens[:i])
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_stop_token_inside_an_accepted_run_ends_the_output_there(loop: str) -> None:
     at, overshot = _late_first(TOKENS), list[int]()
     engine = compose(loop=loop, **FULL)
@@ -100,7 +100,7 @@ def test_a_stop_at_the_last_token_is_a_stop() -> None:
 
 
 @pytest.mark.parametrize("decoder", [Letters, Late])
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_stop_string_across_tokens_cuts_the_text_and_is_named(loop: str, decoder: Any) -> None:
     at = _late_first(TOKENS)
     stop = letters(TOKENS[at : at + 3])
@@ -150,7 +150,7 @@ def test_samples_have_texts_of_their_own() -> None:
     assert all(text == said for text, said in texts.items())
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_an_aborted_text_is_whole_as_far_as_it_got(loop: str) -> None:
     engine, shown = compose(loop=loop, decoder=Late, **SPARSE), ""
     request = engine.add(PROMPT, sampled(16, seed=3, stop="?!"))
@@ -163,7 +163,7 @@ def test_an_aborted_text_is_whole_as_far_as_it_got(loop: str) -> None:
     assert event.completion.text == shown + event.text == letters(event.completion.token_ids)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_a_decoder_that_breaks_costs_its_own_request_only(loop: str) -> None:
     token = TOKENS[_late_first(TOKENS)]
     made = list[Any]()

@@ -12,8 +12,9 @@ from torch import Tensor
 from sparsespec.core.errors import BadRequest
 from sparsespec.core.plan import Phase
 from sparsespec.engine.outputs import StepResult
-from tests.engine.pressure import EVERY, HOST, PAIR, PARAMS, TIERS, TIGHT, ask, tight
+from tests.engine.pressure import HOST, PAIR, PARAMS, TIERS, TIGHT, ask, tight
 from tests.engine.running import (
+    EVERY,
     SPARSE,
     assert_dense,
     assert_empty,

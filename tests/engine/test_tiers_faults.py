@@ -12,8 +12,9 @@ from sparsespec.core.plan import Move
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import StepResult
 from sparsespec.kv.pool import HostPool
-from tests.engine.pressure import EVERY, PARAMS, TIGHT, ask, tight
+from tests.engine.pressure import PARAMS, TIGHT, ask, tight
 from tests.engine.running import (
+    EVERY,
     Done,
     assert_dense,
     assert_empty,

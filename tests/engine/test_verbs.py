@@ -12,7 +12,7 @@ from sparsespec.core.seeds import derive_seed
 from sparsespec.engine.engine import Engine
 from sparsespec.models.tiny import tiny
 from tests.engine.running import (
-    LOOPS,
+    EVERY,
     SPARSE,
     assert_dense,
     assert_empty,
@@ -56,7 +56,7 @@ def test_a_new_engine_has_no_work_and_an_idle_step_does_nothing() -> None:
     assert engine.step().info.step == 1
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_events_carry_every_token_once_and_the_last_one_the_completion(loop: str) -> None:
     engine, tokens = compose(loop=loop, **SPARSE), dict[int, list[int]]()
     for shift in range(3):
@@ -78,7 +78,7 @@ def test_events_carry_every_token_once_and_the_last_one_the_completion(loop: str
     assert idle == [False] * (len(idle) - 1) + [True]
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_reset_begins_again_with_number_0_and_the_same_derived_seeds(loop: str) -> None:
     engine = compose(loop=loop, seed=7, **SPARSE)
 
@@ -100,7 +100,7 @@ def test_reset_begins_again_with_number_0_and_the_same_derived_seeds(loop: str) 
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_reset_in_the_middle_of_everything_leaves_no_trace(loop: str) -> None:
     engine = compose(loop=loop, n_pages=16, **SPARSE)
     for step in range(1, 5):
@@ -131,7 +131,7 @@ def test_a_closed_engine_says_so_whatever_is_asked_of_it(verb: str) -> None:
         CALLS[verb](engine)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 def test_close_may_come_twice_and_while_work_is_in_flight(loop: str) -> None:
     engine = compose(loop=loop, **SPARSE)
     engine.add(prompt_of(), greedy())

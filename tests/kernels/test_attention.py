@@ -89,7 +89,9 @@ def expected(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16"))]
+)
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_is_what_the_loops_give(impl: str, dtype: str, seed: int) -> None:

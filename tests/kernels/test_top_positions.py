@@ -36,7 +36,9 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int, int]:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [*(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.float16)), torch.float32]
+)
 @given(problem=problems())
 def test_is_what_sorting_gives(impl: str, dtype: torch.dtype, problem: tuple[Tensor, Tensor, Tensor, int, int]) -> None:
     scores, below, count, k_max, pool = problem

@@ -52,7 +52,7 @@ def law_of(logits: torch.Tensor, filters: tuple) -> torch.Tensor:
     return process(logits[None].double(), real[0], real[1].long(), real[2], real[3]).softmax(-1)[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("vocab", "filters"),
     [

@@ -70,8 +70,15 @@ def rich(seed: int) -> Models:
     return Models(some(), some(), tuple(range(V)), MASS)
 
 
-@pytest.mark.parametrize("levels", LEVELS)
-@pytest.mark.parametrize("verifier", [Rejection, SharedNoise])
+@pytest.mark.parametrize(
+    ("verifier", "levels"),
+    [
+        (Rejection, "two-levels"),
+        (SharedNoise, "guesses"),
+        *(pytest.param(Rejection, levels, marks=pytest.mark.slow) for levels in ("drafts", "guesses")),
+        *(pytest.param(SharedNoise, levels, marks=pytest.mark.slow) for levels in ("drafts", "two-levels")),
+    ],
+)
 def test_emitted_tokens_have_the_targets_law(verifier: type, levels: str) -> None:
     size, given_, stood = [0], [0], [0]
 
@@ -101,7 +108,9 @@ def test_stopping_before_a_draw_keeps_the_law(models: Models) -> None:
     check_law(Rounds(models, Rejection, stop=lambda law: max(law) <= MASS // 2))
 
 
-@pytest.mark.parametrize("levels", LEVELS)
+@pytest.mark.parametrize(
+    "levels", ["guesses", *(pytest.param(levels, marks=pytest.mark.slow) for levels in ("drafts", "two-levels"))]
+)
 def test_shared_noise_emits_what_plain_drawing_emits(levels: str) -> None:
     @over_models(8)
     @given(models())

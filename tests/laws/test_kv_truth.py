@@ -27,7 +27,7 @@ def _case(selector: str, loop: str, n: int = 2) -> Case:
     return Case(spec.replace(engine=options), ("qwen3", 0), (Ask(PROMPT, params), Ask(PROMPT[7:], params)), 0.0, 0)
 
 
-@pytest.mark.parametrize("loop", ["sync", pytest.param("delayed", marks=pytest.mark.slow), "resident"])
+@pytest.mark.parametrize("loop", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("sync", "delayed")), "resident"])
 @pytest.mark.parametrize("selector", ["window(budget=0.1,min_budget=8)", "pillar(budget=0.1,min_budget=8)"])
 def test_cache_is_that_of_a_clean_prefill_after_every_step(selector: str, loop: str) -> None:
     seen = run(_case(selector, loop), kv_every=1, seen=Seen())

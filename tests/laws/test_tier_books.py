@@ -19,7 +19,7 @@ from sparsespec.core.view import View
 from sparsespec.kv.host import HostTier
 from tests.laws.tier_books import TierBooks
 
-TestTierBooks = TierBooks.TestCase
+TestTierBooks = pytest.mark.slow(TierBooks.TestCase)
 TestTierBooks.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 
 

@@ -13,7 +13,7 @@ from sparsespec.core.plan import Phase
 from sparsespec.core.result import RowResult
 from sparsespec.metrics.seats import SeatCounts
 from sparsespec.metrics.speculation import SpecMetrics
-from tests.engine.running import FULL, LOOPS, NGRAM, SPARSE, compose, prompt_of, run, sampled
+from tests.engine.running import EVERY, FULL, NGRAM, SPARSE, compose, prompt_of, run, sampled
 
 
 def draft(
@@ -125,7 +125,7 @@ def test_a_dictionary_is_plain_strict_json_in_a_fixed_order() -> None:
 COMPOSITIONS: dict[str, dict[str, Any]] = {"dense": {}, "full": FULL, "sparse": SPARSE, "ngram": NGRAM}
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_what_an_engine_counts_adds_up(composition: str, loop: str) -> None:
     engine = compose(loop=loop, **COMPOSITIONS[composition])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from itertools import product
 
 import pytest
@@ -14,34 +15,37 @@ from sparsespec.core.spec import LOOPS, SHELVES, EngineSpec
 from sparsespec.testing import Case, case_of, engine_of, register_adversaries
 from sparsespec.testing.strategies import cases
 
-CASES = [case_of(seed) for seed in range(400)]
+
+@cache
+def drawn() -> list[Case]:
+    return [case_of(seed) for seed in range(400)]
 
 
 def test_every_name_and_loop_is_drawn() -> None:
     register_adversaries()
     for shelf in SHELVES:
-        drawn = Counter(getattr(case.spec, shelf).name for case in CASES)
+        found = Counter(getattr(case.spec, shelf).name for case in drawn())
         wanted = ["reference"] if shelf == "attention" else registry.names(shelf)
-        assert all(drawn[name] >= 20 for name in wanted), (shelf, drawn)
-    assert all(sum(case.spec.loop == loop for case in CASES) >= 60 for loop in LOOPS)
+        assert all(found[name] >= 20 for name in wanted), (shelf, found)
+    assert all(sum(case.spec.loop == loop for case in drawn()) >= 60 for loop in LOOPS)
 
 
 def test_every_pair_of_parts_that_can_live_together_is_drawn() -> None:
     for one, other in (("selector", "scheduler"), ("selector", "verifier"), ("proposer", "length")):
-        drawn = {(getattr(case.spec, one).name, getattr(case.spec, other).name) for case in CASES}
+        found = {(getattr(case.spec, one).name, getattr(case.spec, other).name) for case in drawn()}
         # guesses are refused where the length takes none
         alone = {(name, "zero") for name in registry.names("proposer") if name != "none"}
-        assert drawn == set(product(registry.names(one), registry.names(other))) - alone
+        assert found == set(product(registry.names(one), registry.names(other))) - alone
 
 
 def test_few_compositions_are_drawn_twice() -> None:
-    names = {(*(part.name for part in case.spec.parts.values()), case.spec.loop) for case in CASES}
+    names = {(*(part.name for part in case.spec.parts.values()), case.spec.loop) for case in drawn()}
     assert len(names) >= 250
 
 
 def test_sizes_reach_from_tight_to_ample() -> None:
     tight = ample = 0
-    for case in CASES:
+    for case in drawn():
         size = case.spec.engine["page_size"]
         needs = [-(-(len(a.prompt) + a.params.max_tokens - 1) // size) for a in case.requests]
         assert case.spec.engine["n_pages"] - 1 >= max(needs)
@@ -49,12 +53,12 @@ def test_sizes_reach_from_tight_to_ample() -> None:
         ample += case.spec.engine["n_pages"] - 1 >= sum(needs)
     assert tight >= 100
     assert ample >= 80
-    assert {case.spec.engine["page_size"] for case in CASES} == {1, 2, 4, 16}
-    assert {case.spec.engine["max_batch"] for case in CASES} == {1, 2, 3, 4}
+    assert {case.spec.engine["page_size"] for case in drawn()} == {1, 2, 4, 16}
+    assert {case.spec.engine["max_batch"] for case in drawn()} == {1, 2, 3, 4}
 
 
 def test_requests_are_of_all_kinds() -> None:
-    asks = [ask for case in CASES for ask in case.requests]
+    asks = [ask for case in drawn() for ask in case.requests]
     assert {1, 2, 60} <= {len(ask.prompt) for ask in asks}
     assert {ask.params.n for ask in asks} == {1, 2, 3}
     for kind in (
@@ -74,7 +78,7 @@ def test_requests_are_of_all_kinds() -> None:
 
 
 def test_only_shared_noise_is_sampled() -> None:
-    for case in CASES:
+    for case in drawn():
         sampled = any(not ask.params.is_greedy for ask in case.requests)
         assert not sampled or case.spec.verifier.name == "shared-noise"
 
@@ -84,7 +88,7 @@ def test_verifiers_can_be_chosen() -> None:
 
 
 def test_a_case_repeats_itself_and_prints_as_the_call_that_makes_it() -> None:
-    for case in CASES[:30]:
+    for case in drawn()[:30]:
         line = repr(case)
         assert "\n" not in line
         assert eval(line.partition(" [")[0], {"case_of": case_of}) == case
@@ -98,7 +102,7 @@ def test_taking_a_request_away_leaves_the_others_as_they_were() -> None:
 
 
 def test_a_spec_round_trips_and_composes() -> None:
-    for case in CASES[:30]:
+    for case in drawn()[:30]:
         assert EngineSpec.from_json(case.spec.to_json()) == case.spec
         engine = engine_of(case)
         assert engine.spec.parts.keys() == case.spec.parts.keys()

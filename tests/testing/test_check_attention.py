@@ -241,7 +241,7 @@ class Coarse(ReferenceAttention):
         return super().run(layer, q, k, v).to(torch.bfloat16).to(q.dtype)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("part", [NoFuture, OneList, DraftsDense, OneEnd, Unnormed], ids=lambda part: part.__name__)
 def test_half_types_hide_no_mistake(part: type, dtype: str) -> None:
     caught(partial(check_attention, dtype=dtype), part(), BROKEN[part])
