@@ -59,8 +59,7 @@ def whole() -> dict[str, dict[str, list[str]]]:
 
 def _run(page: Path) -> Any:
     """Return a page with Python as a parameter; those that decode for seconds are slow."""
-    quick = page.stem in ("README", "write-a-proposer")
-    return pytest.param(page, id=page.stem, marks=() if quick else pytest.mark.slow)
+    return pytest.param(page, id=page.stem, marks=() if page.stem == "README" else pytest.mark.slow)
 
 
 @pytest.mark.parametrize("page", [_run(p) for p in PAGES if blocks(p)])

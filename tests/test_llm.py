@@ -112,7 +112,7 @@ def test_parts_may_be_instances() -> None:
 
 
 def test_streamed_pieces_are_the_text(text_llm: LLM) -> None:
-    params = SamplingParams(temperature=1.0, max_tokens=40, seed=1)
+    params = SamplingParams(temperature=1.0, max_tokens=24, seed=1)
     events = list(text_llm.stream("the quick brown fox", params))
     done = events[-1].completion
     assert done is not None
@@ -130,22 +130,22 @@ def test_an_abandoned_stream_leaves_the_engine_empty(text_llm: LLM) -> None:
 
 
 def test_a_stop_string_cuts_the_text_and_is_named(text_llm: LLM) -> None:
-    params = SamplingParams(temperature=1.0, max_tokens=60, seed=4)
+    params = SamplingParams(temperature=1.0, max_tokens=30, seed=4)
     whole = text_llm.generate("the fox", params)[0].outputs[0].text
     middle = whole[len(whole) // 2 : len(whole) // 2 + 2]
-    stopped = text_llm.generate("the fox", SamplingParams(temperature=1.0, max_tokens=60, seed=4, stop=middle))
+    stopped = text_llm.generate("the fox", SamplingParams(temperature=1.0, max_tokens=30, seed=4, stop=middle))
     done = stopped[0].outputs[0]
     assert done.text == whole[: whole.index(middle)]
     assert (done.finish_reason, done.stop_reason) == ("stop", middle)
 
 
 def test_a_conversation_is_rendered_by_the_models_template(text_llm: LLM) -> None:
-    messages = [{"role": "user", "content": "the fox"}]
-    (output,) = text_llm.chat(messages, GREEDY)
+    messages, short = [{"role": "user", "content": "the fox"}], SamplingParams(temperature=0.0, max_tokens=8)
+    (output,) = text_llm.chat(messages, short)
     assert output.outputs[0].prompt_token_ids == tuple(text_llm.tokenizer.encode_chat(messages))  # type: ignore[union-attr]
-    both = text_llm.chat([messages, messages], GREEDY)
+    both = text_llm.chat([messages, messages], short)
     assert [tokens(o) for o in both] == [tokens(output)] * 2
-    streamed = list(text_llm.stream(messages, GREEDY))[-1].completion
+    streamed = list(text_llm.stream(messages, short))[-1].completion
     assert streamed is not None
     assert streamed.token_ids == tokens(output)
 

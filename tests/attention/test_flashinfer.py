@@ -220,7 +220,7 @@ BACKEND = {
 
 
 @pytest.mark.usefixtures("faked")
-@pytest.mark.parametrize("name", [None, *LISTS, *BACKEND])
+@pytest.mark.parametrize("name", [None, *(pytest.param(one, marks=pytest.mark.slow) for one in (*LISTS, *BACKEND))])
 def test_mutants_are_caught(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module: ModuleType = ours
     if name in LISTS:

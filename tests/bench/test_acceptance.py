@@ -125,6 +125,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(tiny_folder(tmp_path_factory.mktemp("model") / "tiny"))
 
 
+@pytest.mark.slow
 def test_no_piece_is_in_two_texts_and_none_is_both_tuned_and_judged_on(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_requests_come_and_go(tmp_path: Path) -> None:
         assert row["running"] > 2
 
 
+@pytest.mark.slow
 def test_measuring_ends_with_the_first_output(tmp_path: Path) -> None:
     (row,) = measured(tmp_path / "a.jsonl", "--output", "20", "--preset", "dense")[1:]
     # a step before warm-up seats the requests

@@ -29,6 +29,7 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_all_presets_decode_the_problems_of_a_file_to_the_tokens_of_dense(
     folder: Path, problems: Path, capsys: Capture
 ) -> None:
@@ -88,6 +89,7 @@ def test_rows_are_appended_as_json_lines_and_specs_are_read(tmp_path: Path, caps
     assert "mine" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 def test_a_plot_is_drawn(tmp_path: Path) -> None:
     assert compare("-p", "magicdec", "--plot", str(tmp_path / "rows.svg")) == 0

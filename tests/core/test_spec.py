@@ -56,7 +56,7 @@ def test_a_part_comes_back_from_each_of_its_forms(part: PartSpec) -> None:
     assert hash(copy.deepcopy(part)) == hash(part)
 
 
-@settings(max_examples=60)  # seven parts an example
+@settings(max_examples=30)  # seven parts an example
 @given(engine_specs)
 def test_an_engine_spec_comes_back_from_json_exactly(spec: EngineSpec) -> None:
     again = EngineSpec.from_json(spec.to_json())

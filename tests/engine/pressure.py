@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.lazy import LazyDevice
-from tests.engine.running import SPARSE, compose, prompt_of, sampled
+from tests.engine.running import SPARSE, compose, last_first, prompt_of, sampled
 
 PARAMS = sampled(16)
 PAIR = sampled(16, n=2)
 HOST = "host(victim=newest,low=0.1,high=0.2,chunk=2)"
-TIERS = (
-    "gpu",
-    HOST,
-    *(pytest.param(t, marks=pytest.mark.slow) for t in ("host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve")),
-)
+TIERS = last_first(("gpu", "host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve", HOST))
 TIGHT = 20
 """Pages for two requests of 20 + 16 tokens, and one of them more than half: three want to run."""
 STATES = ("leaving", "out", "coming back")

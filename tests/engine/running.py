@@ -24,7 +24,7 @@ KEY = ("qwen3", 1)
 LOOPS = ("sync", "delayed", "resident")
 
 
-def last_first(values: Sequence[str]) -> list[Any]:
+def last_first(values: Sequence[object]) -> list[Any]:
     """Return values as parameters, all but the last of them slow."""
     return [*(pytest.param(value, marks=pytest.mark.slow) for value in values[:-1]), values[-1]]
 

@@ -68,7 +68,7 @@ def test_the_last_one_aborted_leaves_nothing_behind(state: str, loop: str) -> No
 
 
 @pytest.mark.parametrize("loop", EVERY[1:])
-@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize("reason", last_first(["stop", "length"]))
 def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Counter[str]()
     real = Engine._leave
@@ -101,7 +101,7 @@ def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkey
 
 
 @pytest.mark.parametrize("drop", ["reset", "close"])
-@pytest.mark.parametrize("state", ["leaving", "coming back"])
+@pytest.mark.parametrize("state", last_first(["leaving", "coming back"]))
 def test_copies_under_way_end_before_their_engine_begins_anew(drop: str, state: str) -> None:
     engine = tight(early=0.0)
     ask(engine)

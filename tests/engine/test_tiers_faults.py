@@ -18,6 +18,7 @@ from tests.engine.running import (
     Done,
     assert_dense,
     assert_empty,
+    last_first,
     prompt_of,
     run,
     sampled,
@@ -39,7 +40,7 @@ def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]
 
 
 @pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow), 1000])
+@pytest.mark.parametrize("times", last_first([1, 1000, 3]))
 def test_memory_that_cannot_be_pinned_costs_time_only(
     times: int, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,7 +70,7 @@ def metrics_of(done: Done, request: int) -> Any:
 
 @pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("out", [True, False])
-@pytest.mark.parametrize("at", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("at", last_first([3, 1]))
 def test_a_copy_that_fails_costs_time_only(
     at: int, out: bool, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

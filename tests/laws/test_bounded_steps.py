@@ -25,8 +25,8 @@ LOOPS = ("sync", "delayed", "resident")
 
 
 def _some(scheduler: str, loop: str, tiers: str) -> Any:
-    """Return a composition as a parameter: of each scheduler and each tier one is quick."""
-    quick = loop == "resident" and (tiers == "gpu" or scheduler == "staggered")
+    """Return a composition as a parameter: of each tier one is quick."""
+    quick = (scheduler, loop) == ("staggered", "resident")
     return pytest.param(
         scheduler, loop, tiers, id=f"{scheduler}-{loop}-{tiers}", marks=() if quick else pytest.mark.slow
     )

@@ -73,10 +73,9 @@ def rich(seed: int) -> Models:
 @pytest.mark.parametrize(
     ("verifier", "levels"),
     [
-        (Rejection, "two-levels"),
-        (SharedNoise, "guesses"),
-        *(pytest.param(Rejection, levels, marks=pytest.mark.slow) for levels in ("drafts", "guesses")),
-        *(pytest.param(SharedNoise, levels, marks=pytest.mark.slow) for levels in ("drafts", "two-levels")),
+        pytest.param(verifier, levels, marks=() if levels == "guesses" else pytest.mark.slow)
+        for verifier in (Rejection, SharedNoise)
+        for levels in LEVELS
     ],
 )
 def test_emitted_tokens_have_the_targets_law(verifier: type, levels: str) -> None:

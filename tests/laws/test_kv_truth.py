@@ -28,7 +28,10 @@ def _case(selector: str, loop: str, n: int = 2) -> Case:
 
 
 @pytest.mark.parametrize("loop", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("sync", "delayed")), "resident"])
-@pytest.mark.parametrize("selector", ["window(budget=0.1,min_budget=8)", "pillar(budget=0.1,min_budget=8)"])
+@pytest.mark.parametrize(
+    "selector",
+    [pytest.param("window(budget=0.1,min_budget=8)", marks=pytest.mark.slow), "pillar(budget=0.1,min_budget=8)"],
+)
 def test_cache_is_that_of_a_clean_prefill_after_every_step(selector: str, loop: str) -> None:
     seen = run(_case(selector, loop), kv_every=1, seen=Seen())
     assert seen.kv_checks > 50

@@ -203,6 +203,7 @@ def test_a_mutant_is_caught(mutant: type[GpuTier]) -> None:
         run_state_machine_as_test(Broken, settings=_settings(200))
 
 
+@pytest.mark.slow
 def test_the_machine_reaches_what_matters() -> None:
     class Counting(Books):
         seen: ClassVar[Counter[str]] = Counter()
