@@ -42,9 +42,7 @@ def text_llm(folder: Path) -> LLM:
     return LLM(folder, selector=SPARSE, length=SHORT)
 
 
-@pytest.mark.parametrize(
-    "preset", [p if p in ("ngram", "sparsespec") else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS]
-)
+@pytest.mark.parametrize("preset", [p if p == "ngram" else pytest.param(p, marks=pytest.mark.slow) for p in PRESETS])
 def test_every_preset_emits_what_dense_emits(preset: str) -> None:
     prompts, params = [PROMPT, PROMPT[5:], PROMPT], [GREEDY, SAMPLED, SAMPLED]
     dense = LLM(tiny(), "dense").generate(prompts, params)

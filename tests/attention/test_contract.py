@@ -9,6 +9,7 @@ from sparsespec.core.errors import BadOption
 from sparsespec.testing import check_attention
 from tests.arch import fresh
 from tests.kernels.launched import DEVICE, room
+from tests.quick import quick_last
 
 GPU_ONLY = ("triton", "flashinfer")
 """Backends of the shelf that need a GPU, or something in place of one: an interpreter, a stand-in."""
@@ -16,7 +17,7 @@ ANYWHERE = [name for name in registry.names("attention") if name not in GPU_ONLY
 interpreted = pytest.mark.skipif(DEVICE == "cuda", reason="compiled here: see the tests with -m gpu")
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", quick_last(["float32", "float16", "bfloat16", "float64"]))
 @pytest.mark.parametrize("name", ANYWHERE)
 def test_a_backend_computes_attention(name: str, dtype: str) -> None:
     check_attention(name, dtype=dtype, examples=20 if dtype == "float64" else 5, exact=True)

@@ -29,6 +29,7 @@ from sparsespec.testing.checks.drawn_step import draw_step
 from tests.attention import fake_flashinfer
 from tests.engine.running import Done, compose, greedy, prompt_of, run, sampled
 from tests.kernels.launched import mutant
+from tests.quick import quick_last
 
 
 @pytest.fixture
@@ -39,9 +40,7 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("faked")
-@pytest.mark.parametrize(
-    "dtype", ["float64", *(pytest.param(t, marks=pytest.mark.slow) for t in ("float32", "float16", "bfloat16"))]
-)
+@pytest.mark.parametrize("dtype", quick_last(["float32", "float16", "bfloat16", "float64"]))
 def test_it_computes_attention(dtype: str) -> None:
     check_attention("flashinfer", dtype=dtype, examples=20 if dtype == "float64" else 5)
 
@@ -220,7 +219,8 @@ BACKEND = {
 
 
 @pytest.mark.usefixtures("faked")
-@pytest.mark.parametrize("name", [None, *(pytest.param(one, marks=pytest.mark.slow) for one in (*LISTS, *BACKEND))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, *LISTS, *BACKEND])
 def test_mutants_are_caught(name: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module: ModuleType = ours
     if name in LISTS:

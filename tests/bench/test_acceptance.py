@@ -61,7 +61,8 @@ def all_rounds(bench: Bench, selector: str, tokens: Tensor) -> tuple[Tensor, lis
     return drafted(bench.model, selector, Script.of(tokens, CONTEXT, DRAFT), bench.laws)
 
 
-@pytest.mark.parametrize("selector", [SELECTORS[0], *(pytest.param(s, marks=pytest.mark.slow) for s in SELECTORS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("selector", SELECTORS)
 def test_a_round_accepts_what_the_engine_accepts_there(bench: Bench, tokens: Tensor, truth: Any, selector: str) -> None:
     drafts, shares = all_rounds(bench, selector, tokens)
     heard = dict[int, int]()

@@ -121,6 +121,7 @@ def test_logits_that_round_otherwise_part_at_ties_only(tmp_path: Path, monkeypat
     assert all(max(x["gaps"]) <= x["bound"] for x in found if x["divergence"] == "near-tie")
 
 
+@pytest.mark.slow
 def test_a_tap_holds_the_logits_of_every_token() -> None:
     model = tiny(max_context=256)
     prompts = ((1, 2, 3, 4, 5), tuple(range(40)))

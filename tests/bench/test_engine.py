@@ -116,6 +116,7 @@ def test_measuring_ends_with_the_first_output(tmp_path: Path) -> None:
     assert f"({row['steps']} steps)" in line_of(row)
 
 
+@pytest.mark.slow
 def test_a_composition_that_fails_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--preset", "dense:max_context=50", "dense", "--context", "90"]
     _, bad, good = measured(tmp_path / "a.jsonl", *options, code=1)
@@ -124,6 +125,7 @@ def test_a_composition_that_fails_hides_no_other(tmp_path: Path, capsys: pytest.
     assert "dense:max_context=50: the prompt has 90 tokens" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_output_too_short_to_measure_is_a_sentence(tmp_path: Path) -> None:
     (row,) = measured(tmp_path / "a.jsonl", "--output", "5", "--preset", "dense", code=1)[1:]
     assert row["failed"].endswith("nothing was measured; raise --output or lower --warmup")

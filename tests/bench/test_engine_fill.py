@@ -13,6 +13,7 @@ from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Phase
 from sparsespec.engine.engine import Engine
 from sparsespec.models.transformer import Transformer
+from tests.quick import quick_last
 
 PROMPTS = ([1, 2, 3] * 14, [5] * 17, [7, 8] * 30, [9] * 2)
 PARAMS = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
@@ -61,7 +62,7 @@ def test_the_books_are_those_of_a_prefill(model: Transformer, preset: str) -> No
     ] * 2
 
 
-@pytest.mark.parametrize("loop", ["sync", "delayed", "resident"])
+@pytest.mark.parametrize("loop", quick_last(("sync", "delayed", "resident")))
 def test_requests_run_to_their_end_and_leave_nothing_behind(model: Transformer, loop: str) -> None:
     engine, inside = engine_of(model, "sparsespec", fill=True, loop=loop)
     said: dict[int, int] = {}

@@ -71,6 +71,7 @@ def test_tokens_that_part_are_shown_and_fail(capsys: Capture, monkeypatch: pytes
     assert "magicdec: prompt 1 parts from dense at output token 3" in out
 
 
+@pytest.mark.slow
 def test_rows_of_one_name_are_told_apart_by_what_differs(capsys: Capture) -> None:
     assert compare("-p", "magicdec", "--min-budget", "16", "--batch", "1", "--batch", "2", "--max-tokens", "5") == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -79,6 +80,7 @@ def test_rows_of_one_name_are_told_apart_by_what_differs(capsys: Capture) -> Non
     assert " budget=" not in out
 
 
+@pytest.mark.slow
 def test_rows_are_appended_as_json_lines_and_specs_are_read(tmp_path: Path, capsys: Capture) -> None:
     spec, out = tmp_path / "mine.json", tmp_path / "rows.jsonl"
     spec.write_text(EngineSpec.of(selector="window(min_budget=8)", length="fixed(draft=2)").to_json(), "utf-8")

@@ -45,6 +45,7 @@ def test_a_model_is_measured_shown_and_written(tmp_path: Path, capsys: Capture) 
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.slow
 def test_json_is_the_cost_model_and_nothing_else(folder: Path, capsys: Capture) -> None:
     assert cli.run(["profile", "-m", str(folder), "--device", "cpu", "--json"]) == 0
     cost = CostModel.from_json(capsys.readouterr().out)

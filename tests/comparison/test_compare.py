@@ -87,6 +87,7 @@ def test_a_row_is_what_an_engine_of_its_own_says(presets: list[Row]) -> None:
         assert llm.engine.geometry.max_context == 70 + 8
 
 
+@pytest.mark.slow
 def test_a_repeated_comparison_counts_the_same() -> None:
     once, again = (quick(["sparsespec"], temperatures=[0.8]) for _ in range(2))
     assert [(r.tokens, r.drafts, r.rejected, r.by_position) for r in once] == [
@@ -94,6 +95,7 @@ def test_a_repeated_comparison_counts_the_same() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_budgets_are_an_axis_of_those_that_have_one() -> None:
     rows = quick(["ngram", "magicdec"], budgets=[0.1, 0.5], min_budgets=[4, 16])
     assert [(row.composition, row.budget, row.min_budget) for row in rows] == [

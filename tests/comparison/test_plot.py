@@ -55,6 +55,7 @@ def test_a_budget_is_a_point_and_a_batch_is_one() -> None:
 
 
 @needs_matplotlib
+@pytest.mark.slow
 def test_every_composition_that_ran_is_a_curve(tmp_path: Path) -> None:
     failed = Row(SETTING, "broken", None, None, None, "failed", error="why")
     rows = [replace(ROW, composition="dense", drafts=0, by_position=(), by_context=()), ROW, failed]

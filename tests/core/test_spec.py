@@ -47,6 +47,7 @@ engine_specs = st.builds(
 )
 
 
+@settings(max_examples=150)
 @given(part_specs())
 def test_a_part_comes_back_from_each_of_its_forms(part: PartSpec) -> None:
     assert PartSpec.of(str(part), part.shelf) == part

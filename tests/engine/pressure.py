@@ -6,12 +6,13 @@ from typing import Any
 
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.lazy import LazyDevice
-from tests.engine.running import SPARSE, compose, last_first, prompt_of, sampled
+from tests.engine.running import SPARSE, compose, prompt_of, sampled
+from tests.quick import quick_last
 
 PARAMS = sampled(16)
 PAIR = sampled(16, n=2)
 HOST = "host(victim=newest,low=0.1,high=0.2,chunk=2)"
-TIERS = last_first(("gpu", "host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve", HOST))
+TIERS = quick_last(("gpu", "host(victim=shortest,size=0.2,low=0.0,high=0.0)", "reserve", HOST))
 TIGHT = 20
 """Pages for two requests of 20 + 16 tokens, and one of them more than half: three want to run."""
 STATES = ("leaving", "out", "coming back")

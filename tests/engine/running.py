@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any
-
-import pytest
 
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Phase, Row
@@ -19,17 +17,11 @@ from sparsespec.engine.roster import Bounds
 from sparsespec.models.transformer import Transformer
 from sparsespec.testing.cases import EOS, model_of
 from sparsespec.testing.oracle import dense_tokens
+from tests.quick import quick_last
 
 KEY = ("qwen3", 1)
 LOOPS = ("sync", "delayed", "resident")
-
-
-def last_first(values: Sequence[object]) -> list[Any]:
-    """Return values as parameters, all but the last of them slow."""
-    return [*(pytest.param(value, marks=pytest.mark.slow) for value in values[:-1]), values[-1]]
-
-
-EVERY = last_first(LOOPS)
+EVERY = quick_last(LOOPS)
 """All loops; the quick one is `resident`, in which nobody waits and everything may be late."""
 PILLAR = "pillar(budget=0.3,min_budget=8)"
 SPARSE = {"selector": PILLAR, "length": "fixed(draft=4)"}

@@ -20,12 +20,12 @@ from tests.engine.running import (
     assert_dense,
     compose,
     is_sentence,
-    last_first,
     prompt_of,
     run,
     sampled,
     small,
 )
+from tests.quick import quick_last
 
 Changes = dict[str, Any]
 
@@ -84,7 +84,7 @@ def test_an_unknown_engine_option_in_a_stored_spec_is_refused_too() -> None:
         Engine.compose(model_of(KEY), EngineSpec().replace(engine={"pages_size": 4}))
 
 
-@pytest.mark.parametrize("name", last_first(list(PRESETS)))
+@pytest.mark.parametrize("name", quick_last(list(PRESETS)))
 def test_every_preset_composes_again_from_its_own_spec(name: str) -> None:
     first = compose(small(name))
     text = first.spec.to_json()

@@ -19,13 +19,13 @@ from tests.engine.running import (
     assert_empty,
     compose,
     greedy,
-    last_first,
     prompt_of,
     requests_of,
     run,
     sampled,
     until,
 )
+from tests.quick import quick_last
 
 
 class Sure(Fixed):
@@ -71,7 +71,7 @@ def test_an_unsure_draft_ends_its_round_and_is_kept(loop: str, scheduler: str) -
     assert drafted == sum(r.n_candidates for r in heard if r.phase is Phase.VERIFY)
 
 
-@pytest.mark.parametrize("loop", last_first(("delayed", "resident")))
+@pytest.mark.parametrize("loop", quick_last(("delayed", "resident")))
 def test_rows_launched_before_the_end_was_heard_do_nothing(loop: str) -> None:
     done, heard = _decode(Sure(), loop=loop)
     dead = [r for r in _drafts(heard) if not r.live]

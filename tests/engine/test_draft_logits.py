@@ -16,10 +16,11 @@ from tests.engine.running import compose, prompt_of, run
 PARAMS = SamplingParams(temperature=0.9, top_p=0.9, max_tokens=16, n=2, ignore_eos=True)
 
 
-@pytest.mark.parametrize("dtype", ["float64", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize(
     ("loop", "n_pages"),
-    [*(pytest.param(*one, marks=pytest.mark.slow) for one in (("sync", 80), ("delayed", 17))), ("resident", 17)],
+    [("sync", 80), ("delayed", 17), ("resident", 17)],
 )
 def test_a_draft_is_judged_by_the_logits_it_was_drawn_from(
     loop: str, n_pages: int, dtype: str, monkeypatch: pytest.MonkeyPatch

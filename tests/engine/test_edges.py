@@ -13,11 +13,11 @@ from tests.engine.running import (
     assert_dense,
     assert_empty,
     compose,
-    last_first,
     prompt_of,
     run,
     sampled,
 )
+from tests.quick import quick_last
 
 TRIFORCE = {**SPARSE, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"}
 COMPOSITIONS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": SPARSE, "ngram": NGRAM, "triforce": TRIFORCE}
@@ -38,8 +38,8 @@ def test_a_request_may_refuse_to_be_speculated_on(scheduler: str, loop: str) -> 
     assert done[1, 0].metrics.kv_share == 1
 
 
-@pytest.mark.parametrize("composition", COMPOSITIONS)
-@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
+@pytest.mark.parametrize("composition", quick_last(list(COMPOSITIONS)))
+@pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_prompts_around_page_borders_from_one_token_on(composition: str, loop: str) -> None:
     engine = compose(loop=loop, max_batch=9, scheduler="lockstep(chunk=3)", **COMPOSITIONS[composition])
     for length in range(1, 10):
@@ -71,8 +71,8 @@ def test_one_token_is_never_drafted(composition: str, loop: str) -> None:
         assert completion.metrics.num_verify_steps == 1
 
 
-@pytest.mark.parametrize("composition", COMPOSITIONS)
-@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
+@pytest.mark.parametrize("composition", quick_last(list(COMPOSITIONS)))
+@pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_a_request_may_fill_the_context_and_the_pool_to_the_last_token(composition: str, loop: str) -> None:
     # 24 tokens, of which the last is never fed back: 23 positions are 6 pages of 4
     engine = compose(loop=loop, max_context=24, n_pages=7, **COMPOSITIONS[composition])

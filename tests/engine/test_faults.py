@@ -31,12 +31,12 @@ from tests.engine.running import (
     assert_dense,
     assert_empty,
     compose,
-    last_first,
     oracle,
     prompt_of,
     run,
     sampled,
 )
+from tests.quick import quick_last
 
 PARAMS = sampled(6)
 
@@ -156,7 +156,7 @@ def test_a_token_that_can_never_be_drawn_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("how", ILLEGAL)
-@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
+@pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_an_illegal_plan_raises_and_launches_nothing(how: str, loop: str) -> None:
     engine = compose(loop=loop, selector=PILLAR, length="fixed(draft=4)", scheduler=PlansIllegally(how))
     for shift in range(2):

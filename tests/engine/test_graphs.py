@@ -74,6 +74,7 @@ def test_warming_up_records_every_step_without_prefill() -> None:
     assert all(shape.n_tokens > shape.n_logits for shape in later)
 
 
+@pytest.mark.slow
 def test_warming_up_changes_nothing() -> None:
     engine = compose(graphs=True, **SPARSE)
     engine.warm_up()

@@ -161,7 +161,10 @@ def test_a_step_returns_without_waiting_for_its_own_launch_where_the_loop_lags(n
     assert set(pending) == {name != "sync"}
 
 
-@pytest.mark.parametrize(("name", "early"), [("sync", 0.5), ("delayed", 0.5), ("resident", 0.3), ("resident", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "early"),
+    [*(pytest.param(name, 0.5, marks=pytest.mark.slow) for name in LOOPS), ("resident", 0.3), ("resident", 1.0)],
+)
 def test_when_launches_run_changes_nothing(name: str, early: float) -> None:
     engine = compose(loop=name, device=LazyDevice(early, seed=4), n_pages=16, **SPARSE)
     for shift in range(3):

@@ -12,6 +12,7 @@ from sparsespec.engine import round, settle
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.checks.peeks import Guard, without_peeks
 from tests.engine.running import compose, greedy, prompt_of, run, sampled
+from tests.quick import quick_last
 
 PILLAR = "pillar(budget=0.1,min_budget=8,smooth=0.5,pool=3)"
 COMPOSITIONS: dict[str, dict[str, Any]] = {
@@ -53,7 +54,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Guard]:
     return guards
 
 
-@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("name", quick_last(["dense", "guesses", "pillar", "triforce"]))
 def test_a_round_peeks_at_nothing(name: str, watched: list[Guard]) -> None:
     engine = compose(**COMPOSITIONS[name], checked=False)
     for i in range(3):

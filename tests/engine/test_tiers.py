@@ -23,6 +23,7 @@ from tests.engine.running import (
     run,
     until,
 )
+from tests.quick import quick_last
 
 
 @pytest.mark.parametrize("loop", EVERY)
@@ -99,7 +100,7 @@ def _filled(result: StepResult) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("tiers", TIERS)
-@pytest.mark.parametrize("chunk", [4, pytest.param(512, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("chunk", quick_last([512, 4]))
 def test_recomputed_tokens_are_those_filled_more_than_once(chunk: int, tiers: str, loop: str) -> None:
     # in small chunks some lose their pages before the prompt is filled for the first time
     engine = tight(tiers, loop, scheduler=f"staggered(chunk={chunk})", n_pages=18)

@@ -13,10 +13,10 @@ from sparsespec.engine.outputs import StepResult
 from tests.engine.pressure import HOST, PARAMS, STATES, TIGHT, ask, tight, where
 from tests.engine.running import (
     EVERY,
+    LOOPS,
     Known,
     assert_dense,
     assert_empty,
-    last_first,
     oracle,
     prompt_of,
     requests_of,
@@ -24,10 +24,11 @@ from tests.engine.running import (
     sampled,
     until,
 )
+from tests.quick import quick_last
 
 
 @pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("state", quick_last(STATES))
 def test_abort_in_any_state_leaves_nothing_behind(state: str, loop: str) -> None:
     engine = tight(loop=loop)
     ask(engine)
@@ -50,8 +51,9 @@ def test_abort_in_any_state_leaves_nothing_behind(state: str, loop: str) -> None
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("state", last_first(STATES))
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("state", STATES)
 def test_the_last_one_aborted_leaves_nothing_behind(state: str, loop: str) -> None:
     engine = tight(loop=loop)
     ask(engine, 3)
@@ -67,8 +69,9 @@ def test_the_last_one_aborted_leaves_nothing_behind(state: str, loop: str) -> No
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("loop", EVERY[1:])
-@pytest.mark.parametrize("reason", last_first(["stop", "length"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", ["delayed", "resident"])
+@pytest.mark.parametrize("reason", ["stop", "length"])
 def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = Counter[str]()
     real = Engine._leave
@@ -101,7 +104,7 @@ def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkey
 
 
 @pytest.mark.parametrize("drop", ["reset", "close"])
-@pytest.mark.parametrize("state", last_first(["leaving", "coming back"]))
+@pytest.mark.parametrize("state", quick_last(["leaving", "coming back"]))
 def test_copies_under_way_end_before_their_engine_begins_anew(drop: str, state: str) -> None:
     engine = tight(early=0.0)
     ask(engine)

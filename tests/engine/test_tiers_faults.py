@@ -15,14 +15,15 @@ from sparsespec.kv.pool import HostPool
 from tests.engine.pressure import PARAMS, TIGHT, ask, tight
 from tests.engine.running import (
     EVERY,
+    LOOPS,
     Done,
     assert_dense,
     assert_empty,
-    last_first,
     prompt_of,
     run,
     sampled,
 )
+from tests.quick import quick_last
 
 
 def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]:
@@ -40,7 +41,7 @@ def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]
 
 
 @pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("times", last_first([1, 1000, 3]))
+@pytest.mark.parametrize("times", quick_last([1, 1000, 3]))
 def test_memory_that_cannot_be_pinned_costs_time_only(
     times: int, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -69,8 +70,8 @@ def metrics_of(done: Done, request: int) -> Any:
 
 
 @pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("out", [True, False])
-@pytest.mark.parametrize("at", last_first([3, 1]))
+@pytest.mark.parametrize("out", quick_last([False, True]))
+@pytest.mark.parametrize("at", quick_last([3, 1]))
 def test_a_copy_that_fails_costs_time_only(
     at: int, out: bool, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,7 +92,8 @@ def test_a_copy_that_fails_costs_time_only(
     assert 1 <= sum(completion.metrics.num_preemptions for completion in done.values()) <= 2
 
 
-@pytest.mark.parametrize("loop", EVERY)
+@pytest.mark.slow
+@pytest.mark.parametrize("loop", LOOPS)
 def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tight(loop=loop, max_batch=5, n_pages=24)
     real, count = engine._mover._copy, 0

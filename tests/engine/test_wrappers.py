@@ -22,13 +22,13 @@ from tests.engine.running import (
     assert_dense,
     compose,
     greedy,
-    last_first,
     prompt_of,
     run,
     sampled,
     small,
     until,
 )
+from tests.quick import quick_last
 
 
 class Liar(SharedNoise):
@@ -44,7 +44,7 @@ def _constant(word: str) -> NoReturn:
     raise AssertionError(f"{word} is not JSON")
 
 
-@pytest.mark.parametrize("name", last_first(list(PRESETS)))
+@pytest.mark.parametrize("name", quick_last(list(PRESETS)))
 def test_every_preset_passes_the_check(name: str) -> None:
     checked = CheckLossless(compose(small(name)), compose())
     prompts = 3
@@ -56,7 +56,7 @@ def test_every_preset_passes_the_check(name: str) -> None:
         assert sum(c.metrics.num_rejected_tokens for c in done.values()) > 0
 
 
-@pytest.mark.parametrize("loop", last_first(("sync", "resident")))
+@pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_a_verifier_that_lies_is_caught_and_the_place_is_named(loop: str) -> None:
     engine = compose(loop=loop, verifier=Liar(), **SPARSE)
     checked = CheckLossless(engine, compose())
@@ -120,7 +120,7 @@ def test_what_was_aborted_or_broke_is_not_checked() -> None:
     assert checked.n_checked == 0
 
 
-@pytest.mark.parametrize("loop", last_first(("sync", "delayed")))
+@pytest.mark.parametrize("loop", quick_last(("sync", "delayed")))
 def test_a_trace_has_one_line_of_strict_json_per_step(tmp_path: Path, loop: str) -> None:
     path = tmp_path / "trace.jsonl"
     traced = RecordTrace(compose(loop=loop, n_pages=14, **SPARSE), path)

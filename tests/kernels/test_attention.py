@@ -17,6 +17,7 @@ from sparsespec.core.plan import Phase
 from sparsespec.kernels.attention.api import IMPLS, Attended, attention
 from sparsespec.testing.checks.drawn_step import Step, close, draw_step
 from sparsespec.testing.checks.plain_attention import attend_plainly, scored_queries
+from tests.quick import quick_last
 
 SCALE = 0.37
 
@@ -89,9 +90,7 @@ def expected(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize(
-    "dtype", ["float64", *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16"))]
-)
+@pytest.mark.parametrize("dtype", quick_last(["float32", "float16", "float64"]))
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10_000))
 def test_is_what_the_loops_give(impl: str, dtype: str, seed: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sparsespec.core.errors import BadOption, UnknownName
 from sparsespec.kernels.top_positions.api import IMPLS, top_positions
+from tests.quick import quick_last
 
 
 def plainly(scores: list[float], below: int, count: int, k_max: int, pool: int) -> list[int]:
@@ -36,9 +37,7 @@ def problems(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, int, int]:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize(
-    "dtype", [*(pytest.param(t, marks=pytest.mark.slow) for t in (torch.float64, torch.float16)), torch.float32]
-)
+@pytest.mark.parametrize("dtype", quick_last([torch.float64, torch.float16, torch.float32]))
 @given(problem=problems())
 def test_is_what_sorting_gives(impl: str, dtype: torch.dtype, problem: tuple[Tensor, Tensor, Tensor, int, int]) -> None:
     scores, below, count, k_max, pool = problem

@@ -25,8 +25,8 @@ LOOPS = ("sync", "delayed", "resident")
 
 
 def _some(scheduler: str, loop: str, tiers: str) -> Any:
-    """Return a composition as a parameter: of each tier one is quick."""
-    quick = (scheduler, loop) == ("staggered", "resident")
+    """Return a composition as a parameter; one is quick."""
+    quick = (scheduler, loop, tiers) == ("staggered", "resident", "host")
     return pytest.param(
         scheduler, loop, tiers, id=f"{scheduler}-{loop}-{tiers}", marks=() if quick else pytest.mark.slow
     )
@@ -48,7 +48,7 @@ def test_pool_of_one_request_serves_many(scheduler: str, loop: str, tiers: str) 
     assert seen.tokens == 12 * len(ASKS)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("loop", ["sync", *(pytest.param(x, marks=pytest.mark.slow) for x in LOOPS[1:])])
 def test_oldest_is_never_preempted(loop: str) -> None:
     spec = EngineSpec.of(selector="full", length="fixed(draft=4)", scheduler="staggered", loop=loop)
     options = {"max_batch": 4, "page_size": 4, "n_pages": 14, "checked": True}

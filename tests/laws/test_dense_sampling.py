@@ -14,6 +14,7 @@ import torch
 from sparsespec.core.noise import Key, block_bits
 from sparsespec.kernels.draw import reference
 from sparsespec.kernels.draw.api import draw, process
+from tests.quick import quick_last
 
 ALPHA = 1e-4
 """p-values below this fail; seeds are fixed, so a test that passes once passes always."""
@@ -52,7 +53,7 @@ def law_of(logits: torch.Tensor, filters: tuple) -> torch.Tensor:
     return process(logits[None].double(), real[0], real[1].long(), real[2], real[3]).softmax(-1)[0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", quick_last([torch.float64, torch.float32]))
 @pytest.mark.parametrize(
     ("vocab", "filters"),
     [
@@ -144,6 +145,7 @@ def test_the_obvious_formula_emits_garbage_in_a_large_vocabulary(position: int, 
         assert draw_at(logits, position) == token
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_drawn_by_its_law() -> None:
     logits = torch.zeros(LARGE)
     logits[: LARGE // 2] += 1.0

@@ -20,13 +20,14 @@ from sparsespec.core.noise import DRAW, RESIDUAL, pack_tag
 from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
 from tests.laws.exact import Law, LawBroken, Models, Rounds, check_law
+from tests.quick import quick_last
 
 V, MASS = 4, 6
 
 LEVELS = {
     "drafts": {"draft": 2, "guess": 0},
-    "guesses": {"draft": 0, "guess": 2},
     "two-levels": {"draft": 2, "guess": 1},
+    "guesses": {"draft": 0, "guess": 2},
 }
 
 
@@ -70,14 +71,8 @@ def rich(seed: int) -> Models:
     return Models(some(), some(), tuple(range(V)), MASS)
 
 
-@pytest.mark.parametrize(
-    ("verifier", "levels"),
-    [
-        pytest.param(verifier, levels, marks=() if levels == "guesses" else pytest.mark.slow)
-        for verifier in (Rejection, SharedNoise)
-        for levels in LEVELS
-    ],
-)
+@pytest.mark.parametrize("levels", quick_last(list(LEVELS)))
+@pytest.mark.parametrize("verifier", [Rejection, SharedNoise])
 def test_emitted_tokens_have_the_targets_law(verifier: type, levels: str) -> None:
     size, given_, stood = [0], [0], [0]
 
@@ -107,9 +102,7 @@ def test_stopping_before_a_draw_keeps_the_law(models: Models) -> None:
     check_law(Rounds(models, Rejection, stop=lambda law: max(law) <= MASS // 2))
 
 
-@pytest.mark.parametrize(
-    "levels", ["guesses", *(pytest.param(levels, marks=pytest.mark.slow) for levels in ("drafts", "two-levels"))]
-)
+@pytest.mark.parametrize("levels", quick_last(list(LEVELS)))
 def test_shared_noise_emits_what_plain_drawing_emits(levels: str) -> None:
     @over_models(8)
     @given(models())

@@ -26,7 +26,7 @@ COMPOSITIONS = {
     "triforce": {"selector": PILLAR, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"},
     "tight memory": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered", "n_pages": 40},
 }
-SLOW = ("pillar lockstep", "pillar staggered", "triforce", "tight memory")
+SLOW = ("dense", "pillar lockstep", "pillar staggered", "triforce", "tight memory")
 LOOPS = ("sync", "delayed", "resident")
 # composition: (steps, drafted, accepted) in each loop
 GOLDEN: dict[str, tuple[tuple[int, int, int], ...]] = {

@@ -15,6 +15,7 @@ from sparsespec.core.spec import EngineSpec
 from sparsespec.testing.cases import Ask, Case, engine_of, model_of
 from sparsespec.testing.oracle import keys_and_values
 from tests.laws.harness import Seen, run
+from tests.quick import quick_last
 
 PROMPT = tuple((i * i + 3) % 61 for i in range(70))
 PARAMS = SamplingParams(temperature=0.8, max_tokens=20, seed=3, ignore_eos=True)
@@ -27,11 +28,8 @@ def _case(selector: str, loop: str, n: int = 2) -> Case:
     return Case(spec.replace(engine=options), ("qwen3", 0), (Ask(PROMPT, params), Ask(PROMPT[7:], params)), 0.0, 0)
 
 
-@pytest.mark.parametrize("loop", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("sync", "delayed")), "resident"])
-@pytest.mark.parametrize(
-    "selector",
-    [pytest.param("window(budget=0.1,min_budget=8)", marks=pytest.mark.slow), "pillar(budget=0.1,min_budget=8)"],
-)
+@pytest.mark.parametrize("loop", quick_last(["sync", "delayed", "resident"]))
+@pytest.mark.parametrize("selector", quick_last(["window(budget=0.1,min_budget=8)", "pillar(budget=0.1,min_budget=8)"]))
 def test_cache_is_that_of_a_clean_prefill_after_every_step(selector: str, loop: str) -> None:
     seen = run(_case(selector, loop), kv_every=1, seen=Seen())
     assert seen.kv_checks > 50

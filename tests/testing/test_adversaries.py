@@ -19,7 +19,10 @@ def test_registering_twice_changes_nothing() -> None:
     assert registry.lookup("length", "erratic") is Erratic
 
 
-@pytest.mark.parametrize("options", [{}, {"idle": 0.9}, {"early": 0.9, "chunk": 1}, {"idle": 0.0, "early": 0.0}])
+WAYS = ({"idle": 0.9}, {"early": 0.9, "chunk": 1}, {"idle": 0.0, "early": 0.0})
+
+
+@pytest.mark.parametrize("options", [{}, *(pytest.param(options, marks=pytest.mark.slow) for options in WAYS)])
 def test_chaos_is_a_scheduler(options: dict[str, float]) -> None:
     check_scheduler(Chaos(**options), examples=5)  # pyright: ignore[reportArgumentType]
 

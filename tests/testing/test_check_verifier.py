@@ -15,6 +15,7 @@ from sparsespec.sampling.greedy import Greedy
 from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing import check_verifier
+from tests.quick import quick_last
 from tests.testing.caught import caught
 
 
@@ -130,6 +131,6 @@ BROKEN: dict[type, str] = {
 }
 
 
-@pytest.mark.parametrize("part", BROKEN, ids=lambda part: part.__name__)
+@pytest.mark.parametrize("part", quick_last(list(BROKEN)), ids=lambda part: part.__name__)
 def test_a_broken_promise_is_caught(part: type) -> None:
     caught(check_verifier, part(), BROKEN[part])
