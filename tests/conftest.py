@@ -24,6 +24,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # `--dist loadfile` would begin with the files of most tests, and end with the longest one, which has two
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
     # Workers that share cores are slower with a thread pool each than with one thread.
     if os.environ.get("PYTEST_XDIST_WORKER"):
         import torch
