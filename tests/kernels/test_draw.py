@@ -160,6 +160,17 @@ def test_logprobs_are_the_models_own_law_best_first() -> None:
     torch.testing.assert_close(top_probability(logits).double(), own.exp().amax(-1))
 
 
+def test_laws_of_long_flat_rows_sum_to_one() -> None:
+    logits = 1e-5 * torch.randn(1, 151_936, generator=torch.Generator().manual_seed(3))
+    own = logits.double().softmax(-1)
+    odds = law(logits, *columns((1.0, 0, 1.0, 0.0)))
+    assert abs(odds.double().sum().item() - 1) < 1e-7
+    torch.testing.assert_close(odds.double(), own, rtol=2e-7, atol=0)
+    torch.testing.assert_close(top_probability(logits).double(), own.amax(-1), rtol=2e-7, atol=0)
+    got = logprobs(logits, torch.tensor([7]), 0)
+    torch.testing.assert_close(got.chosen_value.double(), own[:, 7].log(), rtol=2e-7, atol=0)
+
+
 def test_no_rows_are_no_problem() -> None:
     none, filters = torch.zeros(0, 5), [column[:0] for column in columns((1.0, 0, 1.0, 0.0))]
     assert process(none, *filters).shape == (0, 5)

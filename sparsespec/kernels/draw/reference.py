@@ -63,12 +63,12 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
 
 def law(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """See `api.law`."""
-    return process(logits, temperature, top_k, top_p, min_p).softmax(-1)
+    return _softmax(process(logits, temperature, top_k, top_p, min_p))
 
 
 def top_probability(logits: Tensor) -> Tensor:
     """See `api.top_probability`."""
-    return _working(logits).softmax(-1).amax(-1)
+    return _softmax(_working(logits)).amax(-1)
 
 
 def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor) -> Tensor:
@@ -82,8 +82,13 @@ def logprobs(logits: Tensor, chosen: Tensor, n: int) -> tuple[Tensor, Tensor, Te
     x = logits.float()
     # by logit: what log_softmax rounds to one number would go by id
     ids = torch.stack([_best_first(row, n)[:n] for row in x]) if len(x) else chosen.new_zeros(0, n)
-    law = x.log_softmax(-1)
+    law = x.double().log_softmax(-1).to(x.dtype)
     return ids, law.gather(1, ids), law.gather(1, chosen[:, None])[:, 0]
+
+
+def _softmax(x: Tensor) -> Tensor:
+    """Return the softmax of each row, summed in float64: torch's float32 sum of a long flat row is some 1e-5 short."""
+    return x.double().softmax(-1).to(x.dtype)
 
 
 def _perturbed_argmax(law: Tensor, key: Key) -> Tensor:
