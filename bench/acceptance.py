@@ -33,7 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.acceptance_stage import CHUNK, Script, decode, drafted, sizes
+from bench.acceptance_recall import Prompts, reading
+from bench.acceptance_stage import Script, decode, drafted, sizes
 from bench.acceptance_stats import Estimate, accepted, estimate
 from bench.acceptance_texts import SPLITS, TUNING, texts
 from bench.common import Report, machine
@@ -78,13 +79,22 @@ def selector_of(text: str, budget: float) -> str:
     return made
 
 
-def continued(model: Transformer, prompts: Sequence[Sequence[int]], laws: Sequence[SamplingParams]) -> Tensor:
-    """Return prompts, all of one length, and their continuations by the model itself, [texts, tokens]."""
+def continued(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    laws: Sequence[SamplingParams],
+    known: Prompts | None = None,
+) -> Tensor:
+    """Return prompts, all of one length, and their continuations by the model itself, [texts, tokens].
+
+    What `known` is to hold of the prompts is left there.
+    """
     length = len(prompts[0]) + laws[0].max_tokens
-    engine = Engine.compose(
-        model, "dense", eos_ids=(), scheduler=f"lockstep(chunk={CHUNK})", **sizes(len(prompts), length)
-    )
+    reader, parts = reading(model, known)
+    engine = Engine.compose(reader, "dense", eos_ids=(), **parts, **sizes(len(prompts), length))
     done = decode(engine, prompts, laws)
+    if known is not None:
+        known.complete = True
     rows = [[*prompt, *one.token_ids] for prompt, one in zip(prompts, done, strict=True)]
     return torch.tensor(rows, device=model.device)
 
@@ -95,6 +105,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace, model: Transformer, prompts: Sequence[Sequence[int]]) -> None:
         self.model, self.prompts = model, prompts
         self.draft, self.rounds, self.temperature = args.draft, args.rounds, args.temperature
+        self.known: Prompts | None = None
         n, tokens = len(prompts), (args.rounds + 1) * (args.draft + 1)
         # requests of the first half are greedy, those of the second sampled; request i has seed i
         self.laws = [
@@ -105,13 +116,16 @@ class Bench:
     def texts(self, context: int) -> Tensor:
         """Return the texts of a context, once for each law."""
         prompts = [prompt[:context] for prompt in self.prompts]
-        return continued(self.model, prompts, self.laws[len(prompts) :]).repeat(2, 1)
+        self.known = None  # two contexts' would not fit
+        if self.model.device.type == "cpu":
+            self.known = Prompts(self.model, len(prompts), context)
+        return continued(self.model, prompts, self.laws[len(prompts) :], self.known).repeat(2, 1)
 
     def drafts(self, selector: str, context: int, tokens: Tensor) -> tuple[Tensor, list[float]]:
         """Return the drafts of a selector, without those of the first round, and the share of KV that they read."""
         clear(self.model)
         script = Script.of(tokens, context, self.draft)
-        found, shares = drafted(self.model, selector, script, self.laws)
+        found, shares = drafted(self.model, selector, script, self.laws, self.known)
         return found[:, 1:], shares
 
     @property

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.acceptance_recall import Prompts, reading
 from sparsespec.core.batch import Chained, ChainRows, Outcome, State
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import SparseSpecError
@@ -28,7 +29,7 @@ from sparsespec.engine.outputs import Completion
 from sparsespec.models.transformer import Transformer
 from sparsespec.sampling.shared_noise import SharedNoise
 
-PAGE, CHUNK = 16, 2048
+PAGE = 16
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def sizes(n_requests: int, length: int) -> dict[str, Any]:
 
 
 def drafted(
-    model: Transformer, selector: str, script: Script, laws: Sequence[SamplingParams]
+    model: Transformer, selector: str, script: Script, laws: Sequence[SamplingParams], prompts: Prompts | None = None
 ) -> tuple[Tensor, list[float]]:
     """Return the drafts of a selector [requests, rounds, draft], and the share of KV that those of each request read.
 
@@ -151,6 +152,7 @@ def drafted(
         selector: What is written behind `selector/`.
         script: The texts; its drafts are taken along.
         laws: How each request draws.
+        prompts: What is known of the prompts, if anything.
     """
     rounds, draft = script.drafts.shape[1:]
     n_requests = len(script.tokens)
@@ -162,14 +164,15 @@ def drafted(
             read[row.seat] += row.kv_read
             full[row.seat] += row.kv_full
 
+    reader, parts = reading(model, prompts)
     engine = Engine.compose(
-        model,
+        reader,
         "dense",
         selector=make(selector, shelf="selector"),
         length=f"fixed(draft={draft},guess=1)",
-        scheduler=f"lockstep(chunk={CHUNK})",
         proposer=(prompter := Prompter()),
         verifier=(scripted := Scripted()),
+        **parts,
         **sizes(n_requests, script.tokens.shape[1]),
     )
     prompter.script_ = scripted.script_ = script

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from bench import acceptance
-from bench.acceptance import Bench, selector_of
-from bench.acceptance_stage import CHUNK, Script, decode, drafted, sizes
+from bench.acceptance import Bench, continued, selector_of
+from bench.acceptance_recall import CHUNK, Prompts
+from bench.acceptance_stage import Script, decode, drafted, sizes
 from bench.acceptance_stats import accepted, estimate
 from bench.acceptance_texts import TUNING, texts
 from sparsespec.core.errors import BadOption, UnknownName
@@ -22,6 +24,7 @@ from sparsespec.core.result import RowResult
 from sparsespec.engine.engine import Engine
 from sparsespec.models.tiny import tiny
 from sparsespec.models.tokenizer import Tokenizer
+from sparsespec.models.transformer import Transformer
 from tests.folders import tiny_folder
 
 CONTEXT, ROUNDS, DRAFT = 70, 3, 4
@@ -101,6 +104,24 @@ def test_what_is_learnt_on_one_round_serves_the_next(bench: Bench, tokens: Tenso
     assert (counts[:, 0] == DRAFT).all()
     assert counts[:, 1:].mean() < DRAFT
     assert max(shares) < 0.2, "the first round is not in the share"
+
+
+@pytest.mark.parametrize("selector", ["full", *SELECTORS])
+def test_prompts_that_are_recalled_are_as_good_as_read(bench: Bench, tokens: Tensor, selector: str) -> None:
+    tail = 40
+    known, read = (Prompts(bench.model, 2, CONTEXT, tail) for _ in range(2))
+    script = Script.of(tokens, CONTEXT, DRAFT)
+    again = continued(bench.model, tokens[:2, :CONTEXT].tolist(), bench.laws[2:], known)
+    assert known.complete
+    assert torch.equal(again, tokens[:2]), "reading in other chunks changes no token in float64"
+    with mock.patch.object(Transformer, "forward", autospec=True, side_effect=Transformer.forward) as forward:
+        drafts, shares = drafted(bench.model, selector, script, bench.laws, known)
+    assert max(len(call.args[1]) for call in forward.call_args_list) == tail, "only tails were read"
+    other = Script.of(tokens, CONTEXT, DRAFT)
+    want, want_shares = drafted(bench.model, selector, other, bench.laws, read)
+    assert not read.complete, "nothing was recalled"
+    assert torch.equal(drafts, want)
+    assert shares == want_shares
 
 
 def test_accepted_is_the_equal_beginning() -> None:

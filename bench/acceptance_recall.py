@@ -1,0 +1,138 @@
+"""Prompts that are read once, though every selector has an engine of its own.
+
+A prompt's keys and values do not depend on who reads them sparsely afterwards. The first engine leaves them as its
+model handed them to attention; later ones append them again, without a forward, for all but the prompt's last `TAIL`
+tokens. These are read as ever, because selectors look at a prompt's last queries. On a CPU, reading prompts is most of
+the time of a run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparsespec.attention.reference import ReferenceAttention
+from sparsespec.core.batch import Batch
+from sparsespec.core.plan import Phase, Row, StepPlan, prefill_row
+from sparsespec.core.protocols import Selection
+from sparsespec.core.view import View
+from sparsespec.models.transformer import Attend, Transformer
+from sparsespec.sched.lockstep import Lockstep
+from sparsespec.sched.prefill import prefill_rows
+
+CHUNK = 2048
+"""Tokens of prompts read in one step, where nothing is recalled."""
+TAIL = 256
+"""Tokens of a prompt that are always read, and tokens read in one step of a run that recalls prompts."""
+RECALLED = 8192
+"""Tokens recalled in one step, about."""
+
+
+class Prompts:
+    """Keys and values of prompts of one length; the request with seed i has prompt i modulo their number.
+
+    Attributes:
+        complete: Whether an engine has read them.
+        step: The prompt and position of each token of the step at hand, if that is only recalled.
+    """
+
+    def __init__(self, model: Transformer, n_prompts: int, context: int, tail: int = TAIL) -> None:
+        config = model.config
+        size = (2, config.n_layers, n_prompts, context, config.n_kv_heads, config.head_dim)
+        self._kept = torch.empty(size, dtype=model.dtype, device=model.device)
+        self.tail, self.known = tail, max(0, context - tail)
+        self.complete = False
+        self.step: tuple[Tensor, Tensor] | None = None
+
+    def prompt_of(self, batch: Batch) -> Tensor:
+        """Return the prompt of each token of a step."""
+        return batch.state.seed[batch.seat][batch.row_of] % self._kept.shape[2]
+
+    def keep(self, layer: int, prompt: Tensor, position: Tensor, k: Tensor, v: Tensor) -> None:
+        """Keep k and v [tokens, Hkv, D] of a layer."""
+        self._kept[0, layer, prompt, position] = k
+        self._kept[1, layer, prompt, position] = v
+
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return k and v of a layer for the tokens of the step."""
+        assert self.step is not None, "the step is not one that is recalled"
+        return self._kept[0, layer][self.step], self._kept[1, layer][self.step]
+
+
+class Recalling(ReferenceAttention):
+    """Keeps the prompts that it sees while they are not complete, and recalls them afterwards."""
+
+    prompts_: Prompts
+
+    def plan(self, batch: Batch, choice: Selection | None) -> None:
+        """Prepare for a step, and find out whether it can be recalled."""
+        super().plan(batch, choice)
+        prompts = self.prompts_
+        filling = batch.phase == Phase.PREFILL
+        known = filling & (batch.start + batch.live <= prompts.known)
+        self._kept = (batch.alive & filling[batch.row_of]).nonzero()[:, 0]
+        self._prompt = prompts.prompt_of(batch)
+        recalled = prompts.complete and bool((known | (batch.live == 0)).all())
+        prompts.step = (self._prompt, batch.positions) if recalled else None
+
+    def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend; or append only, and return q, which nobody looks at."""
+        prompts = self.prompts_
+        if prompts.step is not None:
+            return self._bound.append(self._batch, layer, q, k, v, impl="reference")
+        if not prompts.complete and len(self._kept):
+            at = self._kept
+            prompts.keep(layer, self._prompt[at], self._batch.positions[at], k[at], v[at])
+        return super().run(layer, q, k, v)
+
+
+class Recalled(Transformer):
+    """A model that is not run where its keys and values are known."""
+
+    def __init__(self, model: Transformer, prompts: Prompts) -> None:
+        super().__init__(model.config, model.parameters)
+        self._prompts = prompts
+
+    def forward(self, tokens: Tensor, attend: Attend) -> Tensor:
+        """See `Transformer.forward`; the hidden states of a step that is recalled are 0."""
+        if self._prompts.step is None:
+            return super().forward(tokens, attend)
+        config, n = self.config, len(tokens)
+        q = self.parameters.embed.new_zeros(n, config.n_heads, config.head_dim)
+        for layer in range(config.n_layers):
+            attend(layer, q, *self._prompts.of(layer))
+        return q.new_zeros(n, config.hidden)
+
+
+class Gathering(Lockstep):
+    """Fills all that is known of the prompts, then all tails, and lets nobody decode before."""
+
+    def __init__(self, tail: int) -> None:
+        super().__init__(tail)
+        self.tail = tail
+
+    def plan(self, view: View) -> StepPlan:
+        """See `core.protocols.Scheduler.plan`."""
+        known = (view.to_prefill - self.tail).clip(min=0)
+        if known.any():
+            rows, room = list[Row](), RECALLED
+            for i in known.nonzero()[0].tolist():
+                rows.append(prefill_row(view, i, min(room, int(known[i]))))
+                room -= rows[-1].n_query
+                if room <= 0:
+                    break
+            return StepPlan(rows)
+        if view.to_prefill.any():
+            return StepPlan(prefill_rows(view, self.chunk))
+        return super().plan(view)
+
+
+def reading(model: Transformer, prompts: Prompts | None) -> tuple[Transformer, dict[str, Any]]:
+    """Return the model and the parts of an engine that keeps or recalls `prompts`, or does neither for None."""
+    if prompts is None:
+        return model, {"scheduler": f"lockstep(chunk={CHUNK})"}
+    attention = Recalling()
+    attention.prompts_ = prompts
+    return Recalled(model, prompts), {"scheduler": Gathering(prompts.tail), "attention": attention}
