@@ -114,11 +114,12 @@ class Bench:
         ]
 
     def texts(self, context: int) -> Tensor:
-        """Return the texts of a context, once for each law."""
+        """Return the texts of a context, once for each law; the longest context is to come first."""
         prompts = [prompt[:context] for prompt in self.prompts]
-        self.known = None  # two contexts' would not fit
         if self.model.device.type == "cpu":
-            self.known = Prompts(self.model, len(prompts), context)
+            # a shorter prompt is the beginning of a longer one
+            self.known = self.known or Prompts(self.model, len(prompts), context)
+            self.known.begin(context)
         return continued(self.model, prompts, self.laws[len(prompts) :], self.known).repeat(2, 1)
 
     def drafts(self, selector: str, context: int, tokens: Tensor) -> tuple[Tensor, list[float]]:
@@ -212,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {name: getattr(args, name) for name in names}
     with Report(args.out, bench="acceptance", **settings, **where) as report:
         report.row(f"{len(prompts)} texts for {args.split}", what="texts", pieces=origin)
-        tables = [table for context in args.context for table in compared(bench, report, context, selectors)]
+        contexts = sorted(args.context, reverse=True)
+        tables = [table for context in contexts for table in compared(bench, report, context, selectors)]
     # a log has no width of its own
     console = Console(width=None if sys.stdout.isatty() else 150)
     for table in tables:

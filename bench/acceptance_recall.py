@@ -24,8 +24,10 @@ from sparsespec.sched.prefill import prefill_rows
 
 CHUNK = 2048
 """Tokens of prompts read in one step, where nothing is recalled."""
-TAIL = 256
-"""Tokens of a prompt that are always read, and tokens read in one step of a run that recalls prompts."""
+PART = 256
+"""Tokens of prompts read in one step of a run that recalls prompts: large tensors are slow to come by on a CPU."""
+TAIL = 64
+"""Tokens of a prompt that are always read."""
 RECALLED = 8192
 """Tokens recalled in one step, about."""
 
@@ -34,6 +36,7 @@ class Prompts:
     """Keys and values of prompts of one length; the request with seed i has prompt i modulo their number.
 
     Attributes:
+        known: Tokens of each prompt that are recalled once they have been read.
         complete: Whether an engine has read them.
         step: The prompt and position of each token of the step at hand, if that is only recalled.
     """
@@ -42,9 +45,15 @@ class Prompts:
         config = model.config
         size = (2, config.n_layers, n_prompts, context, config.n_kv_heads, config.head_dim)
         self._kept = torch.empty(size, dtype=model.dtype, device=model.device)
-        self.tail, self.known = tail, max(0, context - tail)
+        self.tail = tail
+        self.begin(context)
         self.complete = False
         self.step: tuple[Tensor, Tensor] | None = None
+
+    def begin(self, context: int) -> None:
+        """Take the first `context` tokens of each prompt for the whole of it."""
+        assert context <= self._kept.shape[3], "longer prompts come first"
+        self.known = max(0, context - self.tail)
 
     def prompt_of(self, batch: Batch) -> Tensor:
         """Return the prompt of each token of a step."""
@@ -110,7 +119,7 @@ class Gathering(Lockstep):
     """Fills all that is known of the prompts, then all tails, and lets nobody decode before."""
 
     def __init__(self, tail: int) -> None:
-        super().__init__(tail)
+        super().__init__(PART)
         self.tail = tail
 
     def plan(self, view: View) -> StepPlan:

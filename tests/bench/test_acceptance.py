@@ -116,12 +116,23 @@ def test_prompts_that_are_recalled_are_as_good_as_read(bench: Bench, tokens: Ten
     assert torch.equal(again, tokens[:2]), "reading in other chunks changes no token in float64"
     with mock.patch.object(Transformer, "forward", autospec=True, side_effect=Transformer.forward) as forward:
         drafts, shares = drafted(bench.model, selector, script, bench.laws, known)
-    assert max(len(call.args[1]) for call in forward.call_args_list) == tail, "only tails were read"
+    read_at_once = [len(call.args[1]) for call in forward.call_args_list]
+    assert max(read_at_once) == 4 * tail, "only tails were read"
     other = Script.of(tokens, CONTEXT, DRAFT)
     want, want_shares = drafted(bench.model, selector, other, bench.laws, read)
     assert not read.complete, "nothing was recalled"
     assert torch.equal(drafts, want)
     assert shares == want_shares
+
+
+def test_a_shorter_prompt_is_the_beginning_of_a_longer_one(bench: Bench) -> None:
+    known, laws = Prompts(bench.model, 2, CONTEXT, 10), bench.laws[2:]
+    continued(bench.model, [prompt[:CONTEXT] for prompt in bench.prompts], laws, known)
+    known.begin(30)
+    prompts = [prompt[:30] for prompt in bench.prompts]
+    assert torch.equal(continued(bench.model, prompts, laws, known), continued(bench.model, prompts, laws))
+    with pytest.raises(AssertionError, match="come first"):
+        known.begin(CONTEXT + 1)
 
 
 def test_accepted_is_the_equal_beginning() -> None:
