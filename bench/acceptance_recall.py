@@ -36,6 +36,7 @@ class Prompts:
     """Keys and values of prompts of one length; the request with seed i has prompt i modulo their number.
 
     Attributes:
+        tail: Tokens of each prompt that are always read.
         known: Tokens of each prompt that are recalled once they have been read.
         complete: Whether an engine has read them.
         step: The prompt and position of each token of the step at hand, if that is only recalled.
