@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,7 +257,9 @@ def test_a_broken_model_folder_isone_sentence(name: str, folder: Path, tmp_path:
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "sparsespec", "generate", "the fox", "-m", str(folder)]
     command += ["--max-tokens", "3900", "-p", "dense"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # a shell starts what runs in its background deaf to Ctrl-C, and its children are so too
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening)
     assert process.stdout is not None
     assert process.stdout.read(1)
     return process
