@@ -8,6 +8,7 @@ the time of a run.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sparsespec.attention.reference import ReferenceAttention
 from sparsespec.core.batch import Batch
-from sparsespec.core.plan import Phase, Row, StepPlan, prefill_row
+from sparsespec.core.plan import Phase, StepPlan
 from sparsespec.core.protocols import Selection
 from sparsespec.core.view import View
 from sparsespec.models.transformer import Attend, Transformer
@@ -29,7 +30,7 @@ PART = 256
 TAIL = 64
 """Tokens of a prompt that are always read."""
 RECALLED = 8192
-"""Tokens recalled in one step, about."""
+"""Tokens recalled in one step, at most."""
 
 
 class Prompts:
@@ -127,13 +128,7 @@ class Gathering(Lockstep):
         """See `core.protocols.Scheduler.plan`."""
         known = (view.to_prefill - self.tail).clip(min=0)
         if known.any():
-            rows, room = list[Row](), RECALLED
-            for i in known.nonzero()[0].tolist():
-                rows.append(prefill_row(view, i, min(room, int(known[i]))))
-                room -= rows[-1].n_query
-                if room <= 0:
-                    break
-            return StepPlan(rows)
+            return StepPlan(prefill_rows(replace(view, to_prefill=known), RECALLED))
         if view.to_prefill.any():
             return StepPlan(prefill_rows(view, self.chunk))
         return super().plan(view)
