@@ -1,6 +1,6 @@
 """Where does a composition first part from dense decoding on a GPU, and do the kernels' own errors explain it?
 
-    python -m bench.divergence smollm2 [--preset sparsespec] [--data problems.jsonl] [--out results.jsonl]
+    python -m bench.divergence smollm2 [--preset sparsespec] [--data problems.jsonl] [--out results.jsonl] [--exact]
 
 Kernels that see one query round otherwise than kernels that see K+1, so two runs may part at near-ties: contract 3 of
 docs/lossless.md. The same requests, every other one greedy and the others sampled with shared noise, some with filters,
@@ -17,8 +17,9 @@ much. Over the temperature, this is the bound on a divergence:
 - neither: all else, a failure. So is a token that is not what its own run's logits draw.
 
 A composition whose gaps differ from dense's by more than twice the kernel error (p99 of common prefixes) fails without
-any divergence, and so does one whose drafts were all accepted, or read half of the context. Exit status 1 if anything
-failed.
+any divergence, and so does one whose drafts were all accepted, or read half of the context. With `--exact`, which makes
+`dense` and all compositions exact, so does one that parts anywhere, or has a gap that is not dense's to the bit. Exit
+status 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,9 @@ def differences(dense: Run, ours: Run, lengths: Sequence[int]) -> Spread:
     return Spread.of(torch.cat([gap_errors(b[:n], a[:n].float()) for b, a, n in rows]))
 
 
-def judge(report: Report, work: Work, subject: Subject, dense: Run, ours: Run, errors: Tensor) -> bool:
+def judge(
+    report: Report, work: Work, subject: Subject, dense: Run, ours: Run, errors: Tensor, *, exact: bool = False
+) -> bool:
     """Print the divergences of a composition and its row; return whether all is well."""
     found: list[Parted] = []
     for parted in partings(work, dense, ours, errors):
@@ -172,6 +175,7 @@ def judge(report: Report, work: Work, subject: Subject, dense: Run, ours: Run, e
     spread, error = differences(dense, ours, compared), Spread.of(errors)
     metrics = sum((c.metrics for c in ours.completions), SpecMetrics())
     wide, weak = spread.p99 > 2 * error.p99 + ROUNDING, weakness(metrics)
+    inexact = exact and (bool(found) or spread.max > 0)
     rate = 1000 * len(found) / sum(compared)
     lines = [
         f"{subject.label}: {len(found)} of {len(work.prompts)} requests parted, {rate:.3f} per 1,000 of "
@@ -180,6 +184,7 @@ def judge(report: Report, work: Work, subject: Subject, dense: Run, ours: Run, e
     ]
     lines += [f"    TOO FAR: the p99 is more than twice the kernel error's, {error.p99:.2g}"] if wide else []
     lines += [f"    TOO WEAK: {weak}"] if weak else []
+    lines += ["    NOT EXACT: an exact engine's bits are dense's"] if inexact else []
     report.row(
         "\n".join(lines),
         what="composition",
@@ -194,10 +199,11 @@ def judge(report: Report, work: Work, subject: Subject, dense: Run, ours: Run, e
         gaps=spread._asdict(),
         too_far=wide,
         weak=weak,
+        inexact=inexact,
         seconds=ours.seconds,
         metrics=metrics.to_dict(),
     )
-    return not (kinds[NEITHER] or wide or weak)
+    return not (kinds[NEITHER] or wide or weak or inexact)
 
 
 def _groups(work: Work, found: Sequence[Parted], compared: Sequence[int]) -> dict[str, dict[str, int]]:
@@ -239,21 +245,23 @@ def _power(m: SpecMetrics) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     start = time.perf_counter()
-    compared = subjects(args.preset, loops=args.loop)
+    plain = Subject("dense", {"exact": True} if args.exact else {})
+    found = subjects(args.preset, loops=args.loop)
+    compared = [replace(subject, changes=subject.changes | plain.changes) for subject in found]
     model, tokenizer = model_of(args.model, args.dtype, args.device, args.seed)
     work = work_of(args, tokenizer, model.config.vocab)
     batch = args.batch or -(-args.requests // 2)
     where = gpu() if model.device.type == "cuda" else machine()
     sizes = {name: getattr(args, name) for name in ("model", "requests", "tokens", "dtype", "context", "seed")}
     with Report(args.out, bench="divergence", **sizes, batch=batch, temperature=args.temperature, **where) as report:
-        dense = decode(model, Subject("dense"), work, batch)
+        dense = decode(model, plain, work, batch)
         report.row(f"dense, the reference: {dense.seconds:.1f} s", what="dense", seconds=dense.seconds)
         errors = kernel_errors(model, work, dense)
         error = Spread.of(errors)
         report.row(f"kernel error of a gap, in logits: {error}", what="error", **error._asdict())
         well = True
         for subject in compared:
-            well &= judge(report, work, subject, dense, decode(model, subject, work, batch), errors)
+            well &= judge(report, work, subject, dense, decode(model, subject, work, batch), errors, exact=args.exact)
         print(f"{'all explained' if well else 'FAILED'}, {time.perf_counter() - start:.0f} s", flush=True)
     return int(not well)
 
@@ -271,6 +279,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--preset", nargs="+", default=["sparsespec"], metavar="NAME[:CHANGES]",
         help="compositions: sparsespec:loop=sync,scheduler=lockstep")  # fmt: skip
     add("--loop", nargs="+", default=[], help="every preset in each of these loops")
+    add("--exact", action="store_true", help="with exact=true for all, where nothing may part at all")
     add("--temperature", nargs="+", type=float, default=[0.65], help="of sampled requests, in turn")
     add("--data", type=Path, help="JSONL with problem or question, and solution")
     add("--seed", type=int, default=0, help="of lengths and texts")

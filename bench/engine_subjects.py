@@ -60,7 +60,7 @@ def subjects(
     for text in presets:
         name, _, rest = text.partition(":")
         given = changes_of(rest, given=())
-        has_drafts = _checked(name, given).draft > 0
+        has_drafts = _checked(name, given | ({"loop": loops[0]} if loops else {})).draft > 0
         # who drafts nothing runs in every step, whoever schedules
         rotas = schedulers if has_drafts else ()
         for loop, scheduler in product(loops or (None,), rotas or (None,)):

@@ -19,7 +19,6 @@ class ReferenceAttention:
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset({"scores", "step_query"})
-    batch_invariant = True  # a row gets the same bits alone as among others
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool."""

@@ -26,8 +26,7 @@ class TritonAttention:
     """For a GPU; in the Triton interpreter it runs on a CPU, slowly, in float32 and float16."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"scores", "step_query", "capturable"})
-    batch_invariant = True  # a row gets the same bits alone as among others
+    gives: frozenset[str] = frozenset({"scores", "step_query", "capturable", "batch_invariant"})
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool."""

@@ -1,8 +1,8 @@
 """Which parts can live together: what each `needs`, what each `gives`, and who must give it.
 
 `check_capabilities` runs once, when an engine is composed. A gap raises and names both sides and
-what would have worked; nothing is replaced silently. `capturable` is only ever given: its absence
-changes how a step is launched, not whether it can be.
+what would have worked; nothing is replaced silently. `capturable` and `batch_invariant` are needed by no part: an
+engine asks for them when it records steps, or is to be exact.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import NoReturn, TypeVar, cast
 
 from sparsespec.core import errors, registry
 
-CAPABILITIES = frozenset({"scores", "step_query", "host_lengths", "host_tokens", "draft_probs", "capturable"})
+CAPABILITIES = frozenset(
+    {"scores", "step_query", "host_lengths", "host_tokens", "draft_probs", "capturable", "batch_invariant"}
+)
 _FROM_SYNC = frozenset({"host_lengths", "host_tokens"})
 _FROM_ENGINE = frozenset({"draft_probs"})
 _GIVER = {"scores": "attention", "step_query": "attention"}
@@ -54,13 +56,13 @@ def _raise_gap(shelf: str, names: Mapping[str, str], need: str, loop: str) -> No
     giver = _GIVER.get(need)
     if giver is None or giver not in names:
         raise errors.BadOption(f"{who}, which no other part gives; use another {shelf}")
-    works = ", ".join(_givers(giver, need)) or "none installed"
+    works = ", ".join(givers(giver, need)) or "none installed"
     raise errors.BadOption(
         f"{who}, which {giver} {names[giver]!r} does not give; use another {shelf}, or {giver} that gives it: {works}"
     )
 
 
-def _givers(shelf: str, word: str) -> list[str]:
+def givers(shelf: str, word: str) -> list[str]:
     """List the names on a shelf that give a capability."""
     return [row.name for row in registry.describe(shelf) if word in row.gives]
 

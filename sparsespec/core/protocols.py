@@ -8,7 +8,8 @@ hyper-parameters and nothing else; `bind` allocates, once. Every class states wh
 - `step_query`: a look at the query and keys of each draft step;
 - `host_lengths`, `host_tokens`: the host knows all lengths, or tokens, when it plans (loop `sync` only);
 - `draft_probs`: the logits that each draft was drawn from are kept;
-- `capturable`: all device work can be recorded in a CUDA graph.
+- `capturable`: all device work can be recorded in a CUDA graph;
+- `batch_invariant`: a query gets the same bits whoever its neighbours are, and however many queries its row has.
 
 A selector, proposer, length policy, scheduler or tier manager may be arbitrarily wrong: only speed changes.
 """

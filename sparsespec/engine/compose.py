@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from sparsespec.core import registry
+from sparsespec.core.capabilities import givers
 from sparsespec.core.errors import BadOption, show, unknown
 from sparsespec.core.protocols import Attention, Length, Proposer, Scheduler, Selector, Tiers, Verifier
 from sparsespec.core.spec import SHELVES, EngineSpec, PartLike, PartSpec, preset
@@ -52,12 +54,10 @@ def compose(
     for name in options:
         if name not in OPTIONS:
             raise unknown("engine option", name, OPTIONS)
-    made = Parts.make(spec, instances)
-    return (
-        made,
-        spec.loop,
-        _with_graphs(Options(**options), made, on_gpu=model is not None and model.device.type == "cuda"),
-    )
+    made, whole = Parts.make(spec, instances), Options(**options)
+    if whole.exact:
+        _check_exact(made)
+    return made, spec.loop, _with_graphs(whole, made, on_gpu=model is not None and model.device.type == "cuda")
 
 
 def _backend(model: Transformer) -> str:
@@ -65,6 +65,16 @@ def _backend(model: Transformer) -> str:
     name = fastest(model.parameters.embed)
     _log.info("attention %r, for %s on %s", name, model.dtype, model.device)
     return name
+
+
+def _check_exact(parts: Parts) -> None:
+    """Raise where an exact engine would attend with what is not."""
+    if "batch_invariant" not in parts.attention.gives:
+        name = registry.name_of("attention", type(parts.attention))
+        raise BadOption(
+            f"exact=True needs 'batch_invariant', which attention {name!r} does not give; use an attention that does: "
+            f"{', '.join(givers('attention', 'batch_invariant'))}"
+        )
 
 
 def _with_graphs(options: Options, parts: Parts, *, on_gpu: bool) -> Options:

@@ -26,6 +26,8 @@ class Options:
         seed: Seed from which requests without one get theirs.
         graphs: Record each shape of a round once, as a CUDA graph, and pad steps to such shapes; None does so where the
             model is on a GPU and all parts can be recorded. On a CPU True pads, and records nothing.
+        exact: Compute every token alike, whatever is computed beside it: then drafts, neighbours and chunks change no
+            bit of it in any float type, and tokens are those of an exact `dense`. Takes Triton kernels for all ops.
         checked: Verify the parts' promises at run time, and poison fresh pages with NaN: slow, for tests.
     """
 
@@ -35,6 +37,7 @@ class Options:
     n_pages: int | None = None
     seed: int = 0
     graphs: bool | None = None
+    exact: bool = False
     checked: bool = False
 
     def __post_init__(self) -> None:
@@ -48,8 +51,9 @@ class Options:
                 raise BadOption(f"{name} is a whole number of {low} or more, got {show(value)}")
         if not _is_whole(self.seed):
             raise BadOption(f"seed is a whole number, got {show(self.seed)}")
-        if not isinstance(self.checked, bool):
-            raise BadOption(f"checked is True or False, got {show(self.checked)}")
+        for name in ("exact", "checked"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadOption(f"{name} is True or False, got {show(getattr(self, name))}")
         if not isinstance(self.graphs, bool | None):
             raise BadOption(f"graphs is True, False or None, got {show(self.graphs)}")
 

@@ -8,6 +8,7 @@ into the cache write there. So one forward serves prefill, drafts and verificati
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -105,6 +106,17 @@ class Transformer:
         """Return a copy in another dtype, and on another device if one is given."""
         kind, where = torch_dtype(dtype), self.device if device is None else device
         return Transformer(self.config, self.parameters.map(lambda t: t.to(where, kind, copy=True)))
+
+    def exact(self) -> Transformer:
+        """Return a twin with the same weights whose rows have the same bits whoever goes with them.
+
+        Raises `BadOption` or `MissingPackage` where its kernels cannot run.
+        """
+        twin = copy(self)
+        twin.linear_impl = twin.row_impl = "triton"
+        # what cannot run is to say so now, and not in the first step
+        twin.logits(self.parameters.embed[:1])
+        return twin
 
     @property
     def n_params(self) -> int:

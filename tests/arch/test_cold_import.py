@@ -74,7 +74,7 @@ result = [failed, seen, {row.name: [row.error, sorted(row.gives)] for row in reg
     assert failed == []
     assert seen >= 40
     # nor does their shelf to be described
-    assert rows["triton"] == [None, ["capturable", "scores", "step_query"]]
+    assert rows["triton"] == [None, ["batch_invariant", "capturable", "scores", "step_query"]]
     assert rows["flashinfer"] == [None, ["scores", "step_query"]]
     assert all(error is None for error, _ in rows.values())
 

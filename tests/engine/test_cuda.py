@@ -75,6 +75,14 @@ def test_with_triton_attention_in_float32_too(name: str, loop: str) -> None:
     assert outputs(in_triton(name, loop, graphs=True), model) == said
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_exact_engines_say_what_dense_decoding_says_in_bfloat16(name: str, loop: str) -> None:
+    model = narrow().to("bfloat16")
+    said = outputs(in_triton(name, loop, graphs=True), model, exact=True)
+    assert said == outputs(in_triton("dense", "sync", graphs=False), model, exact=True)
+
+
 @pytest.mark.parametrize("scheduler", ["lockstep", "random", "staggered"])
 def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
     model = narrow()
