@@ -278,6 +278,8 @@ ENGINES = {
     "bool for pages": _llm(BadOption, "got True", "n_pages is a whole number of 2 or more", n_pages=True),
     "more pages than memory": _llm(BadOption, f"{10**12} pages", "lower n_pages", n_pages=10**12),
     "more context than the model": _llm(BadOption, "got 999", "at most the model's 256", max_context=999),
+    "a word for exact": _llm(BadOption, "got 'yes'", "exact is True or False", exact="yes"),
+    "exact in float64": _llm(BadOption, "got torch.float64", "exact=True takes", dtype="float64", exact=True),
     "a number for a part": _llm(BadOption, "got 3", "a name, a spec, or a finished part", selector=3),
     "another shelf's part": _llm(BadOption, "NoPart object", "with a length's verbs", length=NoPart()),
     "a class for a part": _llm(BadOption, "NoPart", "a finished instance", length=NoPart),

@@ -222,6 +222,7 @@ def compare(
     ignore_eos: o.IgnoreEos = False,
     chat: o.Chat = True,
     dtype: o.DType = "float32",
+    exact: o.Exact = False,
     device: Annotated[str, typer.Option(help="'cpu', 'cuda' or one of several such as 'cuda:1'.")] = "cpu",
     out: o.Rows = None,
     plot: o.Plot = None,

@@ -44,6 +44,7 @@ class Wish:
     ignore_eos: bool
     chat: bool
     dtype: str
+    exact: bool
     device: str
     out: Path | None
     plot: Path | None
@@ -65,6 +66,7 @@ class Wish:
             ignore_eos=self.ignore_eos,
             chat=self.chat,
             dtype=self.dtype,
+            exact=self.exact,
             device=self.device,
         )
 

@@ -69,6 +69,7 @@ MinBudgets = Annotated[
 IgnoreEos = Annotated[
     bool, typer.Option("--ignore-eos", help="Go on past the end of a text.", rich_help_panel=SAMPLING)
 ]
+Exact = Annotated[bool, typer.Option("--exact", help="Make all engines exact, dense ones too, on a GPU.")]
 Rows = Annotated[
     Path | None,
     typer.Option("--out", "-o", rich_help_panel=OUTPUT, help="Append rows to a file as JSON lines, as they come."),

@@ -32,6 +32,7 @@ def compare(
     ignore_eos: bool = False,
     chat: bool = True,
     dtype: str = "float32",
+    exact: bool = False,
     device: str | None = None,
     tokenizer: Tokenizer | None = None,
     progress: Progress | None = None,
@@ -55,7 +56,8 @@ def compare(
         min_budgets: Tokens, likewise for every selector with a `min_budget`.
         ignore_eos: Go on past the model's end-of-sequence tokens.
         chat: Render texts as a user's turn by the model's chat template.
-        dtype: Type of weights and KV; in half types outputs may part at near-ties.
+        dtype: Type of weights and KV; in half types outputs may part at near-ties, unless engines are `exact`.
+        exact: Make all engines exact, plain decoding too: it takes a GPU.
         device: "cpu" or a CUDA device; None is "cpu", or where a loaded model is.
         tokenizer: For models that were passed in loaded; None works with token ids only.
         progress: Called as `progress(label, done, total)`.

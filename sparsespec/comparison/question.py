@@ -48,6 +48,7 @@ class Question:
     ignore_eos: bool
     chat: bool
     dtype: str
+    exact: bool
     device: str | None
     tokenizer: Tokenizer | None = None
 
@@ -68,10 +69,13 @@ class Question:
         for entrant in models:
             model = entrant.load(self.dtype, place, say)
             say(f"loading {entrant.name}", 1, 1)
+            if self.exact:
+                model.exact()  # refuses what it cannot be here
             for batch in batches:
                 dense: dict[Setting, Run] = {}
                 for subject in found:
-                    for setting, run in _Course(entrant, model, subject, batch, laws, self.max_tokens).runs(say):
+                    course = _Course(entrant, model, subject, batch, laws, self.max_tokens, self.exact)
+                    for setting, run in course.runs(say):
                         done += 1
                         say("rows", done, total)
                         yield row_of(setting, subject, run, dense.setdefault(setting, run))
@@ -104,6 +108,7 @@ class _Course:
     batch: int
     laws: Sequence[SamplingParams]
     max_tokens: int
+    exact: bool
 
     def runs(self, progress: Progress) -> Iterator[tuple[Setting, Run]]:
         """Yield what came of each setting; after trouble with the engine, that trouble for all that are left."""
@@ -123,13 +128,10 @@ class _Course:
             torch.cuda.empty_cache()
 
     def _open(self) -> LLM:
-        context = self.entrant.longest + self.max_tokens
-        return LLM(
-            self.model,
-            self.subject.base,
-            tokenizer=self.entrant.tokenizer,
-            **{**self.subject.changes, "max_batch": self.batch, "max_context": context},
-        )
+        given = {"max_batch": self.batch, "max_context": self.entrant.longest + self.max_tokens}
+        if self.exact:
+            given["exact"] = True
+        return LLM(self.model, self.subject.base, tokenizer=self.entrant.tokenizer, **{**self.subject.changes, **given})
 
     def _setting(self, prompts: str, law: SamplingParams) -> Setting:
         n = len(self.entrant.sets[prompts])

@@ -56,7 +56,7 @@ def compose(
             raise unknown("engine option", name, OPTIONS)
     made, whole = Parts.make(spec, instances), Options(**options)
     if whole.exact:
-        _check_exact(made)
+        _check_exact(made, model)
     return made, spec.loop, _with_graphs(whole, made, on_gpu=model is not None and model.device.type == "cuda")
 
 
@@ -67,8 +67,10 @@ def _backend(model: Transformer) -> str:
     return name
 
 
-def _check_exact(parts: Parts) -> None:
-    """Raise where an exact engine would attend with what is not."""
+def _check_exact(parts: Parts, model: Transformer | None) -> None:
+    """Raise where an exact engine would compute with what is not."""
+    if model is not None:
+        model.exact()
     if "batch_invariant" not in parts.attention.gives:
         name = registry.name_of("attention", type(parts.attention))
         raise BadOption(

@@ -66,8 +66,7 @@ class Engine:
         self.geometry = geometry_of(model, parts, options)
         self.spec = spec_of(parts, loop, options)
         self._model = model.exact() if options.exact else model
-        self._parts, self._options = parts, options
-        self._loop = LOOPS[loop]
+        self._parts, self._options, self._loop = parts, options, LOOPS[loop]
         self._decoder = decoder
         self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)
         on_gpu = model.device.type == "cuda"

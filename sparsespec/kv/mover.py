@@ -21,7 +21,8 @@ from sparsespec.core.device import Device, Event
 from sparsespec.core.plan import Move
 from sparsespec.kernels.copy_pages.api import copy_pages
 from sparsespec.kernels.implementations import fastest
-from sparsespec.kv.pool import HostPool, KVPool
+from sparsespec.kv.host_pool import HostPool
+from sparsespec.kv.pool import KVPool
 
 STAGED = 16
 """Pages that lie between the pools at a time, and are copied in one launch."""
@@ -114,10 +115,9 @@ class Mover:
     @torch.inference_mode()
     def _through(self, moves: list[Move], out: bool) -> None:
         staged = self._stage()
-        places = [(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)]
-        pairs, count = (self._sent(numbers) for numbers in (places, [len(moves)]))
+        pairs = self._sent([(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)])
         if out:
-            self._gather(staged, pairs, count, out)
+            self._gather(staged, pairs, out)
         first = 0
         for slot, n in _runs([move.slot for move in moves]):
             for part in self._host.at(slot, n):
@@ -126,25 +126,27 @@ class Mover:
                 target.copy_(source, non_blocking=True)
                 first += len(part)
         if not out:
-            self._gather(staged, pairs, count, out)
+            self._gather(staged, pairs, out)
 
-    def _gather(self, staged: Tensor, pairs: Tensor, count: Tensor, out: bool) -> None:
-        for kind, pool in enumerate((self._pool.k, self._pool.v)):
-            between = staged[:, kind].transpose(0, 1)
-            source, target = (pool, between) if out else (between, pool)
-            copy_pages(source, target, pairs, count, impl=fastest(pool))
+    def _gather(self, staged: Tensor, pairs: Tensor, out: bool) -> None:
+        # keys and values are layers all alike
+        pool, between = self._pool.kv.flatten(0, 1), staged.flatten(1, 2).transpose(0, 1)
+        source, target = (pool, between) if out else (between, pool)
+        # the last pair holds their number
+        copy_pages(source, target, pairs[:-1], pairs[-1, 0], impl=fastest(pool))
 
     def _stage(self) -> Tensor:
         if self._staged is None:
-            pool = self._pool.k
-            self._staged = torch.empty((STAGED, 2, len(pool), *pool.shape[2:]), dtype=pool.dtype, device=pool.device)
+            kv = self._pool.kv
+            self._staged = torch.empty((STAGED, *kv.shape[:2], *kv.shape[3:]), dtype=kv.dtype, device=kv.device)
         return self._staged
 
-    def _sent(self, numbers: Sequence[int | tuple[int, int]]) -> Tensor:
-        array = torch.tensor(numbers, dtype=torch.int64)
-        if self._pool.k.is_cuda:
+    def _sent(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """Send pairs to the device, and their number behind them: a single copy."""
+        array = torch.tensor([*pairs, (len(pairs), 0)], dtype=torch.int64)
+        if self._pool.kv.is_cuda:
             array = array.pin_memory()
-        return array.to(self._pool.k.device, non_blocking=True)
+        return array.to(self._pool.kv.device, non_blocking=True)
 
 
 def _nothing() -> None:

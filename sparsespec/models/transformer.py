@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sparsespec.core.errors import BadOption
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.linear.api import linear
 from sparsespec.kernels.rms_norm.api import add_rms_norm, rms_norm
@@ -114,8 +115,10 @@ class Transformer:
         """
         twin = copy(self)
         twin.linear_impl = twin.row_impl = "triton"
-        # what cannot run is to say so now, and not in the first step
-        twin.logits(self.parameters.embed[:1])
+        try:  # what cannot run is to say so now, and not in the first step
+            twin.logits(self.parameters.embed[:1])
+        except BadOption as error:
+            raise BadOption(f"exact=True takes Triton's kernels, and {error}") from error
         return twin
 
     @property

@@ -12,6 +12,7 @@ TENSOR_FILES = {
     "sparsespec.core.batch",
     "sparsespec.core.device",
     "sparsespec.kv.pool",
+    "sparsespec.kv.host_pool",
     "sparsespec.kv.mover",
 }
 TORCH_FREE = (

@@ -9,6 +9,7 @@ import pytest
 from sparsespec.core.errors import BadOption, SparseSpecError, UnknownName
 from sparsespec.core.registry import make
 from sparsespec.core.spec import PRESETS, EngineSpec
+from sparsespec.engine.compose import compose as parts_of
 from sparsespec.engine.engine import Engine
 from sparsespec.models.tiny import tiny
 from sparsespec.policies.lengths.fixed import Fixed
@@ -72,6 +73,12 @@ def test_a_composition_that_cannot_work_is_refused_with_what_would(name: str) ->
         Engine.compose(model_of(KEY), "dense", **changes)
     assert says in str(error.value)
     assert is_sentence(str(error.value))
+
+
+def test_an_exact_engine_wants_attention_that_is() -> None:
+    with pytest.raises(BadOption, match="which attention 'reference' does not give; use an attention .*: triton$"):
+        parts_of("dense", {"exact": True})
+    assert parts_of("dense", {"exact": True, "attention": "triton"})[2].exact
 
 
 def test_an_unknown_preset_names_the_near_miss() -> None:

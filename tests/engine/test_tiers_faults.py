@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.core.plan import Move
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import StepResult
-from sparsespec.kv.pool import HostPool
+from sparsespec.kv.host_pool import HostPool
 from tests.engine.pressure import PARAMS, TIGHT, ask, tight
 from tests.engine.running import (
     EVERY,

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from sparsespec.core.plan import Move
 from sparsespec.engine.lazy import LazyDevice
+from sparsespec.kv import host_pool
 from sparsespec.kv import mover as module
-from sparsespec.kv import pool as pools
+from sparsespec.kv.host_pool import HostPool
 from sparsespec.kv.mover import PATIENCE, STAGED, Mover
-from sparsespec.kv.pool import HostPool, KVPool
+from sparsespec.kv.pool import KVPool
 from sparsespec.testing.checks.stage import small_geometry
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -113,7 +114,7 @@ SLOTS = 8
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pools, "PIECE", SLOTS * small_geometry().page_bytes)
+    monkeypatch.setattr(host_pool, "PIECE", SLOTS * small_geometry().page_bytes)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -128,17 +129,6 @@ def test_slots_lie_in_pieces_that_come_as_they_are_needed() -> None:
     assert torch.equal(stage.at(range(11, 16)), before)
     (pieces,) = stage.mover.pinned
     assert sorted(pieces) == [0, 1, 3]  # type: ignore[arg-type]
-
-
-@pytest.mark.usefixtures("small_pieces")
-def test_the_host_pool_cuts_a_run_where_its_pieces_end() -> None:
-    pool = HostPool(small_geometry())
-    parts = pool.at(SLOTS - 3, SLOTS + 5)
-    assert [len(part) for part in parts] == [3, SLOTS, 2]
-    assert parts[0].shape[1:] == (2, 2, 4, 2, 4)
-    # the same slots are the same memory
-    assert pool.at(SLOTS - 1, 1)[0].data_ptr() == parts[0][2].data_ptr()
-    assert pool.at(5, 0) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""An exact engine writes the same bits for a token, whether it was read with its prompt, drafted and verified, or decoded.
+"""An exact engine gives a token the same bits, whether it was read with a prompt, drafted and verified, or decoded.
 
 Tokens of small models part too rarely to show much: what is compared is the whole cache of a request, in all layers.
 """
@@ -26,7 +26,7 @@ room("linear")
 PROMPT = prompt_of(40, 1)
 SAID = 16
 """Output tokens whose keys and values are compared."""
-DTYPES = ("float32", "float16", *(["bfloat16"] if DEVICE == "cuda" else []))  # the interpreter has no bfloat16
+DTYPES = ("float32", "float16", "bfloat16") if DEVICE == "cuda" else ("float16",)
 COMPANY: dict[str, dict[str, Any]] = {
     "sparsespec": {"scheduler": "staggered(chunk=16)"},
     "triforce": {"scheduler": "lockstep(chunk=7)"},
@@ -49,7 +49,7 @@ def rounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cached(dtype: str, name: str, *, company: bool, **changes: Any) -> tuple[Tensor, int]:
-    """Return keys and values [2, L, n, Hkv, D] of what was read and said of `PROMPT`, and how many drafts were rejected."""
+    """Return keys and values [2, L, n, Hkv, D] of `PROMPT` and its output, and how many drafts were rejected."""
     model = tiny(head_dim=16, hidden=64, intermediate=96, dtype="float32").to(dtype, DEVICE)
     spec = small(name).replace(attention="triton", **changes)
     engine = Engine.compose(model, spec.replace(engine={**spec.engine, "exact": True, "checked": False}))

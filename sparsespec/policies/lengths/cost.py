@@ -118,7 +118,7 @@ class Cost:
         guess: int = 0,
         memory: float = 0.95,
         probe: int = 64,
-        margin: float = 0.1,
+        margin: float = 0.2,
     ) -> None:
         if draft < 0 or guess < 0 or not draft + guess:
             raise BadOption(f"cost chooses up to draft or guess tokens, not both 0, got draft={draft}, guess={guess}")

@@ -50,12 +50,13 @@ def check_attention(
         head_dims: Head dimensions to draw from, for backends that do not take any.
         longest: The last position at which a row may start. Let it be more than what the backend cuts contexts into.
         examples: Random steps.
-        exact: Whether a row must get the same bits alone as among others; by default if the backend's class has
-            `batch_invariant = True`.
+        exact: Whether a row must get the same bits alone as among others; by default if the backend gives
+            `batch_invariant`, of which a row's first query and the others must get the same bits apart as well.
         seed: Seed of the steps.
     """
     part = make_part("attention", spec)
-    exact = bool(getattr(part, "batch_invariant", False)) if exact is None else exact
+    invariant = "batch_invariant" in part.gives
+    exact = invariant if exact is None else exact
     scores = "scores" in part.gives
     drawn = [random.Random(f"{seed}/{example}") for example in range(examples)]
     steps = [draw_step(dice, dtype, wants_scores=scores, head_dims=head_dims, longest=longest) for dice in drawn]
@@ -66,6 +67,8 @@ def check_attention(
         together = _run(another("attention", part), step, step.rows, device)
         judge.judge(together, plainly(step) if longest <= LOOPS else truth)
         _check_alone(judge, part, together, device, exact)
+        if invariant:
+            _check_apart(judge, part, together, device)
         if torch.device(device).type == "cuda" and "capturable" in part.gives:
             replayed = captured(another("attention", part), step, device)
             same = all(judge.same(a, b, exact) for a, b in zip(replayed, together.outs, strict=True))
@@ -91,17 +94,22 @@ def _limits(steps: list[Step], wide: list[Ran], dtype: torch.dtype) -> _Limits:
     return _Limits(allowed(dtype, outs), allowed(dtype, kv), allowed(dtype, scores) + KEPT[dtype])
 
 
-def _run(part: Any, step: Step, rows: list[RowAt], device: str) -> Ran:
-    """Return outputs by layer, the scores that were shown, KV read, and the pool after the step, on the CPU."""
+def _run(part: Any, step: Step, rows: list[RowAt], device: str, *, after: Ran | None = None, skip: int = 0) -> Ran:
+    """Return outputs by layer, the scores that were shown, KV read, and the pool after the step, on the CPU.
+
+    The pool is the step's, or what it was `after` another; the first `skip` queries of the step's rows are no queries
+    of `rows`.
+    """
     choice = HandMade(moved(step.choice.layers, device))
-    k_pages, v_pages = (x.to(device, copy=True) for x in (step.k_pages, step.v_pages))
+    before = after or step
+    k_pages, v_pages = (x.to(device, copy=True) for x in (before.k_pages, before.v_pages))
     part.bind(replace(step.geometry, device=device), moved(step.side, device), k_pages, v_pages)
     part.plan(moved(step.batch(rows), device), choice)
     first = 0
     offset = {}
     for row in step.rows:
         offset[row.seat], first = first, first + row.n_query
-    keep = torch.tensor([offset[row.seat] + j for row in rows for j in range(row.n_query)])
+    keep = torch.tensor([offset[row.seat] + skip + j for row in rows for j in range(row.n_query)])
     outs = [part.run(layer, *(x[keep].to(device, copy=True) for x in qkv)) for layer, qkv in enumerate(step.qkv)]
     scores = {layer: x.cpu() for layer, x in choice.scores.items()}
     return Ran(moved(outs, "cpu"), scores, part.read().cpu(), k_pages.cpu(), v_pages.cpu())
@@ -116,6 +124,22 @@ def _check_alone(judge: _Judge, part: Any, together: Ran, device: str, exact: bo
             among = together.outs[layer][first : first + row.n_query]
             same = judge.same(out, among, exact)
             require(same, f"{judge.name}: {row} gets something else alone than among its neighbours, in layer {layer}")
+        first += row.n_query
+
+
+def _check_apart(judge: _Judge, part: Any, together: Ran, device: str) -> None:
+    """Raise if a row's first query gets other bits without the others, or they without it."""
+    first = 0
+    for row in judge.step.rows:
+        if row.live > 1:
+            head = replace(row, n_query=1, live=1, scored=False)
+            rest = replace(row, n_query=row.n_query - 1, start=row.start + 1, live=row.live - 1, scored=False)
+            one = _run(another("attention", part), judge.step, [head], device)
+            more = _run(another("attention", part), judge.step, [rest], device, after=one, skip=1)
+            for layer, (a, b) in enumerate(zip(one.outs, more.outs, strict=True)):
+                among = together.outs[layer][first : first + row.n_query]
+                same = judge.same(torch.cat((a, b)), among, exact=True)
+                require(same, f"{judge.name}: queries of {row} get other bits apart than together, in layer {layer}")
         first += row.n_query
 
 

@@ -1,0 +1,134 @@
+"""Slots in the host's memory: pieces that come as they are needed, and are unlocked when nobody needs them."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from dataclasses import replace
+from weakref import ref
+
+import pytest
+import torch
+from torch import Tensor
+
+from sparsespec.kv import host_pool as module
+from sparsespec.kv.host_pool import AHEAD, HostPool, mapped
+from sparsespec.testing.checks.stage import small_geometry
+
+SLOTS = 8
+ON_GPU = replace(small_geometry(), device="cuda")
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PIECE", SLOTS * small_geometry().page_bytes)
+
+
+def test_a_run_is_cut_where_pieces_end() -> None:
+    pool = HostPool(small_geometry())
+    parts = pool.at(SLOTS - 3, SLOTS + 5)
+    assert [len(part) for part in parts] == [3, SLOTS, 2]
+    assert parts[0].shape[1:] == (2, 2, 4, 2, 4)
+    # the same slots are the same memory
+    assert pool.at(SLOTS - 1, 1)[0].data_ptr() == parts[0][2].data_ptr()
+    assert pool.at(5, 0) == []
+
+
+def test_mapped_memory_is_there_zero_and_where_a_huge_page_may_begin() -> None:
+    x = mapped((3, 5, 7), torch.bfloat16)
+    assert x.shape == (3, 5, 7)
+    assert x.dtype == torch.bfloat16
+    assert not x.any()
+    assert x.data_ptr() % (2 << 20) == 0
+
+
+class Runtime:
+    """Stands for CUDA's; locks what it is told to, by address."""
+
+    def __init__(self) -> None:
+        self.locked: dict[int, int] = {}
+        self.answer = 0
+
+    def cudaHostRegister(self, address: int, n_bytes: int, flags: int) -> int:
+        if not self.answer:
+            self.locked[address] = n_bytes
+        return self.answer
+
+    def cudaHostUnregister(self, address: int) -> None:
+        del self.locked[address]
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    def check(answer: int) -> None:
+        if answer:
+            raise RuntimeError("out of memory")
+
+    found = Runtime()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: found)
+    monkeypatch.setattr(torch.cuda, "check_error", check)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return found
+
+
+def test_pieces_are_made_ahead_locked_when_needed_and_unlocked_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    made: list[Tensor] = []
+
+    def watched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        assert threading.current_thread() is not threading.main_thread()
+        made.append(mapped(shape, dtype))
+        return made[-1]
+
+    monkeypatch.setattr(module, "mapped", watched)
+    pool = HostPool(ON_GPU)
+    assert not made
+    (first,) = pool.at(0, 1)
+    assert runtime.locked == {first.data_ptr(): pool.pieces[0].nbytes}
+    pool._coming[-1].result()
+    assert len(made) == 1 + AHEAD
+    pool.at(SLOTS, 2 * SLOTS)
+    assert sorted(runtime.locked) == sorted(piece.data_ptr() for piece in pool.pieces.values())
+    assert len(runtime.locked) == 3
+    del pool
+    gc.collect()
+    assert not runtime.locked
+
+
+def test_trouble_belongs_to_who_needs_a_piece_and_the_next_one_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    def scarce(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        raise OSError("Cannot allocate memory")
+
+    pool = HostPool(ON_GPU)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot allocate"):
+        patch.setattr(module, "mapped", scarce)
+        pool.at(0, 1)
+    for future in pool._coming:
+        future.exception()
+    pool._coming.clear()
+    runtime.answer = 2
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pool.at(0, 1)
+    assert not pool.pieces
+    runtime.answer = 0
+    pool.at(0, 1)
+    assert sorted(pool.pieces) == [0]
+
+
+@pytest.mark.gpu
+def test_pieces_are_locked_until_the_pool_is_gone() -> None:
+    pool = HostPool(ON_GPU)
+    (part,) = pool.at(3, 2)
+    assert part.is_pinned()
+    on_device = torch.randn(part.shape, dtype=part.dtype, device="cuda")
+    part.copy_(on_device, non_blocking=True)
+    torch.cuda.synchronize()
+    assert torch.equal(part, on_device.cpu())
+    gone = ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None
+    assert not part.is_pinned()
