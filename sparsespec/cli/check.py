@@ -44,9 +44,7 @@ def compare_with_dense(
     """Decode the samples of one prompt again, densely and in an engine of their own, and compare."""
     again: list[Completion] = []
     n_tokens, n_expected = 0, sum(len(c.token_ids) for c in outputs)
-    like = llm.spec
-    plain = EngineSpec(attention=like.attention, loop=like.loop, engine=like.engine)
-    with LLM(llm.model, plain, tokenizer=llm.tokenizer) as dense:
+    with LLM(llm.model, EngineSpec(engine=llm.spec.engine), tokenizer=llm.tokenizer) as dense:
         for event in dense.stream(outputs[0].prompt_token_ids, replace(params, seed=outputs[0].seed)):
             n_tokens += len(event.token_ids)
             progress("decoding densely, to compare", n_tokens, max(n_tokens, n_expected))

@@ -73,6 +73,7 @@ class Engine:
         self._device: Device = device or (CudaDevice(model.device) if on_gpu else LazyDevice())
         check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
+        self._mover = Mover(self._device, self._pool, self.geometry)
         self._closed = False
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):
@@ -194,7 +195,6 @@ class Engine:
         parts, sizes = self._parts, self.geometry
         parts.tiers.reset()
         graphs = bool(self._options.graphs)
-        self._mover = Mover(self._device, self._pool, sizes)
         self._stuck, self._n_failed = False, 0
         self._roster = Roster(sizes.n_seats)
         self._counts = SeatCounts(sizes.n_seats, row_width(sizes))

@@ -27,7 +27,8 @@ class Options:
         graphs: Record each shape of a round once, as a CUDA graph, and pad steps to such shapes; None does so where the
             model is on a GPU and all parts can be recorded. On a CPU True pads, and records nothing.
         exact: Compute every token alike, whatever is computed beside it: then drafts, neighbours and chunks change no
-            bit of it in any float type, and tokens are those of an exact `dense`. Takes Triton kernels for all ops.
+            bit of it in any float type, and tokens are those of an exact `dense` (with verifier `rejection` their law
+            is). Takes Triton kernels for all ops.
         checked: Verify the parts' promises at run time, and poison fresh pages with NaN: slow, for tests.
     """
 

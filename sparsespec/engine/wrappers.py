@@ -93,7 +93,8 @@ class CheckLossless(Wrapper):
 
     Args:
         engine: The engine under test.
-        dense: An engine of preset "dense" over the same model, with the same tokens ending an output.
+        dense: An engine of preset "dense" over the same model, with the same tokens ending an output; exact if the
+            engine is, because one that is not rounds otherwise.
 
     Attributes:
         n_checked: Outputs that were compared and found identical.

@@ -8,7 +8,9 @@ memory while another thread records a graph would spoil the graph.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import os
 import weakref
 from collections import deque
 from collections.abc import MutableMapping
@@ -45,7 +47,7 @@ class HostPool:
         self.pieces: dict[int, Tensor] = {}
         if self._device.type == "cuda":
             self._thread, self._coming = ThreadPoolExecutor(1, "host-pages"), deque[Future[Tensor]]()
-            weakref.finalize(self, _let_go, self._thread, self.pieces)
+            weakref.finalize(self, _let_go, self._thread, self.pieces, self._device, os.getpid())
 
     def at(self, first: int, n: int) -> list[Tensor]:
         """Return slots `first` … `first + n - 1` [n, 2, L, P, Hkv, D], in as many parts as they lie in."""
@@ -66,7 +68,13 @@ class HostPool:
         while len(self._coming) <= AHEAD:
             self._coming.append(self._thread.submit(mapped, self._shape, self._dtype))
         piece = self._coming.popleft().result()
-        torch.cuda.check_error(_runtime().cudaHostRegister(piece.data_ptr(), piece.nbytes, 0))
+        try:
+            torch.cuda.check_error(_runtime().cudaHostRegister(piece.data_ptr(), piece.nbytes, 0))
+        except RuntimeError:
+            # CUDA tells the next launch as well, whoever it belongs to, unless somebody has heard it before
+            with suppress(RuntimeError):
+                torch.zeros(1, device=self._device)
+            raise
         return piece
 
 
@@ -74,18 +82,28 @@ def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return zeros whose pages are there, in huge ones if the system has any; raises `OSError` for want of memory."""
     n_bytes = torch.Size(shape).numel() * dtype.itemsize
     area = mmap.mmap(-1, n_bytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a system without huge pages takes small ones
-        area.madvise(mmap.MADV_HUGEPAGE)
+    for advice in ("MADV_HUGEPAGE", "MADV_DONTFORK"):
+        with suppress(OSError, AttributeError):  # a system that knows no such thing does without
+            area.madvise(getattr(mmap, advice))
     first = -torch.frombuffer(area, dtype=torch.uint8).data_ptr() % _HUGE
     # memory that begins where it is locked, or torch would not take it for locked
-    return torch.frombuffer(area, dtype=torch.uint8, count=n_bytes, offset=first).view(dtype).view(shape).zero_()
+    piece = torch.frombuffer(area, dtype=torch.uint8, count=n_bytes, offset=first)
+    # not torch's way to write zeros, which would wake threads that compete with the one that launches
+    ctypes.memset(piece.data_ptr(), 0, n_bytes)
+    return piece.view(dtype).view(shape)
 
 
-def _let_go(thread: ThreadPoolExecutor, pieces: MutableMapping[int, Tensor]) -> None:
-    """Unlock everything, once nobody copies from it or to it."""
-    thread.shutdown(cancel_futures=True)
-    if pieces:
-        torch.cuda.synchronize()
+def _let_go(
+    thread: ThreadPoolExecutor, pieces: MutableMapping[int, Tensor], device: torch.device, process: int
+) -> None:
+    """Unlock everything, once nobody copies from it or to it; a forked process leaves that to the one that locked."""
+    # this may be that thread itself, if it was the one to collect garbage
+    thread.shutdown(wait=False, cancel_futures=True)
+    if not pieces or os.getpid() != process:
+        return
+    try:
+        torch.cuda.synchronize(device)
+    finally:
         for piece in pieces.values():
             _runtime().cudaHostUnregister(piece.data_ptr())
         pieces.clear()

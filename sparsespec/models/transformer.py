@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparsespec.core.errors import BadOption
-from sparsespec.kernels.implementations import fastest
+from sparsespec.kernels.implementations import FAST_TYPES, fastest
 from sparsespec.kernels.linear.api import linear
 from sparsespec.kernels.rms_norm.api import add_rms_norm, rms_norm
 from sparsespec.kernels.silu_mul.api import silu_mul
@@ -23,6 +23,8 @@ from sparsespec.models.config import ModelConfig
 from sparsespec.models.parameters import Parameters, torch_dtype
 from sparsespec.models.rope import rope_table
 
+HOPPER = (9, 0)
+"""The compute capability of the GPUs on which products of all heights were seen to give the same bits."""
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """`attend(layer, q [N, Hq, D], k [N, Hkv, D], v [N, Hkv, D]) -> [N, Hq, D]`, in layer order."""
 
@@ -37,10 +39,10 @@ class Transformer:
         device: of every tensor.
         rope: `(cos, sin)`, each `[max_context, D/2]`, the model's dtype; dimension i turns with
             i + D/2.
-        linear_impl: the `linear` in use, chosen here once: `cpu` for float32 on a CPU, else
-            `reference`.
-        row_impl: the `rms_norm` and `silu_mul` in use, chosen here once: `triton` on a GPU for
-            float32, bfloat16 and float16, else `reference`.
+        linear_impl: the `linear` in use: `cpu` for float32 on a CPU, else `reference`; `triton`
+            in a twin that is `exact`.
+        row_impl: the `rms_norm` and `silu_mul` in use: `triton` on a GPU for float32, bfloat16
+            and float16, and in a twin that is `exact`, else `reference`.
     """
 
     def __init__(self, config: ModelConfig, parameters: Parameters) -> None:
@@ -111,8 +113,15 @@ class Transformer:
     def exact(self) -> Transformer:
         """Return a twin with the same weights whose rows have the same bits whoever goes with them.
 
-        Raises `BadOption` or `MissingPackage` where its kernels cannot run.
+        Raises:
+            BadOption: where the kernels do not run, or were not seen to give the same bits.
+            MissingPackage: if Triton is not installed.
         """
+        if self.dtype not in FAST_TYPES:
+            raise BadOption(f"exact=True takes a model in float32, bfloat16 or float16, got {self.dtype}")
+        if self.device.type == "cuda" and torch.cuda.get_device_capability(self.device) != HOPPER:
+            name = torch.cuda.get_device_name(self.device)
+            raise BadOption(f"exact=True is proved on GPUs of compute capability 9.0 only, such as an H100, got {name}")
         twin = copy(self)
         twin.linear_impl = twin.row_impl = "triton"
         try:  # what cannot run is to say so now, and not in the first step

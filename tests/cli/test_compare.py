@@ -120,7 +120,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "a plot that is no svg": (["--plot", "rows.png"], "ends in .svg"),
     "unknown model": (["--model", "smollm3"], "did you mean 'smollm2'"),
     "unknown device": (["--device", "tpu"], "device is 'cpu', 'cuda'"),
-    "exact in float64": (["--exact", "--dtype", "float64"], "exact=True takes Triton's kernels"),
+    "exact in float64": (["--exact", "--dtype", "float64"], "exact=True takes a model in float32"),
     "unknown dtype": (["--dtype", "float31"], "did you mean 'float32'"),
     "no room": (["--max-tokens", "400"], "leaves no room for a prompt"),
     "negative temperature": (["--temperature", "-1"], "temperature must be"),

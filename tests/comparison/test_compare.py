@@ -248,7 +248,7 @@ BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "no model": ({"models": []}, BadRequest, "there is no model"),
     "unknown model": ({"models": "smollm3"}, UnknownName, "did you mean 'smollm2'"),
     "unknown dtype": ({"dtype": "float31"}, SparseSpecError, "did you mean 'float32'"),
-    "exact in float64": ({"dtype": "float64", "exact": True}, BadOption, "exact=True takes Triton's kernels"),
+    "exact in float64": ({"models": tiny(), "exact": True}, BadOption, "exact=True takes a model in float32"),
     "unknown device": ({"device": "tpu"}, BadOption, "device is 'cpu', 'cuda'"),
     "no such file": ({"prompts": Path("nothing.jsonl")}, BadRequest, "give a file of JSON lines"),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from dataclasses import replace
+from typing import Any
 from weakref import ref
 
 import pytest
@@ -48,6 +49,7 @@ class Runtime:
     def __init__(self) -> None:
         self.locked: dict[int, int] = {}
         self.answer = 0
+        self.waited_for: list[torch.device] = []
 
     def cudaHostRegister(self, address: int, n_bytes: int, flags: int) -> int:
         if not self.answer:
@@ -55,6 +57,7 @@ class Runtime:
         return self.answer
 
     def cudaHostUnregister(self, address: int) -> None:
+        assert self.waited_for, "memory was unlocked while copies may run"
         del self.locked[address]
 
 
@@ -67,7 +70,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     found = Runtime()
     monkeypatch.setattr(torch.cuda, "cudart", lambda: found)
     monkeypatch.setattr(torch.cuda, "check_error", check)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", found.waited_for.append)
     return found
 
 
@@ -94,6 +97,36 @@ def test_pieces_are_made_ahead_locked_when_needed_and_unlocked_at_the_end(
     del pool
     gc.collect()
     assert not runtime.locked
+    assert runtime.waited_for == [torch.device("cuda")]
+
+
+def test_a_pool_that_its_own_thread_collects_is_unlocked_too(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> None:
+    collected = threading.Event()
+
+    def collecting(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if gone:
+            gone[0].wait(10)
+            gc.collect()
+            collected.set()
+        return mapped(shape, dtype)
+
+    gone: list[threading.Event] = []
+    monkeypatch.setattr(module, "mapped", collecting)
+    pool = HostPool(ON_GPU)
+    pool.at(0, 1)
+    assert runtime.locked
+    pool._coming[-1].result()
+    gone.append(threading.Event())
+    pool._coming.append(pool._thread.submit(collecting, (1,), torch.float32))
+    pool.itself = pool  # type: ignore[attr-defined]
+    gc.disable()
+    try:
+        del pool
+        gone[0].set()
+        assert collected.wait(10)
+    finally:
+        gc.enable()
+    assert not runtime.locked
 
 
 def test_trouble_belongs_to_who_needs_a_piece_and_the_next_one_is_asked_for_again(
@@ -110,9 +143,12 @@ def test_trouble_belongs_to_who_needs_a_piece_and_the_next_one_is_asked_for_agai
         future.exception()
     pool._coming.clear()
     runtime.answer = 2
+    told: list[Any] = []
+    monkeypatch.setattr(torch, "zeros", lambda n, device: told.append(device))
     with pytest.raises(RuntimeError, match="out of memory"):
         pool.at(0, 1)
     assert not pool.pieces
+    assert told == [torch.device("cuda")]
     runtime.answer = 0
     pool.at(0, 1)
     assert sorted(pool.pieces) == [0]
@@ -127,6 +163,13 @@ def test_pieces_are_locked_until_the_pool_is_gone() -> None:
     part.copy_(on_device, non_blocking=True)
     torch.cuda.synchronize()
     assert torch.equal(part, on_device.cpu())
+    # to lock what is locked already is an error, and nobody else's
+    locked = pool.pieces[0]
+    with pytest.raises(RuntimeError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "mapped", lambda *_: locked)
+        pool._coming.clear()
+        pool.at(SLOTS, 1)
+    assert int(torch.ones(1, device="cuda").add_(1)) == 2
     gone = ref(pool)
     del pool
     gc.collect()

@@ -23,9 +23,9 @@ from tests.kernels.launched import DEVICE, WHERE, room
 pytestmark = WHERE
 
 room("linear")
-PROMPT = prompt_of(40, 1)
+PROMPT = 40
 SAID = 16
-"""Output tokens whose keys and values are compared."""
+"""Tokens of a prompt, and of its output, whose keys and values are compared."""
 DTYPES = ("float32", "float16", "bfloat16") if DEVICE == "cuda" else ("float16",)
 COMPANY: dict[str, dict[str, Any]] = {
     "sparsespec": {"scheduler": "staggered(chunk=16)"},
@@ -48,23 +48,25 @@ def rounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", dot)
 
 
-def cached(dtype: str, name: str, *, company: bool, **changes: Any) -> tuple[Tensor, int]:
-    """Return keys and values [2, L, n, Hkv, D] of `PROMPT` and its output, and how many drafts were rejected."""
-    model = tiny(head_dim=16, hidden=64, intermediate=96, dtype="float32").to(dtype, DEVICE)
+def cached(
+    dtype: str, name: str, *, company: bool, length: int = PROMPT, sizes: dict[str, int] | None = None, **changes: Any
+) -> tuple[Tensor, int]:
+    """Return keys and values [2, L, n, Hkv, D] of a prompt and its output, and how many drafts were rejected."""
+    model = tiny(hidden=64, intermediate=96, dtype="float32", **(sizes or {"head_dim": 16})).to(dtype, DEVICE)
     spec = small(name).replace(attention="triton", **changes)
     engine = Engine.compose(model, spec.replace(engine={**spec.engine, "exact": True, "checked": False}))
-    engine.add(PROMPT, greedy(SAID + 9))
+    engine.add(prompt_of(length, 1), greedy(SAID + 9))
     for j in range(2 if company else 0):
-        engine.add(prompt_of(20 + 13 * j, j), sampled(40, seed=j))
-    rejected, n = 0, len(PROMPT) + SAID
+        engine.add(prompt_of(length // 2 + 13 * j, j), sampled(40, seed=j))
+    rejected, n = 0, length + SAID
     # found by its prompt: seats are the engine's business
-    prompt = torch.tensor(PROMPT, device=DEVICE)
+    prompt = torch.tensor(prompt_of(length, 1), device=DEVICE)
     while engine.has_work:
         result = engine.step()
         rejected += sum(row.n_candidates - row.n_accepted for row in result.info.heard if row.phase is Phase.VERIFY)
         state, pool = engine._deck._state, engine._pool
         for seat in (state.c > n).nonzero().flatten().tolist():
-            if torch.equal(state.tokens[seat, : len(PROMPT)], prompt):
+            if torch.equal(state.tokens[seat, :length], prompt):
                 at = torch.arange(n, device=DEVICE)
                 size = engine.geometry.page_size
                 slots = state.table[seat, at // size] * size + at % size
@@ -77,6 +79,19 @@ def cached(dtype: str, name: str, *, company: bool, **changes: Any) -> tuple[Ten
 def test_the_cache_is_that_of_dense_decoding_alone(name: str, dtype: str) -> None:
     alone, _ = cached(dtype, "dense", company=False)
     among, rejected = cached(dtype, name, company=True, **COMPANY[name])
+    assert torch.equal(among, alone)
+    assert rejected
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_long_prompts_high_tiles_and_scores_change_no_bit(head_dim: int, dtype: str) -> None:
+    """Contexts of several splits, rows in tiles of every height, scored and not, as at a model's real sizes."""
+    sizes = {"head_dim": head_dim, "n_heads": 8, "max_context": 4096}
+    alone, _ = cached(dtype, "dense", company=False, length=2300, sizes=sizes)
+    changes = {"length": "fixed(draft=8)", "scheduler": "staggered(chunk=600)"}
+    among, rejected = cached(dtype, "sparsespec", company=True, length=2300, sizes=sizes, **changes)
     assert torch.equal(among, alone)
     assert rejected
 

@@ -134,7 +134,9 @@ def _check_apart(judge: _Judge, part: Any, together: Ran, device: str) -> None:
         if row.live > 1:
             head = replace(row, n_query=1, live=1, scored=False)
             rest = replace(row, n_query=row.n_query - 1, start=row.start + 1, live=row.live - 1, scored=False)
-            one = _run(another("attention", part), judge.step, [head], device)
+            # as an engine that never drafts would compute it
+            plain = replace(judge.step.geometry, max_draft=0, max_guess=0, scored=(0, 0))
+            one = _run(another("attention", part), replace(judge.step, geometry=plain), [head], device)
             more = _run(another("attention", part), judge.step, [rest], device, after=one, skip=1)
             for layer, (a, b) in enumerate(zip(one.outs, more.outs, strict=True)):
                 among = together.outs[layer][first : first + row.n_query]
