@@ -2,10 +2,10 @@
 
     python -m bench.divergence smollm2 [--preset sparsespec] [--data problems.jsonl] [--out results.jsonl] [--exact]
 
-Kernels that see one query round otherwise than kernels that see K+1, so two runs may part at near-ties: contract 3 of
-docs/lossless.md. The same requests, every other one greedy and the others sampled with shared noise, some with filters,
-are decoded by `dense` and by each composition. Both runs keep the logits that they drew every token from, so a
-divergence is judged by what the two runs saw, not by something computed again.
+Kernels that see one query round otherwise than kernels that see K+1, so two runs may part at near-ties: the numeric
+contract of docs/lossless.md. The same requests, every other one greedy and the others sampled with shared noise, some
+with filters, are decoded by `dense` and by each composition. Both runs keep the logits that they drew every token from,
+so a divergence is judged by what the two runs saw, not by something computed again.
 
 The kernel error is measured on `dense` alone, so that no fault of a composition can widen what it is allowed: at every
 position, by how much the gap of two of the 64 best tokens differs from that of the same weights in a wider type. A gap

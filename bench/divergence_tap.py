@@ -103,7 +103,9 @@ def decode(model: Transformer, subject: Subject, work: Work, batch: int) -> Run:
     context = max(work.lengths) + work.tokens
     sizes = {"max_batch": batch, "max_context": context, "n_pages": 1 + batch * -(-context // 16)}
     if "verifier" in subject.changes:
-        raise BadOption(f"contract 3 is about verifier 'shared-noise', which is given here, got {subject.label!r}")
+        raise BadOption(
+            f"the numeric contract is about verifier 'shared-noise', which is given here, got {subject.label!r}"
+        )
     with LLM(model, subject.preset, **(sizes | subject.changes), verifier=tap) as llm:
         outputs = llm.generate(list(work.prompts), list(work.params))
     for output in outputs:

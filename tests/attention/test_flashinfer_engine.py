@@ -1,4 +1,4 @@
-"""Whole engines on the backend `flashinfer`: to the token over the stand-in, and within contract 3 on a GPU."""
+"""Whole engines on `flashinfer`: to the token over the stand-in, and within the numeric contract on a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract 1: over whole rounds, one level and two, what is emitted has exactly the target's law.
+"""The exact law: over whole rounds, one level and two, what is emitted has exactly the target's law.
 
 The verifiers' own code runs over a noise space that is enumerated to the end (`exact.py`). The mutants below are the
 errors this has to see; each runs to its last round and is falsified by the law, never by a crash.

@@ -1,4 +1,4 @@
-"""Contract 2: every composition emits, token for token, what the oracle emits.
+"""Exact tokens: every composition emits, token for token, what the oracle emits.
 
 Greedy for every verifier, sampled for `shared-noise`; with batch neighbours, late arrivals, aborts, preemption,
 chunked prefill and shared prefixes. While a case runs its cache is compared with a clean prefill and its page books
