@@ -48,11 +48,12 @@ class Pressed(Load):
 
 @dataclass
 class Watch:
-    """Where pages were, and by step whether anybody waited and how many rows ran."""
+    """Where pages were, and by step whether anybody waited, how many rows ran, and whether some filled prompts."""
 
     pages: PageMetrics
     waits: list[bool] = field(default_factory=list[bool])
     rows: list[int] = field(default_factory=list[int])
+    fills: list[bool] = field(default_factory=list[bool])
     preempted: int = 0
     recomputed: int = 0
 
@@ -91,6 +92,7 @@ class PressedBench(Bench):
         watch.pages.add(info)
         watch.waits.append(bool(info.n_waiting or self._inside.parts.tiers.away()))
         watch.rows.append(len(info.placed.rows))
+        watch.fills.append(any(row.phase is Phase.PREFILL for row in info.placed.rows))
         watch.preempted += len(info.placed.preempted)
         watch.recomputed += self._note(result)
 
@@ -123,10 +125,17 @@ def is_without(step: int) -> bool:
     return step // TURN % 2 == 1
 
 
-def cost_of_copies(step_seconds: Sequence[float]) -> tuple[float, float] | None:
-    """Return by what share steps are longer with copies than without, and the standard error; None for too few."""
-    turns = [step_seconds[i + FELT : i + TURN] for i in range(0, len(step_seconds) - TURN + 1, TURN)]
-    pairs = [(fmean(one), fmean(other)) for one, other in zip(turns[::2], turns[1::2], strict=False)]
+def cost_of_copies(step_seconds: Sequence[float], fills: Sequence[bool]) -> tuple[float, float] | None:
+    """Return by what share steps are longer with copies than without, and the standard error; None for too few.
+
+    Steps that fill prompts take a multiple, and come as requests end: they, and those behind them, are left out.
+    """
+    counts = [not (fills[i] or fills[max(i - 1, 0)]) and i % TURN >= FELT for i in range(len(step_seconds))]
+    turns = [
+        [step_seconds[i] for i in range(first, first + TURN) if counts[i]]
+        for first in range(0, len(step_seconds) - TURN + 1, TURN)
+    ]
+    pairs = [(fmean(one), fmean(other)) for one, other in zip(turns[::2], turns[1::2], strict=False) if one and other]
     if len(pairs) < 2:
         return None
     without = fmean(other for _, other in pairs)

@@ -91,7 +91,12 @@ def test_copies_cost_what_their_turns_take_longer() -> None:
     assert [tiers_run.is_without(i) for i in (0, felt + rest - 1, felt + rest, 2 * (felt + rest))] == [
         False, False, True, False
     ]  # fmt: skip
-    share, error = tiers_run.cost_of_copies([*steps, 100.0]) or (0.0, 0.0)
+    fills = [False] * (len(steps) + 1)
+    # a step that fills, and the one in which its time is seen
+    fills[felt] = True
+    steps[felt : felt + 2] = 50.0, 60.0
+    share, error = tiers_run.cost_of_copies([*steps, 100.0], fills) or (0.0, 0.0)
     assert share == pytest.approx(0.15)
     assert error == pytest.approx(0.05)
-    assert tiers_run.cost_of_copies(steps[: 3 * (felt + rest)]) is None
+    assert tiers_run.cost_of_copies(steps[: 3 * (felt + rest)], fills) is None
+    assert tiers_run.cost_of_copies(steps, [True] * len(steps)) is None
