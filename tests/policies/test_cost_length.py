@@ -82,8 +82,8 @@ def test_cost_never_tries_where_speculation_loses_even_if_all_drafts_stand() -> 
     part = bound(Cost(probe=5))
     assert set(stream(part, lambda judged: judged, 40, running=1)) == {DENSE}
     # ... and tries at once where it could win, though what it assumes at first is that it does not
-    assert part.best(Situation(8, 4000, 0.8, 0.1, 1.0))[0] == DENSE
-    assert next(stream(bound(Cost(probe=5)), lambda judged: judged, 1, running=8)) != DENSE
+    assert part.best(Situation(12, 4000, 0.8, 0.1, 1.0))[0] == DENSE
+    assert next(stream(bound(Cost(probe=5)), lambda judged: judged, 1, running=12)) != DENSE
 
 
 def test_cost_takes_a_new_request_for_one_like_those_before_it() -> None:
