@@ -54,10 +54,12 @@ def compose(
     for name in options:
         if name not in OPTIONS:
             raise unknown("engine option", name, OPTIONS)
-    made, whole = Parts.make(spec, instances), Options(**options)
-    if whole.exact:
-        _check_exact(made, model)
-    return made, spec.loop, _with_graphs(whole, made, on_gpu=model is not None and model.device.type == "cuda")
+    made = Parts.make(spec, instances)
+    return (
+        made,
+        spec.loop,
+        _with_graphs(Options(**options), made, on_gpu=model is not None and model.device.type == "cuda"),
+    )
 
 
 def _backend(model: Transformer) -> str:
@@ -65,18 +67,6 @@ def _backend(model: Transformer) -> str:
     name = fastest(model.parameters.embed)
     _log.info("attention %r, for %s on %s", name, model.dtype, model.device)
     return name
-
-
-def _check_exact(parts: Parts, model: Transformer | None) -> None:
-    """Raise where an exact engine would compute with what is not."""
-    if model is not None:
-        model.exact()
-    if "batch_invariant" not in parts.attention.gives:
-        name = registry.name_of("attention", type(parts.attention))
-        raise BadOption(
-            f"exact=True needs 'batch_invariant', which attention {name!r} does not give; use an attention that does: "
-            f"{', '.join(givers('attention', 'batch_invariant'))}"
-        )
 
 
 def _with_graphs(options: Options, parts: Parts, *, on_gpu: bool) -> Options:
@@ -94,6 +84,18 @@ def _with_graphs(options: Options, parts: Parts, *, on_gpu: bool) -> Options:
     if cannot and options.graphs is None:
         _log.info("CUDA graphs are off: %s cannot be recorded", ", ".join(cannot))
     return replace(options, graphs=not cannot if options.graphs is None else options.graphs)
+
+
+def exact_of(model: Transformer, parts: Parts) -> Transformer:
+    """Return the exact twin of a model; raises where it, or the attention beside it, computes otherwise."""
+    twin = model.exact()
+    if "batch_invariant" not in parts.attention.gives:
+        name = registry.name_of("attention", type(parts.attention))
+        raise BadOption(
+            f"exact=True needs 'batch_invariant', which attention {name!r} does not give; use an attention that does: "
+            f"{', '.join(givers('attention', 'batch_invariant'))}"
+        )
+    return twin
 
 
 def check_company(model: object, decoder: object, eos_ids: object, device: object) -> None:

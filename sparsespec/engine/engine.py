@@ -19,7 +19,7 @@ from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
 from sparsespec.core.result import RowResult
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import SHELVES, EngineSpec
-from sparsespec.engine.compose import check_company, compose, spec_of
+from sparsespec.engine.compose import check_company, compose, exact_of, spec_of
 from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.deck import Deck
 from sparsespec.engine.desk import Desk
@@ -65,7 +65,7 @@ class Engine:
     ) -> None:
         self.geometry = geometry_of(model, parts, options)
         self.spec = spec_of(parts, loop, options)
-        self._model = model.exact() if options.exact else model
+        self._model = exact_of(model, parts) if options.exact else model
         self._parts, self._options, self._loop = parts, options, LOOPS[loop]
         self._decoder = decoder
         self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)

@@ -75,10 +75,10 @@ def test_a_composition_that_cannot_work_is_refused_with_what_would(name: str) ->
     assert is_sentence(str(error.value))
 
 
-def test_an_exact_engine_wants_attention_that_is() -> None:
-    with pytest.raises(BadOption, match="which attention 'reference' does not give; use an attention .*: triton$"):
-        parts_of("dense", {"exact": True})
-    assert parts_of("dense", {"exact": True, "attention": "triton"})[2].exact
+def test_what_is_to_be_exact_is_composed_before_there_is_a_model() -> None:
+    """Which backend attends is known with the model only, so nobody is refused here for its sake."""
+    for attention in ({}, {"attention": "triton"}):
+        assert parts_of("dense", {"exact": True, **attention})[2].exact
 
 
 def test_an_unknown_preset_names_the_near_miss() -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
 from sparsespec.engine.engine import Engine
 from sparsespec.kernels.linear.api import linear
@@ -74,6 +75,12 @@ def cached(
                 slots = state.table[seat, at // size] * size + at % size
                 return torch.stack([x.flatten(1, 2)[:, slots] for x in (pool.k, pool.v)]), rejected
     raise AssertionError("the request ended before its tokens were there")
+
+
+def test_an_exact_engine_wants_attention_that_is() -> None:
+    model = tiny(dtype="float32").to("float32", DEVICE)
+    with pytest.raises(BadOption, match="which attention 'reference' does not give; use an attention .*: triton$"):
+        Engine.compose(model, "dense", exact=True, attention="reference")
 
 
 @pytest.fixture(scope="module")
