@@ -129,13 +129,13 @@ def _check_alone(judge: _Judge, part: Any, together: Ran, device: str, exact: bo
 
 def _check_apart(judge: _Judge, part: Any, together: Ran, device: str) -> None:
     """Raise if a row's first query gets other bits without the others, or they without it."""
+    # the first as an engine that never drafts would compute it
+    plain = replace(judge.step.geometry, max_draft=0, max_guess=0, scored=(0, 0))
     first = 0
     for row in judge.step.rows:
         if row.live > 1:
             head = replace(row, n_query=1, live=1, scored=False)
             rest = replace(row, n_query=row.n_query - 1, start=row.start + 1, live=row.live - 1, scored=False)
-            # as an engine that never drafts would compute it
-            plain = replace(judge.step.geometry, max_draft=0, max_guess=0, scored=(0, 0))
             one = _run(another("attention", part), replace(judge.step, geometry=plain), [head], device)
             more = _run(another("attention", part), judge.step, [rest], device, after=one, skip=1)
             for layer, (a, b) in enumerate(zip(one.outs, more.outs, strict=True)):
