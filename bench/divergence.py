@@ -176,7 +176,7 @@ def judge(
     metrics = sum((c.metrics for c in ours.completions), SpecMetrics())
     wide, weak = spread.p99 > 2 * error.p99 + ROUNDING, weakness(metrics)
     logits = zip(ours.logits, dense.logits, compared, strict=True)
-    inexact = exact and not all(torch.equal(b[:n], a[:n]) for b, a, n in logits)
+    inexact = exact and (bool(found) or not all(torch.equal(b[:n], a[:n]) for b, a, n in logits))
     rate = 1000 * len(found) / sum(compared)
     lines = [
         f"{subject.label}: {len(found)} of {len(work.prompts)} requests parted, {rate:.3f} per 1,000 of "
@@ -204,7 +204,7 @@ def judge(
         seconds=ours.seconds,
         metrics=metrics.to_dict(),
     )
-    return not (kinds[NEITHER] or wide or weak or inexact or (exact and found))
+    return not (kinds[NEITHER] or wide or weak or inexact)
 
 
 def _groups(work: Work, found: Sequence[Parted], compared: Sequence[int]) -> dict[str, dict[str, int]]:

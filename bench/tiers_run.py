@@ -92,7 +92,7 @@ class PressedBench(Bench):
         watch.pages.add(info)
         watch.waits.append(bool(info.n_waiting or self._inside.parts.tiers.away()))
         watch.rows.append(len(info.placed.rows))
-        watch.fills.append(any(row.phase is Phase.PREFILL for row in info.placed.rows))
+        watch.fills.append(bool((info.placed.rows.phase == Phase.PREFILL).any()))
         watch.preempted += len(info.placed.preempted)
         watch.recomputed += self._note(result)
 

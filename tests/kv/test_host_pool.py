@@ -100,30 +100,17 @@ def test_pieces_are_made_ahead_locked_when_needed_and_unlocked_at_the_end(
     assert runtime.waited_for == [torch.device("cuda")]
 
 
-def test_a_pool_that_its_own_thread_collects_is_unlocked_too(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> None:
-    collected = threading.Event()
-
-    def collecting(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        if gone:
-            gone[0].wait(10)
-            gc.collect()
-            collected.set()
-        return mapped(shape, dtype)
-
-    gone: list[threading.Event] = []
-    monkeypatch.setattr(module, "mapped", collecting)
-    pool = HostPool(ON_GPU)
+def test_a_pool_that_its_own_thread_collects_is_unlocked_too(runtime: Runtime) -> None:
+    pool, dropped = HostPool(ON_GPU), threading.Event()
     pool.at(0, 1)
     assert runtime.locked
-    pool._coming[-1].result()
-    gone.append(threading.Event())
-    pool._coming.append(pool._thread.submit(collecting, (1,), torch.float32))
+    collected = pool._thread.submit(lambda: dropped.wait(10) and gc.collect())
     pool.itself = pool  # type: ignore[attr-defined]
     gc.disable()
     try:
         del pool
-        gone[0].set()
-        assert collected.wait(10)
+        dropped.set()
+        assert collected.result(10)
     finally:
         gc.enable()
     assert not runtime.locked
