@@ -95,12 +95,12 @@ def test_filters_keep_what_the_reference_keeps(kind: str) -> None:
     with poisoned():
         shape = rows.shape_of(logits)
         peaks, groups = rows.best_logits(logits.to(DEVICE), shape, tuple(on[:3]))
-        bound, last = cut.find_cut(logits.to(DEVICE), tuple(on), peaks, groups, shape.spans)
+        found = cut.find_cut(logits.to(DEVICE), tuple(on), peaks, groups, shape.spans)
     law = reference.process(logits, *columns(*filters))
     value = (logits - logits.amax(-1, keepdim=True)) / on[0].cpu().float()[:, None]
-    limit = -bound.cpu().view(torch.float32)[:, None]
+    limit = -found.keys.cpu().view(torch.float32)[:, None]
     ids = torch.arange(45)
-    kept = (value > limit) | ((value == limit) & (ids <= last.cpu()[:, None]))
+    kept = (value > limit) | ((value == limit) & (ids <= found.lasts.cpu()[:, None]))
     assert torch.equal(kept & logits.isfinite(), law.isfinite())
 
 
@@ -196,6 +196,7 @@ KEPT = "((key < cut) | ((key == cut) & (at <= last)))"
 CROSSING = "limit, limit, _MASS, BLOCK, STREAMED)\n            before"
 NONE = 'float("-inf")'
 SOME = f"some = tl.max(near, 0) > {NONE}"
+STREAMED = "all_keys, BLOCK, True)\n            held = tl.full((), -1, tl.int32)"
 # Changes, and the filters of rows whose tokens they change.
 MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
     "noise lane shifted": (noise, (LANES, "tl.join(tl.join(w1, w3), tl.join(w2, w0))"), OFF),
@@ -210,7 +211,15 @@ MUTANTS: dict[str, tuple[Any, tuple[str, str], Filters]] = {
     "a bound by two words": (blocks, ("tl.minimum(tl.minimum(w0, w1), tl.minimum(w2, w3))", "tl.minimum(w0, w1)"), OFF),
     "second block forgotten": (blocks, ("top2 >= best", "top2 >= 1e30"), OFF),
     "third block forgotten": (blocks, ("top3 >= best", "top3 >= 1e30"), OFF),
-    "what filters leave of a tile": (blocks, (SOME, SOME.replace(NONE, "0.0")), (9.0, 3, 1.0, 0.0)),
+    "what filters leave of a tile": (blocks, (SOME, SOME.replace(NONE, "0.0")), (9.0, 0, 1.0, 0.9)),
+    "a group for another": (blocks, ("group * GROUP + place", "group * 0 + place"), (9.0, 3, 1.0, 0.0)),
+    "the last groups forgotten": (
+        blocks,
+        ("n_groups * GROUP, step", "n_groups // 2 * GROUP, step"),
+        (9.0, 3, 1.0, 0.0),
+    ),
+    "the first share forgotten": (blocks, ("range(first * TILE", "range(first * TILE + TILE"), (9.0, 3, 1.0, 0.0)),
+    "drawn from the head only": (cut, (STREAMED, STREAMED.partition("\n")[0]), (9.0, 30, 1.0, 0.0)),
     "filters not seen": (ours, ("(is_searched(t, top_k, top_p, vocab) == 0)", "(top_k >= 0)"), (1.0, 2, 1.0, 0.0)),
     "the least probable not seen": (ours, ("(min_p <= 0.0)", "(min_p <= 1.0)"), (1.0, 0, 1.0, 0.5)),
     "far ones not looked at again": (ours, ("> _FARTHEST", "> 1e35"), (0.7, 0, 1.0, 0.0)),

@@ -2,7 +2,7 @@
 
 Logits are float32, float16 or bfloat16. Each span of a row has a program (`triton_rows`). One launch reads all rows: of
 rows without filters it finds what can win in each span (`triton_blocks`), of others the best logits. One settles what
-filters keep (`triton_cut`), one finds the best score of each span of a row with filters, and one decides. Results of a
+filters keep (`triton_cut`), one finds the best score of what they may keep, and one decides. Results of a
 row depend on that row only. What looks at a law without drawing is in `triton_law`.
 
 Scores are rounded as the reference rounds them, which takes the row's best logit; before it is known, scores are quick
@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sparsespec.core.noise import Key
-from sparsespec.kernels.draw.triton_blocks import NO_TOKEN, SLACK, contenders, sampled, scale_of
+from sparsespec.kernels.draw.triton_blocks import NO_TOKEN, SLACK, contenders, sampled, sampled_of_head, scale_of
 from sparsespec.kernels.draw.triton_cut import GROUP, INFINITE_KEY, find_cut, is_searched, key_of
 from sparsespec.kernels.draw.triton_law import confidence as confidence
 from sparsespec.kernels.draw.triton_law import law as law
@@ -83,10 +83,11 @@ def _scan(
 @triton.jit
 def _pick(
     logits, stride, temperature, top_k_of, top_p_of, min_p_of, seed_of, sample_of, position_of, tag_of,
-    peaks, cuts, lasts, scores, tokens, vocab,
-    N_SPANS: tl.constexpr, SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
+    peaks, cuts, lasts, heads, helds, scores, tokens, vocab,
+    N_SPANS: tl.constexpr, SPANS: tl.constexpr, HEAD: tl.constexpr,
+    SPAN: tl.constexpr, TILE: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Find the best score of each span and its token, of rows that are not plain."""
+    """Find the best score of each span, or of its share of the head, and its token, of rows that are not plain."""
     program = tl.program_id(0).to(tl.int64)
     row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
     t = tl.load(temperature + row).to(tl.float32)
@@ -97,10 +98,17 @@ def _pick(
         if tl.abs(peak) < float("inf"):
             seed, sample, position, tag = _key_of_row(seed_of, sample_of, position_of, tag_of, row)
             cut, last = tl.load(cuts + row), tl.load(lasts + row)
-            first, end = span * SPAN, tl.minimum(span * SPAN + SPAN, vocab)
-            best, token = sampled(
-                logits + row * stride, vocab, peak, t, cut, last, seed, sample, position, tag, first, end, TILE
-            )
+            held = tl.load(helds + row)
+            if held >= 0:
+                best, token = sampled_of_head(
+                    logits + row * stride, vocab, peak, t, cut, last, seed, sample, position, tag,
+                    heads + row * HEAD, held, span, N_SPANS, TILE, GROUP,
+                )  # fmt: skip
+            else:
+                first, end = span * SPAN, tl.minimum(span * SPAN + SPAN, vocab)
+                best, token = sampled(
+                    logits + row * stride, vocab, peak, t, cut, last, seed, sample, position, tag, first, end, TILE
+                )
         tl.store(scores + program, best)
         tl.store(tokens + program, token)
 
@@ -178,9 +186,18 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
     _scan[(shape.n_rows * shape.n_spans,)](
         *given, peaks, groups, scores, seconds, tokens, shape.vocab, N_GROUPS=shape.n_groups, GROUP=GROUP, **sizes
     )
-    cuts, lasts = find_cut(logits, filters, peaks, groups, shape.spans)
+    cut = find_cut(logits, filters, peaks, groups, shape.spans)
     _pick[(shape.n_rows * shape.n_spans,)](
-        *given, peaks, cuts, lasts, scores, tokens, shape.vocab, SPANS=shape.spans, **sizes
+        *given,
+        peaks,
+        *cut,
+        scores,
+        tokens,
+        shape.vocab,
+        SPANS=shape.spans,
+        HEAD=cut.heads.shape[1],
+        GROUP=GROUP,
+        **sizes,
     )
     _decide[(shape.n_rows,)](*given, peaks, scores, seconds, tokens, out, shape.vocab, SPANS=shape.spans, **sizes)
     return out

@@ -139,6 +139,25 @@ def sampled(logits, vocab, peak, t, cut, last, seed, sample, position, tag, firs
 
 
 @triton.jit
+def sampled_of_head(
+    logits, vocab, peak, t, cut, last, seed, sample, position, tag, head, n_groups, first, step,
+    TILE: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Return what `sampled` returns, of each `step`-th tile from tile `first` on of the groups that `head` lists."""
+    QUADS: tl.constexpr = TILE // 4
+    best = tl.full((), LOWEST, tl.float32)
+    token = tl.full((), NO_TOKEN, tl.int32)
+    quads = 4 * tl.arange(0, QUADS)
+    for start in range(first * TILE, n_groups * GROUP, step * TILE):
+        place = start + quads
+        mask = place < n_groups * GROUP
+        group = tl.load(head + place // GROUP, mask=mask, other=0)
+        where = tl.where(mask, group * GROUP + place % GROUP, vocab) - quads
+        best, token = _judge(logits, vocab, peak, t, cut, last, seed, sample, position, tag, where, best, token, QUADS)
+    return best, token
+
+
+@triton.jit
 def _quick(
     logits, vocab, scale, loud, seed, sample, position, tag, start, best, second, token, QUADS: tl.constexpr,
 ):  # fmt: skip

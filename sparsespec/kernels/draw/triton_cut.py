@@ -13,6 +13,8 @@ or a nucleus of more tokens than there are groups in it, the row is read again i
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
@@ -162,7 +164,7 @@ def _head(
     logits, groups, heads, vocab, peak, t,
     N_GROUPS: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr, HEAD: tl.constexpr,
 ):  # fmt: skip
-    """Return the keys and ids [HEAD * GROUP] of the head, ids ascending, and the highest key it holds all tokens of."""
+    """Return the head's keys and ids [HEAD * GROUP], ids ascending, the highest key it has all of, and its groups."""
     group = tl.arange(0, GROUPS)
     best = tl.load(groups + group, mask=group < N_GROUPS, other=float("-inf"))
     bests = tl.where(group < N_GROUPS, key_of(best, peak, t), _NO_KEY)
@@ -172,21 +174,22 @@ def _head(
     tl.store(heads + index, group, mask=chosen)
     # what other threads wrote is read below
     tl.debug_barrier()
+    n = tl.sum(chosen.to(tl.int32), 0)
     place = tl.arange(0, HEAD * GROUP)
-    mask = place // GROUP < tl.sum(chosen.to(tl.int32), 0)
+    mask = place // GROUP < n
     ids = tl.load(heads + place // GROUP, mask=mask, other=N_GROUPS) * GROUP + place % GROUP
     mask = mask & (ids < vocab)
     keys = key_of(tl.load(logits + ids, mask=mask, other=float("-inf")).to(tl.float32), peak, t)
-    return tl.where(mask & (keys <= bound), keys, _NO_KEY), ids, bound
+    return tl.where(mask & (keys <= bound), keys, _NO_KEY), ids, bound, n
 
 
 @triton.jit
 def _cut(
-    logits, stride, temperature, top_k_of, top_p_of, min_p_of, peaks, groups, heads, cuts, lasts, vocab,
+    logits, stride, temperature, top_k_of, top_p_of, min_p_of, peaks, groups, heads, cuts, lasts, helds, vocab,
     N_SPANS: tl.constexpr, SPANS: tl.constexpr, N_GROUPS: tl.constexpr, GROUPS: tl.constexpr,
     GROUP: tl.constexpr, HEAD: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Write the cut of each row, and the last id kept at the cut."""
+    """Write what `Cut` holds of each row."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
     span = tl.arange(0, SPANS)
@@ -195,26 +198,45 @@ def _cut(
     t = tl.load(temperature + row).to(tl.float32)
     cut = tl.full((), INFINITE_KEY, tl.int32)
     last = tl.full((), 0, tl.int32) + vocab
+    held = tl.full((), -1, tl.int32)
     if is_searched(t, top_k, top_p, vocab) & (tl.abs(peak) < float("inf")):
-        keys, ids, bound = _head(
+        keys, ids, bound, held = _head(
             logits, groups + row * N_GROUPS, heads + row * HEAD, vocab, peak, t, N_GROUPS, GROUPS, GROUP, HEAD
         )
         cut, last, found = _search(keys, ids, logits, vocab, peak, t, top_k, top_p, bound, BLOCK, False)
         if found == 0:
             all_keys = tl.full((), INFINITE_KEY, tl.int32)
             cut, last, _ = _search(keys, ids, logits, vocab, peak, t, top_k, top_p, all_keys, BLOCK, True)
+            held = tl.full((), -1, tl.int32)
     if min_p > 0.0:
         floor = tl.maximum(0.0 - tl.log(min_p).to(tl.float32), 0.0).to(tl.int32, bitcast=True)
         last = tl.where(floor < cut, vocab, last)
         cut = tl.minimum(cut, floor)
     tl.store(cuts + row, cut)
     tl.store(lasts + row, last)
+    tl.store(helds + row, held)
+
+
+class Cut(NamedTuple):
+    """What filters keep of each row.
+
+    Attributes:
+        keys: [T] int32, the cut.
+        lasts: [T] int32, the last id kept at the cut.
+        heads: [T, HEAD] int32, the groups of the head, ascending.
+        helds: [T] int32, how many groups of the head hold all that is kept; -1 where that is not known.
+    """
+
+    keys: Tensor
+    lasts: Tensor
+    heads: Tensor
+    helds: Tensor
 
 
 def find_cut(
     logits: Tensor, filters: tuple[Tensor, Tensor, Tensor, Tensor], peaks: Tensor, groups: Tensor, spans: int
-) -> tuple[Tensor, Tensor]:
-    """Return the cut of each row and the last id kept at it, [T] int32.
+) -> Cut:
+    """Return the cut of each row.
 
     Args:
         logits: [T, V], T at least 1.
@@ -225,11 +247,10 @@ def find_cut(
     """
     (n_rows, vocab), n_groups = logits.shape, groups.shape[1]
     heads = torch.empty((n_rows, HEAD), dtype=torch.int32, device=logits.device)
-    cuts = torch.empty(n_rows, dtype=torch.int32, device=logits.device)
-    lasts = torch.empty_like(cuts)
+    cuts, lasts, helds = torch.empty((3, n_rows), dtype=torch.int32, device=logits.device)
     _cut[(n_rows,)](
-        logits, logits.stride(0), *filters, peaks, groups, heads, cuts, lasts, vocab,
+        logits, logits.stride(0), *filters, peaks, groups, heads, cuts, lasts, helds, vocab,
         N_SPANS=peaks.shape[1], SPANS=spans, N_GROUPS=n_groups, GROUPS=1 << (n_groups - 1).bit_length(),
         GROUP=GROUP, HEAD=HEAD, BLOCK=STREAMED_BLOCK, num_warps=WARPS,
     )  # fmt: skip
-    return cuts, lasts
+    return Cut(cuts, lasts, heads, helds)

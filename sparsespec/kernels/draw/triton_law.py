@@ -191,10 +191,10 @@ def law(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p
         return out
     filters = temperature, top_k, top_p
     peaks, groups = best_logits(logits, shape, filters)
-    cuts, lasts = find_cut(logits, (*filters, min_p), peaks, groups, shape.spans)
+    cut = find_cut(logits, (*filters, min_p), peaks, groups, shape.spans)
     masses, leasts = torch.empty_like(peaks), torch.empty_like(peaks, dtype=torch.int32)
     sizes = {"N_SPANS": shape.n_spans, "SPANS": shape.spans, "SPAN": SPAN, "TILE": TILE, "num_warps": WARPS}
-    given = logits, logits.stride(0), temperature, peaks, cuts, lasts, masses, leasts
+    given = logits, logits.stride(0), temperature, peaks, cut.keys, cut.lasts, masses, leasts
     _masses[(shape.n_rows * shape.n_spans,)](*given, shape.vocab, **sizes)
     _law[(shape.n_rows * shape.n_spans,)](*given, out, shape.vocab, **sizes)
     return out
