@@ -52,24 +52,30 @@ def rounds_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cached(
-    dtype: str, name: str, *, company: bool, length: int = PROMPT, sizes: dict[str, int] | None = None, **changes: Any
+    dtype: str,
+    name: str,
+    *,
+    company: bool,
+    prompt_len: int = PROMPT,
+    sizes: dict[str, int] | None = None,
+    **changes: Any,
 ) -> tuple[Tensor, int]:
     """Return keys and values [2, L, n, Hkv, D] of a prompt and its output, and how many drafts were rejected."""
     model = tiny(hidden=64, intermediate=96, dtype="float32", **(sizes or {"head_dim": 16})).to(dtype, DEVICE)
     spec = small(name).replace(attention="triton", **changes)
     engine = Engine.compose(model, spec.replace(engine={**spec.engine, "exact": True, "checked": False}))
-    engine.add(prompt_of(length, 1), greedy(SAID + 9))
+    engine.add(prompt_of(prompt_len, 1), greedy(SAID + 9))
     for j in range(2 if company else 0):
-        engine.add(prompt_of(length // 2 + 13 * j, j), sampled(40, seed=j))
-    rejected, n = 0, length + SAID
+        engine.add(prompt_of(prompt_len // 2 + 13 * j, j), sampled(40, seed=j))
+    rejected, n = 0, prompt_len + SAID
     # found by its prompt: seats are the engine's business
-    prompt = torch.tensor(prompt_of(length, 1), device=DEVICE)
+    prompt = torch.tensor(prompt_of(prompt_len, 1), device=DEVICE)
     while engine.has_work:
         result = engine.step()
         rejected += sum(row.n_candidates - row.n_accepted for row in result.info.heard if row.phase is Phase.VERIFY)
         state, pool = engine._deck._state, engine._pool
         for seat in (state.c > n).nonzero().flatten().tolist():
-            if torch.equal(state.tokens[seat, :length], prompt):
+            if torch.equal(state.tokens[seat, :prompt_len], prompt):
                 at = torch.arange(n, device=DEVICE)
                 size = engine.geometry.page_size
                 slots = state.table[seat, at // size] * size + at % size
@@ -102,9 +108,9 @@ def test_the_cache_is_that_of_dense_decoding_alone(name: str, dtype: str, alone:
 def test_long_prompts_high_tiles_and_scores_change_no_bit(head_dim: int, dtype: str) -> None:
     """Contexts of several splits, rows in tiles of every height, scored and not, as at a model's real sizes."""
     sizes = {"head_dim": head_dim, "n_heads": 8, "max_context": 4096}
-    alone, _ = cached(dtype, "dense", company=False, length=2300, sizes=sizes)
+    alone, _ = cached(dtype, "dense", company=False, prompt_len=2300, sizes=sizes)
     changes = {"length": "fixed(draft=8)", "scheduler": "staggered(chunk=600)"}
-    among, rejected = cached(dtype, "sparsespec", company=True, length=2300, sizes=sizes, **changes)
+    among, rejected = cached(dtype, "sparsespec", company=True, prompt_len=2300, sizes=sizes, **changes)
     assert torch.equal(among, alone)
     assert rejected
 
