@@ -69,11 +69,10 @@ class Engine:
         self._parts, self._options, self._loop = parts, options, LOOPS[loop]
         self._decoder = decoder
         self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)
-        on_gpu = model.device.type == "cuda"
-        self._device: Device = device or (CudaDevice(model.device) if on_gpu else LazyDevice())
+        self._device: Device = device or (CudaDevice(model.device) if model.device.type == "cuda" else LazyDevice())
         check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
-        self._mover = Mover(self._device, self._pool, self.geometry)
+        self._mover = Mover(self._device, self._pool, self.geometry, graphs=bool(options.graphs))
         self._closed = False
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):
@@ -151,6 +150,8 @@ class Engine:
         if self._options.graphs:
             with within_memory(self._holders):
                 self._deck.rehearse(progress)
+                if self._parts.tiers.host_free_pages():
+                    self._mover.rehearse()
 
     def abort(self, request_id: int) -> None:
         """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""
@@ -194,11 +195,10 @@ class Engine:
         """Begin with empty seats, empty books and number 0."""
         parts, sizes = self._parts, self.geometry
         parts.tiers.reset()
-        graphs = bool(self._options.graphs)
         self._stuck, self._n_failed = False, 0
         self._roster = Roster(sizes.n_seats)
         self._counts = SeatCounts(sizes.n_seats, row_width(sizes))
-        lag = self._loop.lag
+        lag, graphs = self._loop.lag, bool(self._options.graphs)
         self._deck = Deck(self._device, self._model, parts, sizes, self._roster, lag=lag, graphs=graphs)
         self._forget(range(sizes.n_seats))
         self._speaker = Speaker(self._decoder)

@@ -17,7 +17,7 @@ from sparsespec.core.errors import BadOption, show
 from sparsespec.core.plan import Move, Placed, Rows, StepPlan
 from sparsespec.core.view import Ints, View
 from sparsespec.kv.paged import Entry
-from sparsespec.kv.two_tiers import TwoTiers, backwards
+from sparsespec.kv.two_tiers import TwoTiers, backwards, chunk_of
 from sparsespec.kv.victims import VICTIMS
 
 _YOUNGEST = np.iinfo(np.int64).max
@@ -32,14 +32,19 @@ class HostTier(TwoTiers):
         size: Slots of the host's memory, as a multiple of the device's pages; taken when needed.
         low: Share of pages free below which requests are spilled, in [0, 1).
         high: Share of pages free at which that ends, and which restoring leaves free; at least `low`.
-        chunk: Pages that leave in one step at most, and that come back.
+        chunk: Pages that leave in one step at most, and that come back; None takes what 40 MB hold, up to 64.
     """
 
     needs: frozenset[str] = frozenset()
     gives: frozenset[str] = frozenset()
 
     def __init__(
-        self, victim: str = "shortest", size: float = 4.0, low: float = 0.005, high: float = 0.01, chunk: int = 16
+        self,
+        victim: str = "shortest",
+        size: float = 4.0,
+        low: float = 0.005,
+        high: float = 0.01,
+        chunk: int | None = None,
     ) -> None:
         if victim not in VICTIMS:
             raise BadOption(f"victim is one of {', '.join(VICTIMS)}, got {show(victim)}")
@@ -47,7 +52,7 @@ class HostTier(TwoTiers):
             raise BadOption(f"size is a multiple of the device's pages above 0, got {show(size)}")
         if not 0 <= low <= high < 1:
             raise BadOption(f"low and high are shares of the pages, 0 <= low <= high < 1, got {low} and {high}")
-        if chunk < 1:
+        if chunk is not None and chunk < 1:
             raise BadOption(f"chunk is a number of pages, 1 or more, got {show(chunk)}")
         self.victim, self.size, self.low, self.high, self.chunk = victim, size, low, high, chunk
 
@@ -55,6 +60,7 @@ class HostTier(TwoTiers):
         """Take ownership of the pages, and of slots that are not there yet."""
         usable = geometry.n_pages - 1
         self._n_slots = max(1, int(self.size * usable))
+        self._chunk = self.chunk or chunk_of(geometry)
         self._low, self._high = int(self.low * usable), int(self.high * usable)
         # what a row may need at once, besides a prefill
         self._round = -(-(1 + max(geometry.max_draft, geometry.max_guess)) // geometry.page_size)
@@ -100,13 +106,19 @@ class HostTier(TwoTiers):
         return Placed(rows.take(placed), tuple(table), fresh, tuple(preempted), tuple(moves))
 
     def restore(self, view: View) -> Placed:
-        """Fetch pages of who left first, as far as a round of everybody and the high mark still have room."""
+        """Fetch a chunk of who left first, or the rest, if a round of everybody and the high mark still have room.
+
+        Where nobody runs, whatever there is room for.
+        """
         running = self._running()
         if not self._out or (running and self._easing):
             return Placed()
         seat = next(iter(self._out))
         spare = max(self._high, self._round * (len(running) + 1)) if running else 0
-        room = min(self._book.n_free - spare, self.chunk)
+        room = min(self._book.n_free - spare, self._chunk)
+        # page by page would cost many steps the launch of a copy
+        if running and room < min(self._chunk, sum(entry < 0 for entry in self._tables[seat])):
+            return Placed()
         leaving = {-move.slot for move in self._moving.values() if move.out}
         table: list[Entry] = []
         moves: list[Move] = []
@@ -149,7 +161,7 @@ class HostTier(TwoTiers):
         """Spill while pages are few, a chunk at most; who is hit does not run."""
         moves: list[Move] = []
         # for nobody's sake nobody is spilled, or it would be restored and spilled for ever
-        while self._running() and len(moves) < self.chunk:
+        while self._running() and len(moves) < self._chunk:
             wanted = need[(need > 0) & ~np.isin(rows.seat, list(self._out))].sum()
             ahead = self._book.n_free + self._n_leaving - int(wanted)
             self._easing = ahead < (self._high if self._easing else self._low)
@@ -159,7 +171,7 @@ class HostTier(TwoTiers):
             if seat is None:
                 break
             self._out.setdefault(seat)
-            moves += self._spill(seat, self._out.keys(), min(self.chunk - len(moves), max(self._high - ahead, 1)))
+            moves += self._spill(seat, self._out.keys(), min(self._chunk - len(moves), max(self._high - ahead, 1)))
         return moves
 
     def _running(self) -> list[int]:
@@ -205,7 +217,7 @@ class HostTier(TwoTiers):
         moves: list[Move] = []
         for other in self._out:
             if other != seat:
-                moves += self._spill(other, self._out.keys() - {seat}, self.chunk - len(moves))
+                moves += self._spill(other, self._out.keys() - {seat}, self._chunk - len(moves))
         if moves:
             return Placed(moves=tuple(moves))
         # the host is full as well

@@ -3,15 +3,20 @@
 The tier manager is integers; this is the only place that turns its words into work on the pools. Copies run in the side
 stream, in order, behind everything the main stream had been given before: what is copied out was written by then, and
 what is copied in lands where nobody reads any more. The main stream never waits for a copy.
+
+Pages of all layers are gathered to one place on the device, and from there neighbouring slots are copied at once. The
+gathering is recorded if graphs are: to launch it by hand takes the host a multiple, and steps of small models are
+the host's.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -23,9 +28,8 @@ from sparsespec.kernels.copy_pages.api import copy_pages
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kv.host_pool import HostPool
 from sparsespec.kv.pool import KVPool
+from sparsespec.kv.two_tiers import chunk_of
 
-STAGED = 16
-"""Pages that lie between the pools at a time, and are copied in one launch."""
 PATIENCE = 16
 """Steps after which a copy is waited for, because some devices do nothing until then."""
 
@@ -42,10 +46,13 @@ class Copy:
 class Mover:
     """Executes page moves and, in checked mode, poisons freshly allocated pages."""
 
-    def __init__(self, device: Device, pool: KVPool, geometry: Geometry) -> None:
-        self._device, self._pool, self._geometry = device, pool, geometry
+    def __init__(self, device: Device, pool: KVPool, geometry: Geometry, *, graphs: bool = False) -> None:
+        self._device, self._pool, self._geometry, self._graphs = device, pool, geometry, graphs
         self._host = HostPool(geometry)
+        self._n_staged = chunk_of(geometry)
         self._staged: Tensor | None = None
+        self._pairs: Tensor | None = None
+        self._gathers: dict[bool, Callable[[], object]] = {}
         self._copies: deque[Copy] = deque()
         self._step = 0
 
@@ -57,7 +64,7 @@ class Mover:
     @property
     def memory(self) -> tuple[object, ...]:
         """What it allocated on the device."""
-        return (self._staged,)
+        return (self._staged, self._pairs)
 
     @property
     def pinned(self) -> tuple[object, ...]:
@@ -77,8 +84,8 @@ class Mover:
             yield
         finally:
             # launched last, so that the round does not come late for it
-            for first in range(0, len(moves), STAGED):
-                few = tuple(moves[first : first + STAGED])
+            for first in range(0, len(moves), self._n_staged):
+                few = tuple(moves[first : first + self._n_staged])
                 event = self._device.launch(partial(self._copy, few), "side", (written,) if written else ())
                 self._copies.append(Copy(few, event, self._step))
 
@@ -105,19 +112,24 @@ class Mover:
         for _ in self.ended(wait=True):
             pass
 
+    def rehearse(self) -> None:
+        """Record what copies launch, if anything is recorded, before the first of them."""
+        for out in (True, False):
+            self._device.wait(self._device.launch(partial(self._through, [], out), "side"))
+
     def _copy(self, moves: tuple[Move, ...]) -> None:
         """Copy pages of one direction after the other, by way of a place where their layers lie together."""
         for out in (True, False):
-            few = sorted((move for move in moves if move.out is out), key=lambda move: move.slot)
+            few = sorted((move for move in moves if move.out is out), key=attrgetter("slot"))
             if few:
                 self._through(few, out)
 
     @torch.inference_mode()
     def _through(self, moves: list[Move], out: bool) -> None:
-        staged = self._stage()
-        pairs = self._sent([(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)])
+        staged, pairs = self._stage()
+        self._send([(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)], pairs)
         if out:
-            self._gather(staged, pairs, out)
+            self._gather(out)
         first = 0
         for slot, n in _runs([move.slot for move in moves]):
             for part in self._host.at(slot, n):
@@ -126,27 +138,37 @@ class Mover:
                 target.copy_(source, non_blocking=True)
                 first += len(part)
         if not out:
-            self._gather(staged, pairs, out)
+            self._gather(out)
 
-    def _gather(self, staged: Tensor, pairs: Tensor, out: bool) -> None:
+    def _gather(self, out: bool) -> None:
+        """Gather pages in front of a copy out, or scatter them behind a copy in."""
+        if out in self._gathers:
+            self._gathers[out]()
+            return
+        staged, pairs = self._stage()
         # keys and values are layers all alike
         pool, between = self._pool.kv.flatten(0, 1), staged.flatten(1, 2).transpose(0, 1)
         source, target = (pool, between) if out else (between, pool)
-        # the last pair holds their number
-        copy_pages(source, target, pairs[:-1], pairs[-1, 0], impl=fastest(pool))
+        # it allocates nothing, and may run beside a round although graphs share what they allocate
+        gather = partial(copy_pages, source, target, pairs[1:], pairs[0, 0], impl=fastest(pool))
+        gather()
+        if self._graphs:
+            self._gathers[out] = self._device.record(gather)
 
-    def _stage(self) -> Tensor:
-        if self._staged is None:
+    def _stage(self) -> tuple[Tensor, Tensor]:
+        """Return the place between the pools, and that of page numbers; both come with the first copy and stay."""
+        if self._staged is None or self._pairs is None:
             kv = self._pool.kv
-            self._staged = torch.empty((STAGED, *kv.shape[:2], *kv.shape[3:]), dtype=kv.dtype, device=kv.device)
-        return self._staged
+            self._staged = kv.new_empty((self._n_staged, *kv.shape[:2], *kv.shape[3:]))
+            self._pairs = kv.new_zeros((1 + self._n_staged, 2), dtype=torch.int64)
+        return self._staged, self._pairs
 
-    def _sent(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """Send pairs to the device, and their number behind them: a single copy."""
-        array = torch.tensor([*pairs, (len(pairs), 0)], dtype=torch.int64)
-        if self._pool.kv.is_cuda:
+    def _send(self, pairs: Sequence[tuple[int, int]], to: Tensor) -> None:
+        """Send the number of pairs and the pairs themselves: a single copy."""
+        array = torch.tensor([(len(pairs), 0), *pairs], dtype=torch.int64)
+        if to.is_cuda:
             array = array.pin_memory()
-        return array.to(self._pool.kv.device, non_blocking=True)
+        to[: len(array)].copy_(array, non_blocking=True)
 
 
 def _nothing() -> None:

@@ -9,9 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 
+from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Move
 from sparsespec.kv.paged import Entry, Paged
 from sparsespec.kv.pages import PageBook
+
+CHUNK_BYTES = 40 << 20
+"""What is copied in a step: enough that few steps copy, and little beside what a step reads."""
+_CHUNK = 64
+
+
+def chunk_of(geometry: Geometry) -> int:
+    """Return how many pages are copied in a step."""
+    return max(1, min(CHUNK_BYTES // geometry.page_bytes, _CHUNK))
 
 
 class TwoTiers(Paged):

@@ -16,6 +16,7 @@ from sparsespec.engine.cuda import CudaDevice
 from sparsespec.engine.engine import Engine
 from sparsespec.kv.mover import Mover
 from sparsespec.kv.pool import KVPool
+from sparsespec.kv.two_tiers import chunk_of
 from sparsespec.models.tiny import tiny
 from sparsespec.models.transformer import Transformer
 from sparsespec.testing.checks.stage import small_geometry
@@ -122,24 +123,25 @@ def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str)
     assert engine._parts.tiers.host_pages() == engine._parts.tiers.moving_pages() == 0
 
 
-def test_pages_come_back_from_the_host_bit_by_bit() -> None:
+@pytest.mark.parametrize("graphs", [False, True])
+def test_pages_come_back_from_the_host_bit_by_bit(graphs: bool) -> None:
     geometry = replace(small_geometry(n_pages=70, page_size=4, dtype="bfloat16"), device="cuda")
     pool = KVPool(geometry)
     for part in (pool.k, pool.v):
         part.view(torch.int16).random_(-(1 << 15), (1 << 15) - 1)
     before = [part.view(torch.int16).clone() for part in (pool.k, pool.v)]
     device = CudaDevice()
-    mover = Mover(device, pool, geometry)
+    mover = Mover(device, pool, geometry, graphs=graphs)
     pages = list(range(1, 70))
     out = [Move(page, 200 - 2 * page, True) for page in pages]
     with mover.moving(out):
         pass
-    assert [error for _, error in mover.ended(wait=True)] == [None] * 5
+    assert [error for _, error in mover.ended(wait=True)] == [None] * -(-69 // chunk_of(geometry))
     device.wait(device.launch(lambda: pool.poison(pages)))
     # each comes back to another page
     with mover.moving([move._replace(page=70 - move.page, out=False) for move in out]):
         pass
-    assert [error for _, error in mover.ended(wait=True)] == [None] * 5
+    assert [error for _, error in mover.ended(wait=True)] == [None] * -(-69 // chunk_of(geometry))
     for part, old in zip((pool.k, pool.v), before, strict=True):
         assert torch.equal(part.view(torch.int16)[:, 1:], old[:, 1:].flip(1))
 

@@ -74,6 +74,13 @@ def test_warming_up_records_every_step_without_prefill() -> None:
     assert all(shape.n_tokens > shape.n_logits for shape in later)
 
 
+@pytest.mark.parametrize(("tiers", "directions"), [("host", 2), ("gpu", 0)])
+def test_warming_up_records_copies_where_there_will_be_any(tiers: str, directions: int) -> None:
+    engine = compose(graphs=True, tiers=tiers)
+    engine.warm_up()
+    assert len(engine._mover._gathers) == directions
+
+
 @pytest.mark.slow
 def test_warming_up_changes_nothing() -> None:
     engine = compose(graphs=True, **SPARSE)

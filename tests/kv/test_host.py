@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.kv.host import HostTier
+from sparsespec.kv.two_tiers import CHUNK_BYTES, chunk_of
 from tests.kv.scene import Scene
 
 LIMITS = (64, 64, 40, 20)
@@ -92,6 +94,42 @@ def test_nobody_returns_without_room_for_a_round_of_everybody() -> None:
     scene.end()
 
 
+@pytest.mark.parametrize(("chunk", "comes"), [(2, (0, 2, 2)), (3, (0, 0, 3)), (None, (0, 0, 0))])
+def test_whoever_returns_does_so_by_whole_chunks_while_others_run(chunk: int | None, comes: tuple[int, ...]) -> None:
+    for free, back in zip((1, 2, 3), comes, strict=True):
+        scene = Scene(8, 5, room=14, chunk=chunk)
+        scene.grow(s0=6)
+        assert (scene.away, scene.part.host_pages(), scene.free) == ({1}, 5, 0)
+        # a round is 2 pages at most, for each of two
+        scene.shrink(0, 4 + free)
+        assert len(scene.restore().moves) == back
+        scene.land()
+        if not back:
+            scene.forget(0)
+            assert len(scene.restore().moves) == (chunk or 5)
+        scene.end()
+
+
+def test_what_is_left_is_no_whole_chunk() -> None:
+    scene = Scene(8, 5, room=14, chunk=3)
+    scene.grow(s0=6)
+    scene.shrink(0, 7)
+    assert len(scene.restore().moves) == 3
+    scene.shrink(0, 1)
+    assert not scene.restore().moves
+    scene.shrink(0, 1)
+    assert len(scene.restore().moves) == 2
+    scene.land()
+    assert scene.away == set()
+    scene.end()
+
+
+def test_chunks_are_of_so_many_bytes_as_copies_may_take() -> None:
+    page = Geometry(1, 1, 1, 1, 1, 1, 1, 1, 1, "float16").page_bytes
+    for layers, pages in ((1, 64), (CHUNK_BYTES // page // 16, 16), (CHUNK_BYTES // page + 1, 1)):
+        assert chunk_of(Geometry(layers, 1, 1, 1, 1, 1, 1, 1, 1, "float16")) == pages
+
+
 def test_nobody_returns_while_others_leave() -> None:
     scene = Scene(6, 4, 6, room=20, low=0.2, high=0.6, chunk=3)
     scene.step(s0=1)
@@ -150,6 +188,7 @@ def out(scene: Scene) -> None:
 
 def coming_back(scene: Scene) -> None:
     out(scene)
+    scene.part._chunk = 1
     scene.shrink(0, 1)
     assert scene.restore().moves
 

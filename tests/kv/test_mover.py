@@ -15,8 +15,9 @@ from sparsespec.engine.lazy import LazyDevice
 from sparsespec.kv import host_pool
 from sparsespec.kv import mover as module
 from sparsespec.kv.host_pool import HostPool
-from sparsespec.kv.mover import PATIENCE, STAGED, Mover
+from sparsespec.kv.mover import PATIENCE, Mover
 from sparsespec.kv.pool import KVPool
+from sparsespec.kv.two_tiers import chunk_of
 from sparsespec.testing.checks.stage import small_geometry
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -32,11 +33,13 @@ def begin(mover: Mover, moves: list[Move]) -> None:
 class Stage:
     """A mover over a pool of random bits, NaNs of every payload among them."""
 
-    def __init__(self, dtype: str = "float64", n_pages: int = 100, device: LazyDevice | None = None) -> None:
+    def __init__(
+        self, dtype: str = "float64", n_pages: int = 100, device: LazyDevice | None = None, graphs: bool = False
+    ) -> None:
         self.device = device or LazyDevice()
         self.geometry = small_geometry(n_pages=n_pages, dtype=dtype)
         self.pool = KVPool(self.geometry)
-        self.mover = Mover(self.device, self.pool, self.geometry)
+        self.mover = Mover(self.device, self.pool, self.geometry, graphs=graphs)
         generator = torch.Generator().manual_seed(1)
         for bits in self.bits:
             info = torch.iinfo(bits.dtype)
@@ -91,22 +94,56 @@ def test_nan_keeps_its_payload(dtype: str, first: int) -> None:
     assert torch.equal(stage.bits[0][:, 6].flatten(), payloads)
 
 
+STAGED = chunk_of(small_geometry())
+
+
+@pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("n", [1, STAGED - 1, STAGED, STAGED + 1, 2 * STAGED + 3])
-def test_any_number_of_pages_by_way_of_one_place(n: int) -> None:
-    stage = Stage()
+def test_any_number_of_pages_by_way_of_one_place(n: int, graphs: bool) -> None:
+    stage = Stage(n_pages=2 * n + 2, graphs=graphs)
     pages, slots = range(1, n + 1), range(1, n + 1)
     before = stage.at(pages)
     stage.move(pages, slots, out=True)
     stage.main(lambda: stage.pool.poison(list(pages)))
     ended = stage.end()
     assert [len(moves) for moves, _ in ended] == [STAGED] * (n // STAGED) + [n % STAGED] * (n % STAGED > 0)
-    back = range(99, 99 - n, -1)
+    back = range(2 * n + 1, n + 1, -1)
     stage.move(back, slots, out=False)
     stage.end()
     assert torch.equal(stage.at(back), before)
-    (staged,) = stage.mover.memory
+    staged, pairs = stage.mover.memory
     assert isinstance(staged, Tensor)
-    assert len(staged) == STAGED
+    assert isinstance(pairs, Tensor)
+    assert (len(staged), len(pairs)) == (STAGED, STAGED + 1)
+
+
+class Recorder(LazyDevice):
+    """Writes down what it is asked to record."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recorded: list[Any] = []
+
+    def record(self, fn: Any) -> Any:
+        self.recorded.append(fn)
+        return super().record(fn)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_each_direction_is_recorded_once_and_before_it_is_needed(graphs: bool) -> None:
+    stage = Stage(device=(device := Recorder()), graphs=graphs)
+    before = stage.at(range(100))
+    stage.mover.rehearse()
+    assert len(device.recorded) == 2 * graphs
+    assert torch.equal(stage.at(range(100)), before)
+    # fewer pages behind more: those behind the last do not move
+    for pages, others in (((1, 2, 3), (11, 12, 13)), ((4, 5), (14, 15))):
+        stage.move(pages, range(1, 1 + len(pages)), out=True)
+        stage.move(others, range(1, 1 + len(pages)), out=False)
+    assert [error for _, error in stage.end()] == [None] * 4
+    assert torch.equal(stage.at(range(11, 16)), before[:, :, 1:6])
+    assert torch.equal(stage.at(range(16, 100)), before[:, :, 16:])
+    assert len(device.recorded) == 2 * graphs
 
 
 SLOTS = 8
@@ -218,7 +255,7 @@ def test_trouble_is_told_with_the_pages_that_it_was_with(monkeypatch: pytest.Mon
 def test_nothing_is_allocated_before_the_first_copy() -> None:
     stage = Stage()
     stage.move([], [], out=True)
-    assert (stage.mover.memory, stage.mover.pinned, stage.end()) == ((None,), ({},), [])
+    assert (stage.mover.memory, stage.mover.pinned, stage.end()) == ((None, None), ({},), [])
 
 
 def test_pages_that_come_back_are_not_poisoned() -> None:
