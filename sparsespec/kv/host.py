@@ -106,18 +106,15 @@ class HostTier(TwoTiers):
         return Placed(rows.take(placed), tuple(table), fresh, tuple(preempted), tuple(moves))
 
     def restore(self, view: View) -> Placed:
-        """Fetch a chunk of who left first, or the rest, if a round of everybody and the high mark still have room.
-
-        Where nobody runs, whatever there is room for.
-        """
+        """Fetch pages of who left first, as far as a round of everybody and the high mark still have room."""
         running = self._running()
         if not self._out or (running and self._easing):
             return Placed()
         seat = next(iter(self._out))
         spare = max(self._high, self._round * (len(running) + 1)) if running else 0
         room = min(self._book.n_free - spare, self._chunk)
-        # page by page would cost many steps the launch of a copy
-        if running and room < min(self._chunk, sum(entry < 0 for entry in self._tables[seat])):
+        # a copy of few pages costs a step as much as one of many
+        if running and room < min(self._chunk, self._high, sum(entry < 0 for entry in self._tables[seat])):
             return Placed()
         leaving = {-move.slot for move in self._moving.values() if move.out}
         table: list[Entry] = []

@@ -1,11 +1,14 @@
 """The books of the KV pool: which pages are free, and how many owners each of the others has.
 
-Integers only; the pages' contents live in `kv/pool.py`. Page 0 belongs to nobody: dead queries write there. A page has
-more than one owner only while samples of one prompt share it.
+Integers only; the pages' contents live in `kv/pool.py`. The lowest free page is handed out first: who leaves and comes
+back in parts finds neighbours, which copies take at once, and memory behind the last page ever used stays untouched.
+Page 0 belongs to nobody: dead queries write there. A page has more than one owner only while samples of one prompt
+share it.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -13,12 +16,11 @@ from sparsespec.core.errors import ContractBroken
 
 
 class PageBook:
-    """A free list with reference counts over pages 1 … n_pages - 1."""
+    """A heap of free pages with reference counts over pages 1 … n_pages - 1."""
 
     def __init__(self, n_pages: int) -> None:
         self._n_pages = n_pages
-        # a stack: the page freed last is handed out first, while it is still in a cache
-        self._free = list(range(n_pages - 1, 0, -1))
+        self._free = list(range(1, n_pages))
         self._owners = [0] * n_pages
 
     @property
@@ -33,7 +35,7 @@ class PageBook:
     def take(self, n: int) -> list[int]:
         """Return `n` free pages, now owned once; the caller has made sure that there are as many."""
         assert n <= len(self._free), "pages were taken that are not free"
-        pages = [self._free.pop() for _ in range(n)]
+        pages = [heapq.heappop(self._free) for _ in range(n)]
         for page in pages:
             self._owners[page] = 1
         return pages
@@ -45,12 +47,12 @@ class PageBook:
             self._owners[page] += 1
 
     def release(self, pages: Sequence[int]) -> None:
-        """Take an owner from each of `pages`, newest first; a page without owners is free."""
-        for page in reversed(pages):
+        """Take an owner from each of `pages`; a page without owners is free."""
+        for page in pages:
             assert self._owners[page], f"page {page} is released twice"
             self._owners[page] -= 1
             if not self._owners[page]:
-                self._free.append(page)
+                heapq.heappush(self._free, page)
 
     def check(self, tables: Iterable[Sequence[int]]) -> None:
         """Raise `ContractBroken` unless free and owned pages add up and `tables` are exactly the owners."""

@@ -94,27 +94,29 @@ def test_nobody_returns_without_room_for_a_round_of_everybody() -> None:
     scene.end()
 
 
-@pytest.mark.parametrize(("chunk", "comes"), [(2, (0, 2, 2)), (3, (0, 0, 3)), (None, (0, 0, 0))])
-def test_whoever_returns_does_so_by_whole_chunks_while_others_run(chunk: int | None, comes: tuple[int, ...]) -> None:
-    for free, back in zip((1, 2, 3), comes, strict=True):
-        scene = Scene(8, 5, room=14, chunk=chunk)
-        scene.grow(s0=6)
-        assert (scene.away, scene.part.host_pages(), scene.free) == ({1}, 5, 0)
-        # a round is 2 pages at most, for each of two
+@pytest.mark.parametrize(("chunk", "fewest"), [(2, 2), (9, 4)])
+def test_nobody_returns_by_few_pages_while_others_run(chunk: int, fewest: int) -> None:
+    for free in range(6):
+        scene = Scene(8, 6, room=20, high=0.2, chunk=chunk)
+        scene.grow(s0=12)
+        assert (scene.away, scene.part.host_pages(), scene.free) == ({1}, 6, 0)
+        # the high mark is 4, and so is a round of two
         scene.shrink(0, 4 + free)
-        assert len(scene.restore().moves) == back
+        assert not scene.step().moves
+        assert len(scene.restore().moves) == (min(free, chunk) if free >= fewest else 0)
         scene.land()
-        if not back:
+        if free < fewest:
             scene.forget(0)
-            assert len(scene.restore().moves) == (chunk or 5)
+            assert len(scene.restore().moves) == min(6, chunk)
         scene.end()
 
 
-def test_what_is_left_is_no_whole_chunk() -> None:
-    scene = Scene(8, 5, room=14, chunk=3)
-    scene.grow(s0=6)
-    scene.shrink(0, 7)
-    assert len(scene.restore().moves) == 3
+def test_the_last_pages_return_however_few() -> None:
+    scene = Scene(8, 6, room=20, high=0.2)
+    scene.grow(s0=12)
+    scene.shrink(0, 8)
+    assert not scene.step().moves
+    assert len(scene.restore().moves) == 4
     scene.shrink(0, 1)
     assert not scene.restore().moves
     scene.shrink(0, 1)
@@ -188,7 +190,6 @@ def out(scene: Scene) -> None:
 
 def coming_back(scene: Scene) -> None:
     out(scene)
-    scene.part._chunk = 1
     scene.shrink(0, 1)
     assert scene.restore().moves
 

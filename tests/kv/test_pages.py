@@ -24,11 +24,12 @@ def test_a_page_is_free_when_its_last_owner_has_left() -> None:
     assert book.n_free == 4
 
 
-def test_the_page_freed_last_is_handed_out_first() -> None:
+def test_the_lowest_page_is_handed_out_first() -> None:
     book = PageBook(9)
-    pages = book.take(5)
-    book.release(pages[2:4])
-    assert book.take(1) == [pages[2]]
+    assert book.take(5) == [1, 2, 3, 4, 5]
+    book.release([4])
+    book.release([2, 1])
+    assert book.take(4) == [1, 2, 4, 6]
 
 
 def test_our_own_mistakes_are_assertions() -> None:
