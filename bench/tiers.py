@@ -83,7 +83,7 @@ def run(
             **over_time.to_dict(),
             "preempted": watch.preempted,
             "recomputed": watch.recomputed,
-            "copies_cost": cost_of_copies(tally.step_seconds, watch.fills) if by_turns else None,
+            "copies_cost": cost_of_copies(tally.step_seconds, watch.fills, watch.begins) if by_turns else None,
             "overlap": bench.device.overlap(),
             "accepted_a_round": tally.accepted / tally.rounds if tally.rounds else None,
             "gpu_idle": bench.device.idle_share(),

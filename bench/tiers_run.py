@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean, median, variance
 from typing import Any
 
 from bench.engine_fill import Inside
@@ -25,6 +25,8 @@ TURN = 20
 """Steps with copies, and as many without."""
 FELT = 4
 """First steps of a turn, in which what was launched in the turn before may still run."""
+PAUSE = 3
+"""Median steps, above which a step's length is no longer its own doing."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,13 @@ class Pressed(Load):
 
 @dataclass
 class Watch:
-    """Where pages were, and by step whether anybody waited, how many rows ran, and whether some filled prompts."""
+    """Where pages were, and by step whether anybody waited, how many rows ran, and whether prompts or copies began."""
 
     pages: PageMetrics
     waits: list[bool] = field(default_factory=list[bool])
     rows: list[int] = field(default_factory=list[int])
     fills: list[bool] = field(default_factory=list[bool])
+    begins: list[bool] = field(default_factory=list[bool])
     preempted: int = 0
     recomputed: int = 0
 
@@ -93,6 +96,7 @@ class PressedBench(Bench):
         watch.waits.append(bool(info.n_waiting or self._inside.parts.tiers.away()))
         watch.rows.append(len(info.placed.rows))
         watch.fills.append(bool((info.placed.rows.phase == Phase.PREFILL).any()))
+        watch.begins.append(bool(info.moves))
         watch.preempted += len(info.placed.preempted)
         watch.recomputed += self._note(result)
 
@@ -125,19 +129,31 @@ def is_without(step: int) -> bool:
     return step // TURN % 2 == 1
 
 
-def cost_of_copies(step_seconds: Sequence[float], fills: Sequence[bool]) -> tuple[float, float] | None:
+def cost_of_copies(
+    step_seconds: Sequence[float], fills: Sequence[bool], begins: Sequence[bool]
+) -> tuple[float, float] | None:
     """Return by what share steps are longer with copies than without, and the standard error; None for too few.
 
-    Steps that fill prompts take a multiple, and come as requests end: they, and those behind them, are left out.
+    A step in which copies begin decides about them too, whether they are made or not, and chance gives a turn more or
+    fewer of these: so steps are compared with those of their kind, in which copies begin, or did in the step before, or
+    neither, and a difference is weighed by how many are of that kind. Steps that fill prompts, and those behind them, do
+    not count. A longer step than `PAUSE` usual ones counts as that many: a machine pauses for others too.
     """
-    counts = [not (fills[i] or fills[max(i - 1, 0)]) and i % TURN >= FELT for i in range(len(step_seconds))]
-    turns = [
-        [step_seconds[i] for i in range(first, first + TURN) if counts[i]]
-        for first in range(0, len(step_seconds) - TURN + 1, TURN)
-    ]
-    pairs = [(fmean(one), fmean(other)) for one, other in zip(turns[::2], turns[1::2], strict=False) if one and other]
-    if len(pairs) < 2:
+    longest = PAUSE * median(step_seconds)
+    kinds: dict[int, tuple[list[float], list[float]]] = {0: ([], []), 1: ([], []), 2: ([], [])}
+    for i in range(1, len(step_seconds)):
+        if not (fills[i] or fills[i - 1] or i % TURN < FELT):
+            kind = 0 if begins[i] else 1 if begins[i - 1] else 2
+            kinds[kind][is_without(i)].append(min(step_seconds[i], longest))
+    if min(map(len, kinds[0])) < 2:
         return None
-    without = fmean(other for _, other in pairs)
-    shares = [(one - other) / without for one, other in pairs]
-    return fmean(shares), stdev(shares) / len(shares) ** 0.5
+    # of a kind that was seen on one side only nothing can be said
+    pairs = [pair for pair in kinds.values() if min(map(len, pair)) > 1]
+    n = sum(len(one) + len(other) for one, other in pairs)
+    difference = error = 0.0
+    for one, other in pairs:
+        weight = (len(one) + len(other)) / n
+        difference += weight * (fmean(one) - fmean(other))
+        error += weight**2 * (variance(one) / len(one) + variance(other) / len(other))
+    without = fmean(seconds for _, other in pairs for seconds in other)
+    return difference / without, error**0.5 / without

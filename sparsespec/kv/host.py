@@ -43,7 +43,7 @@ class HostTier(TwoTiers):
         victim: str = "shortest",
         size: float = 4.0,
         low: float = 0.005,
-        high: float = 0.01,
+        high: float = 0.02,
         chunk: int | None = None,
     ) -> None:
         if victim not in VICTIMS:

@@ -84,19 +84,34 @@ def test_overlap_is_the_share_of_side_spans_within_main_ones() -> None:
     assert overlap(main, [(3.0, 10.0), (11.0, 13.0)]) == pytest.approx((1 + 5 + 1) / 9)
 
 
-def test_copies_cost_what_their_turns_take_longer() -> None:
-    felt, rest = tiers_run.FELT, tiers_run.TURN - tiers_run.FELT
-    steps = [9.0] * felt + [1.1] * rest + [5.0] * felt + [1.0] * rest
-    steps += [9.0] * felt + [1.2] * rest + [5.0] * felt + [1.0] * rest
-    assert [tiers_run.is_without(i) for i in (0, felt + rest - 1, felt + rest, 2 * (felt + rest))] == [
-        False, False, True, False
-    ]  # fmt: skip
-    fills = [False] * (len(steps) + 1)
-    # a step that fills, and the one in which its time is seen
-    fills[felt] = True
-    steps[felt : felt + 2] = 50.0, 60.0
-    share, error = tiers_run.cost_of_copies([*steps, 100.0], fills) or (0.0, 0.0)
-    assert share == pytest.approx(0.15)
-    assert error == pytest.approx(0.05)
-    assert tiers_run.cost_of_copies(steps[: 3 * (felt + rest)], fills) is None
-    assert tiers_run.cost_of_copies(steps, [True] * len(steps)) is None
+def test_copies_cost_what_steps_of_a_kind_take_longer() -> None:
+    turn, felt = tiers_run.TURN, tiers_run.FELT
+    assert [tiers_run.is_without(i) for i in (0, turn - 1, turn, 2 * turn)] == [False, False, True, False]
+    # copies begin in every fourth step, and by chance in some more of the first turn
+    begins = [i % 4 == 0 or i in (13, 14) for i in range(4 * turn)]
+    steps = [1.0] * len(begins)
+    for i, begin in enumerate(begins):
+        without = tiers_run.is_without(i)
+        if begin:
+            # to decide takes time whether pages are copied or not
+            steps[i] = 1.5 if without else 1.7
+        elif begins[i - 1] and not without:
+            steps[i] = 1.1
+        if i % turn < felt:
+            steps[i] = 2.9
+    fills = [i == turn + 9 for i in range(len(begins))]
+    steps[turn + 9 : turn + 11] = 50.0, 60.0
+    share, error = tiers_run.cost_of_copies(steps, fills, begins) or (0.0, 0.0)
+    counts = [i for i in range(len(steps)) if i % turn >= felt and i not in (turn + 9, turn + 10)]
+    longer = sum(0.2 if begins[i] else 0.1 if begins[i - 1] else 0.0 for i in counts) / len(counts)
+    without = [steps[i] for i in counts if tiers_run.is_without(i)]
+    assert share == pytest.approx(longer / (sum(without) / len(without)))
+    assert error < 1e-9
+    paused = list(steps)
+    paused[12] += 1000.0
+    share_paused, error_paused = tiers_run.cost_of_copies(paused, fills, begins) or (0.0, 0.0)
+    assert share < share_paused < share + tiers_run.PAUSE / 10
+    assert error_paused > 1e-3
+    assert tiers_run.cost_of_copies(steps, [True] * len(steps), begins) is None
+    assert tiers_run.cost_of_copies(steps, fills, [False] * len(steps)) is None
+    assert tiers_run.cost_of_copies(steps[:turn], fills, begins) is None
