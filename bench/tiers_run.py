@@ -136,8 +136,8 @@ def cost_of_copies(
 
     A step in which copies begin decides about them too, whether they are made or not, and chance gives a turn more or
     fewer of these: so steps are compared with those of their kind, in which copies begin, or did in the step before, or
-    neither, and a difference is weighed by how many are of that kind. Steps that fill prompts, and those behind them, do
-    not count. A longer step than `PAUSE` usual ones counts as that many: a machine pauses for others too.
+    neither, and a difference is weighed by how many are of that kind. Steps that fill prompts do not count, nor do those
+    behind them. A longer step than `PAUSE` usual ones counts as that many: a machine pauses for others too.
     """
     longest = PAUSE * median(step_seconds)
     kinds: dict[int, tuple[list[float], list[float]]] = {0: ([], []), 1: ([], []), 2: ([], [])}
