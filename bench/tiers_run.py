@@ -7,7 +7,7 @@ a length that was drawn. The first requests are found in the middle of what they
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median, variance
 from typing import Any
@@ -115,13 +115,12 @@ class LeavesOut:
 
     def __init__(self, mover: Mover) -> None:
         self.left_out = False
-        copy = mover._copy
+        prepared = mover._prepared
 
-        def copy_or_not(moves: tuple[Move, ...]) -> None:
-            if not self.left_out:
-                copy(moves)
+        def prepared_or_not(moves: Sequence[Move]) -> Callable[[], object]:
+            return (lambda: None) if self.left_out else prepared(moves)
 
-        mover._copy = copy_or_not
+        mover._prepared = prepared_or_not
 
 
 def is_without(step: int) -> bool:
@@ -136,7 +135,7 @@ def cost_of_copies(
 
     A step in which copies begin decides about them too, whether they are made or not, and chance gives a turn more or
     fewer of these: so steps are compared with those of their kind, in which copies begin, or did in the step before, or
-    neither, and a difference is weighed by how many are of that kind. Steps that fill prompts do not count, nor do those
+    neither, and a difference is weighed by how many are of that kind. Steps that fill prompts are left out, and those
     behind them. A longer step than `PAUSE` usual ones counts as that many: a machine pauses for others too.
     """
     longest = PAUSE * median(step_seconds)

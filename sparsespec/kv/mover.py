@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,14 @@ class Copy:
     moves: tuple[Move, ...]
     event: Event
     step: int
+
+
+class Trip(NamedTuple):
+    """Pages that go one way: their number and (from, to) of each, and the parts of host memory that are theirs."""
+
+    out: bool
+    numbers: Tensor
+    parts: list[Tensor]
 
 
 class Mover:
@@ -86,7 +95,7 @@ class Mover:
             # launched last, so that the round does not come late for it
             for first in range(0, len(moves), self._n_staged):
                 few = tuple(moves[first : first + self._n_staged])
-                event = self._device.launch(partial(self._copy, few), "side", (written,) if written else ())
+                event = self._device.launch(self._prepared(few), "side", (written,) if written else ())
                 self._copies.append(Copy(few, event, self._step))
 
     def ended(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
@@ -115,30 +124,48 @@ class Mover:
     def rehearse(self) -> None:
         """Record what copies launch, if anything is recorded, before the first of them."""
         for out in (True, False):
-            self._device.wait(self._device.launch(partial(self._through, [], out), "side"))
+            self._device.wait(self._device.launch(partial(self._through, self._trip([], out)), "side"))
 
-    def _copy(self, moves: tuple[Move, ...]) -> None:
-        """Copy pages of one direction after the other, by way of a place where their layers lie together."""
-        for out in (True, False):
-            few = sorted((move for move in moves if move.out is out), key=attrgetter("slot"))
-            if few:
-                self._through(few, out)
+    def _prepared(self, moves: Sequence[Move]) -> Callable[[], object]:
+        """Return what copies pages, one direction after the other; trouble with the host's memory is met in the launch.
+
+        Memory is locked here, so that a copy's time is that of the copy.
+        """
+        trips: list[Trip] = []
+        try:
+            for out in (True, False):
+                if few := sorted((move for move in moves if move.out is out), key=attrgetter("slot")):
+                    trips.append(self._trip(few, out))
+        except Exception as error:
+            return partial(_raise, error)
+        return partial(self._copy, trips)
+
+    def _trip(self, moves: Sequence[Move], out: bool) -> Trip:
+        pairs = [(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)]
+        numbers = torch.tensor([(len(pairs), 0), *pairs], dtype=torch.int64)
+        if self._pool.kv.is_cuda:
+            numbers = numbers.pin_memory()
+        runs = _runs([move.slot for move in moves])
+        return Trip(out, numbers, [part for slot, n in runs for part in self._host.at(slot, n)])
+
+    def _copy(self, trips: Sequence[Trip]) -> None:
+        for trip in trips:
+            self._through(trip)
 
     @torch.inference_mode()
-    def _through(self, moves: list[Move], out: bool) -> None:
-        staged, pairs = self._stage()
-        self._send([(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)], pairs)
-        if out:
-            self._gather(out)
-        first = 0
-        for slot, n in _runs([move.slot for move in moves]):
-            for part in self._host.at(slot, n):
-                between = staged[first : first + len(part)]
-                target, source = (part, between) if out else (between, part)
-                target.copy_(source, non_blocking=True)
-                first += len(part)
-        if not out:
-            self._gather(out)
+    def _through(self, trip: Trip) -> None:
+        """Copy pages by way of a place where their layers lie together."""
+        (staged, pairs), first = self._stage(), 0
+        pairs[: len(trip.numbers)].copy_(trip.numbers, non_blocking=True)
+        if trip.out:
+            self._gather(True)
+        for part in trip.parts:
+            between = staged[first : first + len(part)]
+            target, source = (part, between) if trip.out else (between, part)
+            target.copy_(source, non_blocking=True)
+            first += len(part)
+        if not trip.out:
+            self._gather(False)
 
     def _gather(self, out: bool) -> None:
         """Gather pages in front of a copy out, or scatter them behind a copy in."""
@@ -163,16 +190,13 @@ class Mover:
             self._pairs = kv.new_zeros((1 + self._n_staged, 2), dtype=torch.int64)
         return self._staged, self._pairs
 
-    def _send(self, pairs: Sequence[tuple[int, int]], to: Tensor) -> None:
-        """Send the number of pairs and the pairs themselves: a single copy."""
-        array = torch.tensor([(len(pairs), 0), *pairs], dtype=torch.int64)
-        if to.is_cuda:
-            array = array.pin_memory()
-        to[: len(array)].copy_(array, non_blocking=True)
-
 
 def _nothing() -> None:
     """Stand in the main stream, to be waited for."""
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _runs(slots: list[int]) -> list[tuple[int, int]]:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from sparsespec.core.plan import Move
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import StepResult
 from sparsespec.kv.host_pool import HostPool
+from sparsespec.kv.mover import Trip
 from tests.engine.pressure import PARAMS, TIGHT, ask, tight
 from tests.engine.running import (
     EVERY,
@@ -78,12 +78,12 @@ def test_a_copy_that_fails_costs_time_only(
     engine = tight(loop=loop)
     real, count = engine._mover._through, 0
 
-    def through(moves: list[Move], leaving: bool) -> None:
+    def through(trip: Trip) -> None:
         nonlocal count
-        count += leaving is out
-        if leaving is out and count == at:
+        count += trip.out is out
+        if trip.out is out and count == at:
             raise RuntimeError("an uncorrectable error")
-        real(moves, leaving)
+        real(trip)
 
     monkeypatch.setattr(engine._mover, "_through", through)
     done, told = _serve(engine, caplog)
@@ -98,10 +98,10 @@ def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyP
     engine = tight(loop=loop, max_batch=5, n_pages=24)
     real, count = engine._mover._copy, 0
 
-    def copy(moves: tuple[Move, ...]) -> None:
+    def copy(trips: list[Trip]) -> None:
         nonlocal count
         count += 1
-        real(moves)
+        real(trips)
         if count % 3 == 0:
             raise RuntimeError("an uncorrectable error")
 
