@@ -32,7 +32,7 @@ class HostTier(TwoTiers):
         size: Slots of the host's memory, as a multiple of the device's pages; taken when needed.
         low: Share of pages free below which requests are spilled, in [0, 1).
         high: Share of pages free at which that ends, and which restoring leaves free; at least `low`.
-        chunk: Pages that leave in one step at most, and that come back; None takes what 40 MB hold, up to 64.
+        chunk: Pages that leave in one step at most, and that come back; None takes what 40 MB hold, up to 128.
     """
 
     needs: frozenset[str] = frozenset()

@@ -16,7 +16,7 @@ from sparsespec.kv.pages import PageBook
 
 CHUNK_BYTES = 40 << 20
 """What is copied in a step: enough that few steps copy, and little beside what a step reads."""
-_CHUNK = 64
+_CHUNK = 128
 
 
 def chunk_of(geometry: Geometry) -> int:

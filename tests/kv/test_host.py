@@ -128,7 +128,7 @@ def test_the_last_pages_return_however_few() -> None:
 
 def test_chunks_are_of_so_many_bytes_as_copies_may_take() -> None:
     page = Geometry(1, 1, 1, 1, 1, 1, 1, 1, 1, "float16").page_bytes
-    for layers, pages in ((1, 64), (CHUNK_BYTES // page // 16, 16), (CHUNK_BYTES // page + 1, 1)):
+    for layers, pages in ((1, 128), (CHUNK_BYTES // page // 16, 16), (CHUNK_BYTES // page + 1, 1)):
         assert chunk_of(Geometry(layers, 1, 1, 1, 1, 1, 1, 1, 1, "float16")) == pages
 
 
