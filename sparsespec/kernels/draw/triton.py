@@ -2,8 +2,8 @@
 
 Logits are float32, float16 or bfloat16. Each span of a row has a program (`triton_rows`). One launch reads all rows: of
 rows without filters it finds what can win in each span (`triton_blocks`), of others the best logits. One settles what
-filters keep (`triton_cut`), one finds the best score of what they may keep, and one decides. Results of a
-row depend on that row only. What looks at a law without drawing is in `triton_law`.
+filters keep (`triton_cut`), one finds the best score of what they may keep, and one decides. Results of a row depend on
+that row only. What looks at a law without drawing is in `triton_law`.
 
 Scores are rounded as the reference rounds them, which takes the row's best logit; before it is known, scores are quick
 ones, whose errors are bounded, and whoever is within these of the best is looked at again.
@@ -188,16 +188,8 @@ def draw(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_
     )
     cut = find_cut(logits, filters, peaks, groups, shape.spans)
     _pick[(shape.n_rows * shape.n_spans,)](
-        *given,
-        peaks,
-        *cut,
-        scores,
-        tokens,
-        shape.vocab,
-        SPANS=shape.spans,
-        HEAD=cut.heads.shape[1],
-        GROUP=GROUP,
-        **sizes,
-    )
+        *given, peaks, *cut, scores, tokens, shape.vocab,
+        SPANS=shape.spans, HEAD=cut.heads.shape[1], GROUP=GROUP, **sizes,
+    )  # fmt: skip
     _decide[(shape.n_rows,)](*given, peaks, scores, seconds, tokens, out, shape.vocab, SPANS=shape.spans, **sizes)
     return out
