@@ -247,7 +247,7 @@ OPTIONS = {
     "scheduler/staggered(chunk=1.5)": ("got 1.5", "a whole number"),
     "tiers/host(victim=oldest)": ("got 'oldest'", "newest, shortest, longest_remaining"),
     "tiers/host(size=0)": ("got 0", "above 0"),
-    "tiers/host(low=0.2)": ("got 0.2 and 0.01", "0 <= low <= high < 1"),
+    "tiers/host(low=0.2)": ("got 0.2 and 0.02", "0 <= low <= high < 1"),
     "tiers/host(chunk=0)": ("got 0", "1 or more"),
 }
 

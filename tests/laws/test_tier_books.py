@@ -137,7 +137,7 @@ def test_the_machine_reaches_what_matters() -> None:
     class Counting(TierBooks):
         seen: ClassVar[Counter[str]] = Counter()
 
-    run_state_machine_as_test(Counting, settings=_settings(100))
+    run_state_machine_as_test(Counting, settings=_settings(300))
     wanted = (
         "spilled",
         "restored",
