@@ -7,7 +7,7 @@ a length that was drawn. The first requests are found in the middle of what they
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median, variance
 from typing import Any
@@ -16,7 +16,7 @@ from bench.engine_fill import Inside
 from bench.engine_load import PAGE, Load
 from bench.engine_run import Bench
 from bench.engine_subjects import Subject
-from sparsespec.core.plan import Move, Phase
+from sparsespec.core.plan import Phase
 from sparsespec.engine.outputs import StepResult
 from sparsespec.kv.mover import Mover
 from sparsespec.metrics.pages import PageMetrics
@@ -115,12 +115,8 @@ class LeavesOut:
 
     def __init__(self, mover: Mover) -> None:
         self.left_out = False
-        prepared = mover._prepared
-
-        def prepared_or_not(moves: Sequence[Move]) -> Callable[[], object]:
-            return (lambda: None) if self.left_out else prepared(moves)
-
-        mover._prepared = prepared_or_not
+        trips = mover._trips
+        mover._trips = lambda moves: [] if self.left_out else trips(moves)
 
 
 def is_without(step: int) -> bool:

@@ -35,21 +35,28 @@ PATIENCE = 16
 """Steps after which a copy is waited for, because some devices do nothing until then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """A launched copy: its pages, its end, and in which step it began."""
-
-    moves: tuple[Move, ...]
-    event: Event
-    step: int
-
-
 class Trip(NamedTuple):
-    """Pages that go one way: their number and (from, to) of each, and the parts of host memory that are theirs."""
+    """Pages that go one way.
+
+    Attributes:
+        out: Whether to the host.
+        numbers: How many they are and 0, and (from, to) of each; what lies behind means nothing.
+        parts: The host's memory that is theirs.
+    """
 
     out: bool
     numbers: Tensor
     parts: list[Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A launched copy: its pages, how they go, its end, and in which step it began."""
+
+    moves: tuple[Move, ...]
+    trips: list[Trip]
+    event: Event
+    step: int
 
 
 class Mover:
@@ -62,6 +69,7 @@ class Mover:
         self._staged: Tensor | None = None
         self._pairs: Tensor | None = None
         self._gathers: dict[bool, Callable[[], object]] = {}
+        self._numbers: list[Tensor] = []  # of copies that have ended
         self._copies: deque[Copy] = deque()
         self._step = 0
 
@@ -95,8 +103,15 @@ class Mover:
             # launched last, so that the round does not come late for it
             for first in range(0, len(moves), self._n_staged):
                 few = tuple(moves[first : first + self._n_staged])
-                event = self._device.launch(self._prepared(few), "side", (written,) if written else ())
-                self._copies.append(Copy(few, event, self._step))
+                trips, error = list[Trip](), None
+                try:
+                    # memory is locked here, so that a copy's time is that of the copy
+                    trips = self._trips(few)
+                except Exception as raised:
+                    error = raised
+                copy = partial(self._copy, trips, error)
+                event = self._device.launch(copy, "side", (written,) if written else ())
+                self._copies.append(Copy(few, trips, event, self._step))
 
     def ended(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
         """Yield the copies that have ended, oldest first, and what went wrong; with `wait`, all there are.
@@ -114,6 +129,7 @@ class Mover:
                 self._device.wait(copy.event)
             except Exception as raised:
                 error = raised
+            self._numbers += (trip.numbers for trip in copy.trips)
             yield copy.moves, error
 
     def drain(self) -> None:
@@ -126,29 +142,28 @@ class Mover:
         for out in (True, False):
             self._device.wait(self._device.launch(partial(self._through, self._trip([], out)), "side"))
 
-    def _prepared(self, moves: Sequence[Move]) -> Callable[[], object]:
-        """Return what copies pages, one direction after the other; trouble with the host's memory is met in the launch.
-
-        Memory is locked here, so that a copy's time is that of the copy.
-        """
-        trips: list[Trip] = []
-        try:
-            for out in (True, False):
-                if few := sorted((move for move in moves if move.out is out), key=attrgetter("slot")):
-                    trips.append(self._trip(few, out))
-        except Exception as error:
-            return partial(_raise, error)
-        return partial(self._copy, trips)
+    def _trips(self, moves: Sequence[Move]) -> list[Trip]:
+        """Return one direction after the other; raises if the host has no memory."""
+        ways = {
+            out: sorted((move for move in moves if move.out is out), key=attrgetter("slot")) for out in (True, False)
+        }
+        return [self._trip(few, out) for out, few in ways.items() if few]
 
     def _trip(self, moves: Sequence[Move], out: bool) -> Trip:
-        pairs = [(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)]
-        numbers = torch.tensor([(len(pairs), 0), *pairs], dtype=torch.int64)
-        if self._pool.kv.is_cuda:
-            numbers = numbers.pin_memory()
         runs = _runs([move.slot for move in moves])
-        return Trip(out, numbers, [part for slot, n in runs for part in self._host.at(slot, n)])
+        parts = [part for slot, n in runs for part in self._host.at(slot, n)]
+        if not self._numbers:
+            fresh = torch.zeros((1 + self._n_staged, 2), dtype=torch.int64)
+            self._numbers.append(fresh.pin_memory() if self._pool.kv.is_cuda else fresh)
+        numbers = self._numbers.pop()
+        pairs = [(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)]
+        numbers.numpy()[: 1 + len(pairs)] = [(len(pairs), 0), *pairs]
+        return Trip(out, numbers, parts)
 
-    def _copy(self, trips: Sequence[Trip]) -> None:
+    def _copy(self, trips: Sequence[Trip], error: Exception | None) -> None:
+        """Copy pages, or say why they cannot be."""
+        if error is not None:
+            raise error
         for trip in trips:
             self._through(trip)
 
@@ -156,7 +171,7 @@ class Mover:
     def _through(self, trip: Trip) -> None:
         """Copy pages by way of a place where their layers lie together."""
         (staged, pairs), first = self._stage(), 0
-        pairs[: len(trip.numbers)].copy_(trip.numbers, non_blocking=True)
+        pairs.copy_(trip.numbers, non_blocking=True)
         if trip.out:
             self._gather(True)
         for part in trip.parts:
@@ -193,10 +208,6 @@ class Mover:
 
 def _nothing() -> None:
     """Stand in the main stream, to be waited for."""
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def _runs(slots: list[int]) -> list[tuple[int, int]]:

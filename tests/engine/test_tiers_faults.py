@@ -98,10 +98,10 @@ def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyP
     engine = tight(loop=loop, max_batch=5, n_pages=24)
     real, count = engine._mover._copy, 0
 
-    def copy(trips: list[Trip]) -> None:
+    def copy(trips: list[Trip], error: Exception | None) -> None:
         nonlocal count
         count += 1
-        real(trips)
+        real(trips, error)
         if count % 3 == 0:
             raise RuntimeError("an uncorrectable error")
 

@@ -252,6 +252,21 @@ def test_trouble_is_told_with_the_pages_that_it_was_with(monkeypatch: pytest.Mon
     assert torch.equal(stage.at([3]), before)
 
 
+def test_page_numbers_are_not_written_over_before_their_copy_has_ended() -> None:
+    stage = Stage()
+    before = stage.at(range(10))
+    stage.move([1, 2], [1, 2], out=True)
+    stage.move([3, 4], [3, 4], out=True)
+    numbers = [trip.numbers for copy in stage.mover._copies for trip in copy.trips]
+    assert numbers[0].data_ptr() != numbers[1].data_ptr()
+    stage.end()
+    begin(stage.mover, [Move(page + 4, page, False) for page in (1, 2, 3, 4)])
+    (again,) = (trip.numbers for copy in stage.mover._copies for trip in copy.trips)
+    assert again.data_ptr() in {x.data_ptr() for x in numbers}
+    stage.end()
+    assert torch.equal(stage.at([5, 6, 7, 8]), before[:, :, 1:5])
+
+
 def test_nothing_is_allocated_before_the_first_copy() -> None:
     stage = Stage()
     stage.move([], [], out=True)
