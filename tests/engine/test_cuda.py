@@ -125,23 +125,25 @@ def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str)
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_pages_come_back_from_the_host_bit_by_bit(graphs: bool) -> None:
-    geometry = replace(small_geometry(n_pages=70, page_size=4, dtype="bfloat16"), device="cuda")
+    chunk = chunk_of(small_geometry(page_size=4, dtype="bfloat16"))
+    n = 2 * chunk + 69
+    geometry = replace(small_geometry(n_pages=1 + n, page_size=4, dtype="bfloat16"), device="cuda")
     pool = KVPool(geometry)
     for part in (pool.k, pool.v):
         part.view(torch.int16).random_(-(1 << 15), (1 << 15) - 1)
     before = [part.view(torch.int16).clone() for part in (pool.k, pool.v)]
     device = CudaDevice()
     mover = Mover(device, pool, geometry, graphs=graphs)
-    pages = list(range(1, 70))
-    out = [Move(page, 200 - 2 * page, True) for page in pages]
+    pages = list(range(1, 1 + n))
+    out = [Move(page, 2 * (n + 1 - page), True) for page in pages]
     with mover.moving(out):
         pass
-    assert [error for _, error in mover.ended(wait=True)] == [None] * -(-69 // chunk_of(geometry))
+    assert [error for _, error in mover.ended(wait=True)] == [None] * 3
     device.wait(device.launch(lambda: pool.poison(pages)))
     # each comes back to another page
-    with mover.moving([move._replace(page=70 - move.page, out=False) for move in out]):
+    with mover.moving([move._replace(page=1 + n - move.page, out=False) for move in out]):
         pass
-    assert [error for _, error in mover.ended(wait=True)] == [None] * -(-69 // chunk_of(geometry))
+    assert [error for _, error in mover.ended(wait=True)] == [None] * 3
     for part, old in zip((pool.k, pool.v), before, strict=True):
         assert torch.equal(part.view(torch.int16)[:, 1:], old[:, 1:].flip(1))
 
