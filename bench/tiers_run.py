@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median, variance
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 from bench.engine_fill import Inside
 from bench.engine_load import PAGE, Load
@@ -132,23 +134,31 @@ def cost_of_copies(
     A step in which copies begin decides about them too, whether they are made or not, and chance gives a turn more or
     fewer of these: so steps are compared with those of their kind, in which copies begin, or did in the step before, or
     neither, and a difference is weighed by how many are of that kind. Steps that fill prompts are left out, and those
-    behind them. A longer step than `PAUSE` usual ones counts as that many: a machine pauses for others too.
+    behind them. A longer step than `PAUSE` usual ones counts as that many: a machine pauses for others too. Steps side
+    by side are alike, so the error is what leaving out one pair of turns after the other says (a jackknife).
+
+    Memory is locked in turns with copies only, and theirs is what that takes; turns without launch a copy of nothing.
     """
+    n_pairs = len(step_seconds) // (2 * TURN)
+    # by pair of turns, kind, and whether copies are left out: seconds, and steps
+    sums, counts = np.zeros((2, n_pairs, 3, 2))
     longest = PAUSE * median(step_seconds)
-    kinds: dict[int, tuple[list[float], list[float]]] = {0: ([], []), 1: ([], []), 2: ([], [])}
-    for i in range(1, len(step_seconds)):
+    for i in range(1, 2 * TURN * n_pairs):
         if not (fills[i] or fills[i - 1] or i % TURN < FELT):
-            kind = 0 if begins[i] else 1 if begins[i - 1] else 2
-            kinds[kind][is_without(i)].append(min(step_seconds[i], longest))
-    if min(map(len, kinds[0])) < 2:
+            cell = i // (2 * TURN), 0 if begins[i] else 1 if begins[i - 1] else 2, int(is_without(i))
+            sums[cell] += min(step_seconds[i], longest)
+            counts[cell] += 1
+    if n_pairs < 2 or ((counts[:, 0] > 0).sum(0) < 2).any():
         return None
+    rest = [_share(sums.sum(0) - sums[i], counts.sum(0) - counts[i]) for i in range(n_pairs)]
+    return _share(sums.sum(0), counts.sum(0)), float(np.std(rest) * (n_pairs - 1) ** 0.5)
+
+
+def _share(sums: Any, counts: Any) -> float:
+    """Return the weighed difference of seconds with copies and without, over those without; all [kind, without]."""
     # of a kind that was seen on one side only nothing can be said
-    pairs = [pair for pair in kinds.values() if min(map(len, pair)) > 1]
-    n = sum(len(one) + len(other) for one, other in pairs)
-    difference = error = 0.0
-    for one, other in pairs:
-        weight = (len(one) + len(other)) / n
-        difference += weight * (fmean(one) - fmean(other))
-        error += weight**2 * (variance(one) / len(one) + variance(other) / len(other))
-    without = fmean(seconds for _, other in pairs for seconds in other)
-    return difference / without, error**0.5 / without
+    seen = counts.min(1) > 0
+    sums, counts = sums[seen], counts[seen]
+    means = sums / counts
+    weights = counts.sum(1) / counts.sum()
+    return float((weights * (means[:, 0] - means[:, 1])).sum() / (sums[:, 1].sum() / counts[:, 1].sum()))

@@ -72,7 +72,7 @@ class Engine:
         self._device: Device = device or (CudaDevice(model.device) if model.device.type == "cuda" else LazyDevice())
         check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
-        self._mover = Mover(self._device, self._pool, self.geometry, graphs=bool(options.graphs))
+        self._mover = Mover(self._device, self._pool, self.geometry)
         self._closed = False
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):

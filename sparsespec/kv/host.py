@@ -32,7 +32,7 @@ class HostTier(TwoTiers):
         size: Slots of the host's memory, as a multiple of the device's pages; taken when needed.
         low: Share of pages free below which requests are spilled, in [0, 1).
         high: Share of pages free at which that ends, and which restoring leaves free; at least `low`.
-        chunk: Pages that leave in one step at most, and that come back; None takes what 40 MB hold, up to 128.
+        chunk: Pages that leave in one step at most, and that come back; None takes what 40 MiB hold, up to 128.
     """
 
     needs: frozenset[str] = frozenset()
@@ -106,23 +106,23 @@ class HostTier(TwoTiers):
         return Placed(rows.take(placed), tuple(table), fresh, tuple(preempted), tuple(moves))
 
     def restore(self, view: View) -> Placed:
-        """Fetch pages of who left first, as far as a round of everybody and the high mark still have room."""
+        """Fetch pages of who left first, as far as a round of everybody and the high mark still have room.
+
+        While others run, no fewer than there is a high mark of, a chunk, or what is left, whichever is least.
+        """
         running = self._running()
         if not self._out or (running and self._easing):
             return Placed()
         seat = next(iter(self._out))
         spare = max(self._high, self._round * (len(running) + 1)) if running else 0
         room = min(self._book.n_free - spare, self._chunk)
-        # a copy of few pages costs a step as much as one of many
-        if running and room < min(self._chunk, self._high, sum(entry < 0 for entry in self._tables[seat])):
-            return Placed()
+        # what is on its way out still comes back later, so that a copy that fails is known before
         leaving = {-move.slot for move in self._moving.values() if move.out}
+        blocks = [block for block, entry in enumerate(self._tables[seat]) if entry < 0 and entry not in leaving]
+        # a copy of few pages costs a step as much as one of many; where the marks are high there may never be many
+        fewest = min(self._chunk, self._high, (self._n_pages - 1 - spare) // 2, len(blocks)) if running else 0
         table: list[Entry] = []
-        moves: list[Move] = []
-        for block, entry in enumerate(self._tables[seat]):
-            # what is on its way out still comes back later, so that a copy that fails is known before
-            if entry < 0 and entry not in leaving and len(moves) < room:
-                moves.append(self._fetch(seat, block, table))
+        moves = [self._fetch(seat, block, table) for block in blocks[:room]] if room >= max(fewest, 1) else []
         if min(self._tables[seat], default=1) > 0:
             del self._out[seat]
             self._back[seat] = None

@@ -23,11 +23,14 @@ from torch import Tensor
 
 from sparsespec.core.batch import float_type
 from sparsespec.core.config import Geometry
+from sparsespec.kv.two_tiers import CHUNK_BYTES
 
 PIECE = 16 << 20
 """Bytes that the pool gains at a time."""
-AHEAD = 2
-"""Pieces whose pages are there before they are needed, once one was needed."""
+AHEAD = -(-CHUNK_BYTES // PIECE)
+"""Pieces whose pages are there before they are needed, once one was needed: those of a copy."""
+_PORTABLE = 1
+"""Locked for all devices, whichever is current."""
 _HUGE = 2 << 20
 """Bytes of a huge page, and where one may begin."""
 
@@ -69,7 +72,7 @@ class HostPool:
             self._coming.append(self._thread.submit(mapped, self._shape, self._dtype))
         piece = self._coming.popleft().result()
         try:
-            torch.cuda.check_error(_runtime().cudaHostRegister(piece.data_ptr(), piece.nbytes, 0))
+            torch.cuda.check_error(_runtime().cudaHostRegister(piece.data_ptr(), piece.nbytes, _PORTABLE))
         except RuntimeError:
             # CUDA tells the next launch as well, whoever it belongs to, unless somebody has heard it before
             with suppress(RuntimeError):

@@ -5,8 +5,8 @@ stream, in order, behind everything the main stream had been given before: what 
 what is copied in lands where nobody reads any more. The main stream never waits for a copy.
 
 Pages of all layers are gathered to one place on the device, and from there neighbouring slots are copied at once. The
-gathering is recorded if graphs are: to launch it by hand takes the host a multiple, and steps of small models are
-the host's.
+gathering may be recorded beforehand: to launch it by hand takes the host a multiple, and steps of small models are the
+host's.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Trip(NamedTuple):
 
     Attributes:
         out: Whether to the host.
-        numbers: How many they are and 0, and (from, to) of each; what lies behind means nothing.
+        numbers: How many they are, twice, and (from, to) of each; what lies behind means nothing.
         parts: The host's memory that is theirs.
     """
 
@@ -62,14 +62,14 @@ class Copy:
 class Mover:
     """Executes page moves and, in checked mode, poisons freshly allocated pages."""
 
-    def __init__(self, device: Device, pool: KVPool, geometry: Geometry, *, graphs: bool = False) -> None:
-        self._device, self._pool, self._geometry, self._graphs = device, pool, geometry, graphs
+    def __init__(self, device: Device, pool: KVPool, geometry: Geometry) -> None:
+        self._device, self._pool, self._geometry = device, pool, geometry
         self._host = HostPool(geometry)
         self._n_staged = chunk_of(geometry)
         self._staged: Tensor | None = None
         self._pairs: Tensor | None = None
         self._gathers: dict[bool, Callable[[], object]] = {}
-        self._numbers: list[Tensor] = []  # of copies that have ended
+        self._numbers: dict[bool, list[Tensor]] = {True: [], False: []}  # of copies that have ended
         self._copies: deque[Copy] = deque()
         self._step = 0
 
@@ -129,7 +129,8 @@ class Mover:
                 self._device.wait(copy.event)
             except Exception as raised:
                 error = raised
-            self._numbers += (trip.numbers for trip in copy.trips)
+            for trip in copy.trips:
+                self._numbers[trip.out].append(trip.numbers)
             yield copy.moves, error
 
     def drain(self) -> None:
@@ -138,9 +139,9 @@ class Mover:
             pass
 
     def rehearse(self) -> None:
-        """Record what copies launch, if anything is recorded, before the first of them."""
-        for out in (True, False):
-            self._device.wait(self._device.launch(partial(self._through, self._trip([], out)), "side"))
+        """Record what gathers and scatters pages, before the first copy."""
+        for out in {True, False} - self._gathers.keys():
+            self._device.wait(self._device.launch(partial(self._record, out), "side"))
 
     def _trips(self, moves: Sequence[Move]) -> list[Trip]:
         """Return one direction after the other; raises if the host has no memory."""
@@ -152,13 +153,16 @@ class Mover:
     def _trip(self, moves: Sequence[Move], out: bool) -> Trip:
         runs = _runs([move.slot for move in moves])
         parts = [part for slot, n in runs for part in self._host.at(slot, n)]
-        if not self._numbers:
-            fresh = torch.zeros((1 + self._n_staged, 2), dtype=torch.int64)
-            self._numbers.append(fresh.pin_memory() if self._pool.kv.is_cuda else fresh)
-        numbers = self._numbers.pop()
-        pairs = [(m.page, i) if out else (i, m.page) for i, m in enumerate(moves)]
-        numbers.numpy()[: 1 + len(pairs)] = [(len(pairs), 0), *pairs]
+        numbers = self._numbers[out].pop() if self._numbers[out] else self._fresh_numbers()
+        array = numbers.numpy()
+        array[0] = len(moves)
+        array[1 : 1 + len(moves), 0 if out else 1] = [move.page for move in moves]
         return Trip(out, numbers, parts)
+
+    def _fresh_numbers(self) -> Tensor:
+        """Return numbers that lack pages: places between the pools are used in order."""
+        numbers = torch.arange(-1, self._n_staged)[:, None].repeat(1, 2)
+        return numbers.pin_memory() if self._pool.kv.is_cuda else numbers
 
     def _copy(self, trips: Sequence[Trip], error: Exception | None) -> None:
         """Copy pages, or say why they cannot be."""
@@ -186,16 +190,24 @@ class Mover:
         """Gather pages in front of a copy out, or scatter them behind a copy in."""
         if out in self._gathers:
             self._gathers[out]()
-            return
+        else:
+            self._gathering(out)()
+
+    @torch.inference_mode()
+    def _record(self, out: bool) -> None:
+        gather, (_, pairs) = self._gathering(out), self._stage()
+        # those of an earlier copy are none of this
+        pairs.zero_()
+        gather()
+        # it allocates nothing, and may run beside a round although graphs share what they allocate
+        self._gathers[out] = self._device.record(gather)
+
+    def _gathering(self, out: bool) -> Callable[[], object]:
         staged, pairs = self._stage()
         # keys and values are layers all alike
         pool, between = self._pool.kv.flatten(0, 1), staged.flatten(1, 2).transpose(0, 1)
         source, target = (pool, between) if out else (between, pool)
-        # it allocates nothing, and may run beside a round although graphs share what they allocate
-        gather = partial(copy_pages, source, target, pairs[1:], pairs[0, 0], impl=fastest(pool))
-        gather()
-        if self._graphs:
-            self._gathers[out] = self._device.record(gather)
+        return partial(copy_pages, source, target, pairs[1:], pairs[0, 0], impl=fastest(pool))
 
     def _stage(self) -> tuple[Tensor, Tensor]:
         """Return the place between the pools, and that of page numbers; both come with the first copy and stay."""

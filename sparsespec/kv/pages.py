@@ -1,9 +1,10 @@
 """The books of the KV pool: which pages are free, and how many owners each of the others has.
 
-Integers only; the pages' contents live in `kv/pool.py`. The lowest free page is handed out first: who leaves and comes
-back in parts finds neighbours, which copies take at once, and memory behind the last page ever used stays untouched.
-Page 0 belongs to nobody: dead queries write there. A page has more than one owner only while samples of one prompt
-share it.
+Integers only; the pages' contents live in `kv/pool.py`. Page 0 belongs to nobody: dead queries write there. A page has
+more than one owner only while samples of one prompt share it.
+
+The lowest free page is handed out first. For slots of the host's memory that matters: who leaves and comes back in
+parts finds neighbours, which a copy takes at once, and memory behind the last slot ever used is never taken.
 """
 
 from __future__ import annotations

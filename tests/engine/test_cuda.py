@@ -123,8 +123,8 @@ def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str)
     assert engine._parts.tiers.host_pages() == engine._parts.tiers.moving_pages() == 0
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-def test_pages_come_back_from_the_host_bit_by_bit(graphs: bool) -> None:
+@pytest.mark.parametrize("recorded", [False, True])
+def test_pages_come_back_from_the_host_bit_by_bit(recorded: bool) -> None:
     chunk = chunk_of(small_geometry(page_size=4, dtype="bfloat16"))
     n = 2 * chunk + 69
     geometry = replace(small_geometry(n_pages=1 + n, page_size=4, dtype="bfloat16"), device="cuda")
@@ -133,7 +133,9 @@ def test_pages_come_back_from_the_host_bit_by_bit(graphs: bool) -> None:
         part.view(torch.int16).random_(-(1 << 15), (1 << 15) - 1)
     before = [part.view(torch.int16).clone() for part in (pool.k, pool.v)]
     device = CudaDevice()
-    mover = Mover(device, pool, geometry, graphs=graphs)
+    mover = Mover(device, pool, geometry)
+    if recorded:
+        mover.rehearse()
     pages = list(range(1, 1 + n))
     out = [Move(page, 2 * (n + 1 - page), True) for page in pages]
     with mover.moving(out):

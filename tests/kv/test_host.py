@@ -10,6 +10,7 @@ from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.kv.host import HostTier
 from sparsespec.kv.two_tiers import CHUNK_BYTES, chunk_of
+from sparsespec.testing.checks.stage import small_geometry
 from tests.kv.scene import Scene
 
 LIMITS = (64, 64, 40, 20)
@@ -130,6 +131,37 @@ def test_chunks_are_of_so_many_bytes_as_copies_may_take() -> None:
     page = Geometry(1, 1, 1, 1, 1, 1, 1, 1, 1, "float16").page_bytes
     for layers, pages in ((1, 128), (CHUNK_BYTES // page // 16, 16), (CHUNK_BYTES // page + 1, 1)):
         assert chunk_of(Geometry(layers, 1, 1, 1, 1, 1, 1, 1, 1, "float16")) == pages
+
+
+def test_a_high_mark_that_cannot_be_exceeded_keeps_nobody_out() -> None:
+    scene = Scene(1, 12, room=20, high=0.5)
+    scene.grow(s0=10)
+    assert scene.away == {1}
+    scene.shrink(0, 10)
+    scene.step()
+    assert scene.restore().moves
+    scene.end()
+
+
+def test_where_nobody_runs_the_first_returns_with_whatever_room_there_is() -> None:
+    scene = Scene(1, 3, 6, room=12, high=0.34, size=0.6)
+    scene.grow(s1=3)
+    scene.grow(s1=4)
+    assert (scene.away, scene.free) == ({2}, 0)
+    # the host is full before the high mark, 4, is reached
+    scene.grow(s0=1)
+    assert (scene.away, scene.part.host_free_pages(), scene.free) == ({1, 2}, 0, 1)
+    assert not scene.restore().moves
+    scene.forget(0)
+    assert len(scene.restore().moves) == scene.free + 3 == 3
+    scene.end()
+
+
+def test_a_chunk_is_what_copies_may_take_unless_told_otherwise() -> None:
+    for chunk in (None, 3):
+        tier = HostTier(chunk=chunk)
+        tier.bind(small_geometry())
+        assert tier._chunk == (chunk or chunk_of(small_geometry()))
 
 
 def test_nobody_returns_while_others_leave() -> None:

@@ -33,13 +33,11 @@ def begin(mover: Mover, moves: list[Move]) -> None:
 class Stage:
     """A mover over a pool of random bits, NaNs of every payload among them."""
 
-    def __init__(
-        self, dtype: str = "float64", n_pages: int = 100, device: LazyDevice | None = None, graphs: bool = False
-    ) -> None:
+    def __init__(self, dtype: str = "float64", n_pages: int = 100, device: LazyDevice | None = None) -> None:
         self.device = device or LazyDevice()
         self.geometry = small_geometry(n_pages=n_pages, dtype=dtype)
         self.pool = KVPool(self.geometry)
-        self.mover = Mover(self.device, self.pool, self.geometry, graphs=graphs)
+        self.mover = Mover(self.device, self.pool, self.geometry)
         generator = torch.Generator().manual_seed(1)
         for bits in self.bits:
             info = torch.iinfo(bits.dtype)
@@ -97,10 +95,12 @@ def test_nan_keeps_its_payload(dtype: str, first: int) -> None:
 STAGED = chunk_of(small_geometry())
 
 
-@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("n", [1, STAGED - 1, STAGED, STAGED + 1, 2 * STAGED + 3])
-def test_any_number_of_pages_by_way_of_one_place(n: int, graphs: bool) -> None:
-    stage = Stage(n_pages=2 * n + 2, graphs=graphs)
+def test_any_number_of_pages_by_way_of_one_place(n: int, recorded: bool) -> None:
+    stage = Stage(n_pages=2 * n + 2)
+    if recorded:
+        stage.mover.rehearse()
     pages, slots = range(1, n + 1), range(1, n + 1)
     before = stage.at(pages)
     stage.move(pages, slots, out=True)
@@ -129,21 +129,29 @@ class Recorder(LazyDevice):
         return super().record(fn)
 
 
-@pytest.mark.parametrize("graphs", [False, True])
-def test_each_direction_is_recorded_once_and_before_it_is_needed(graphs: bool) -> None:
-    stage = Stage(device=(device := Recorder()), graphs=graphs)
+@pytest.mark.parametrize("before_copies", [False, True])
+def test_each_direction_is_recorded_once_and_replayed_with_other_pages(before_copies: bool) -> None:
+    stage = Stage(device=(device := Recorder()))
     before = stage.at(range(100))
-    stage.mover.rehearse()
-    assert len(device.recorded) == 2 * graphs
-    assert torch.equal(stage.at(range(100)), before)
+    if before_copies:
+        stage.mover.rehearse()
     # fewer pages behind more: those behind the last do not move
     for pages, others in (((1, 2, 3), (11, 12, 13)), ((4, 5), (14, 15))):
         stage.move(pages, range(1, 1 + len(pages)), out=True)
         stage.move(others, range(1, 1 + len(pages)), out=False)
     assert [error for _, error in stage.end()] == [None] * 4
-    assert torch.equal(stage.at(range(11, 16)), before[:, :, 1:6])
-    assert torch.equal(stage.at(range(16, 100)), before[:, :, 16:])
-    assert len(device.recorded) == 2 * graphs
+    assert len(device.recorded) == 2 * before_copies
+    after = stage.at(range(100))
+    assert torch.equal(after[:, :, 11:16], before[:, :, 1:6])
+    assert torch.equal(after[:, :, 16:], before[:, :, 16:])
+    # what copies left behind is copied by no rehearsal
+    stage.main(lambda: stage.pool.poison([14, 15]))
+    poisoned = stage.mover._device.launch(lambda: None)
+    device.wait(poisoned)
+    kept = stage.at(range(100))
+    stage.mover.rehearse()
+    assert torch.equal(stage.at(range(100)), kept)
+    assert len(device.recorded) == 2
 
 
 SLOTS = 8
@@ -261,7 +269,8 @@ def test_page_numbers_are_not_written_over_before_their_copy_has_ended() -> None
     assert numbers[0].data_ptr() != numbers[1].data_ptr()
     stage.end()
     begin(stage.mover, [Move(page + 4, page, False) for page in (1, 2, 3, 4)])
-    (again,) = (trip.numbers for copy in stage.mover._copies for trip in copy.trips)
+    stage.move([9], [9], out=True)
+    _, again = (trip.numbers for copy in stage.mover._copies for trip in copy.trips)
     assert again.data_ptr() in {x.data_ptr() for x in numbers}
     stage.end()
     assert torch.equal(stage.at([5, 6, 7, 8]), before[:, :, 1:5])
