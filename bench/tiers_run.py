@@ -150,8 +150,9 @@ def cost_of_copies(
             counts[cell] += 1
     if n_pairs < 2 or ((counts[:, 0] > 0).sum(0) < 2).any():
         return None
-    rest = [_share(sums.sum(0) - sums[i], counts.sum(0) - counts[i]) for i in range(n_pairs)]
-    return _share(sums.sum(0), counts.sum(0)), float(np.std(rest) * (n_pairs - 1) ** 0.5)
+    all_sums, all_counts = sums.sum(0), counts.sum(0)
+    rest = [_share(all_sums - sums[i], all_counts - counts[i]) for i in range(n_pairs)]
+    return _share(all_sums, all_counts), float(np.std(rest) * (n_pairs - 1) ** 0.5)
 
 
 def _share(sums: Any, counts: Any) -> float:

@@ -66,8 +66,7 @@ class Mover:
         self._device, self._pool, self._geometry = device, pool, geometry
         self._host = HostPool(geometry)
         self._n_staged = chunk_of(geometry)
-        self._staged: Tensor | None = None
-        self._pairs: Tensor | None = None
+        self._staged: tuple[Tensor, Tensor] | None = None
         self._gathers: dict[bool, Callable[[], object]] = {}
         self._numbers: dict[bool, list[Tensor]] = {True: [], False: []}  # of copies that have ended
         self._copies: deque[Copy] = deque()
@@ -81,7 +80,7 @@ class Mover:
     @property
     def memory(self) -> tuple[object, ...]:
         """What it allocated on the device."""
-        return (self._staged, self._pairs)
+        return (self._staged,)
 
     @property
     def pinned(self) -> tuple[object, ...]:
@@ -96,22 +95,13 @@ class Mover:
     @contextmanager
     def moving(self, moves: Sequence[Move]) -> Generator[None]:
         """Begin to copy pages, in this order, beside what is launched within and behind all that was before."""
-        written = self._device.launch(_nothing) if moves else None
+        written = (self._device.launch(_nothing),) if moves else ()
         try:
             yield
         finally:
             # launched last, so that the round does not come late for it
             for first in range(0, len(moves), self._n_staged):
-                few = tuple(moves[first : first + self._n_staged])
-                trips, error = list[Trip](), None
-                try:
-                    # memory is locked here, so that a copy's time is that of the copy
-                    trips = self._trips(few)
-                except Exception as raised:
-                    error = raised
-                copy = partial(self._copy, trips, error)
-                event = self._device.launch(copy, "side", (written,) if written else ())
-                self._copies.append(Copy(few, trips, event, self._step))
+                self._begin(tuple(moves[first : first + self._n_staged]), written)
 
     def ended(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
         """Yield the copies that have ended, oldest first, and what went wrong; with `wait`, all there are.
@@ -142,6 +132,16 @@ class Mover:
         """Record what gathers and scatters pages, before the first copy."""
         for out in {True, False} - self._gathers.keys():
             self._device.wait(self._device.launch(partial(self._record, out), "side"))
+
+    def _begin(self, moves: tuple[Move, ...], after: Sequence[Event]) -> None:
+        trips, error = list[Trip](), None
+        try:
+            # memory is locked here, so that a copy's time is that of the copy
+            trips = self._trips(moves)
+        except Exception as raised:  # it belongs to whose pages these are
+            error = raised
+        event = self._device.launch(partial(self._copy, trips, error), "side", after)
+        self._copies.append(Copy(moves, trips, event, self._step))
 
     def _trips(self, moves: Sequence[Move]) -> list[Trip]:
         """Return one direction after the other; raises if the host has no memory."""
@@ -211,11 +211,11 @@ class Mover:
 
     def _stage(self) -> tuple[Tensor, Tensor]:
         """Return the place between the pools, and that of page numbers; both come with the first copy and stay."""
-        if self._staged is None or self._pairs is None:
-            kv = self._pool.kv
-            self._staged = kv.new_empty((self._n_staged, *kv.shape[:2], *kv.shape[3:]))
-            self._pairs = kv.new_zeros((1 + self._n_staged, 2), dtype=torch.int64)
-        return self._staged, self._pairs
+        if self._staged is None:
+            kv, n = self._pool.kv, self._n_staged
+            pairs = kv.new_zeros((1 + n, 2), dtype=torch.int64)
+            self._staged = kv.new_empty((n, *kv.shape[:2], *kv.shape[3:])), pairs
+        return self._staged
 
 
 def _nothing() -> None:

@@ -111,10 +111,8 @@ def test_any_number_of_pages_by_way_of_one_place(n: int, recorded: bool) -> None
     stage.move(back, slots, out=False)
     stage.end()
     assert torch.equal(stage.at(back), before)
-    staged, pairs = stage.mover.memory
-    assert isinstance(staged, Tensor)
-    assert isinstance(pairs, Tensor)
-    assert (len(staged), len(pairs)) == (STAGED, STAGED + 1)
+    assert stage.mover._staged is not None
+    assert [len(x) for x in stage.mover._staged] == [STAGED, STAGED + 1]
 
 
 class Recorder(LazyDevice):
@@ -145,9 +143,7 @@ def test_each_direction_is_recorded_once_and_replayed_with_other_pages(before_co
     assert torch.equal(after[:, :, 11:16], before[:, :, 1:6])
     assert torch.equal(after[:, :, 16:], before[:, :, 16:])
     # what copies left behind is copied by no rehearsal
-    stage.main(lambda: stage.pool.poison([14, 15]))
-    poisoned = stage.mover._device.launch(lambda: None)
-    device.wait(poisoned)
+    device.wait(device.launch(lambda: stage.pool.poison([14, 15])))
     kept = stage.at(range(100))
     stage.mover.rehearse()
     assert torch.equal(stage.at(range(100)), kept)
@@ -279,7 +275,7 @@ def test_page_numbers_are_not_written_over_before_their_copy_has_ended() -> None
 def test_nothing_is_allocated_before_the_first_copy() -> None:
     stage = Stage()
     stage.move([], [], out=True)
-    assert (stage.mover.memory, stage.mover.pinned, stage.end()) == ((None, None), ({},), [])
+    assert (stage.mover.memory, stage.mover.pinned, stage.end()) == ((None,), ({},), [])
 
 
 def test_pages_that_come_back_are_not_poisoned() -> None:
