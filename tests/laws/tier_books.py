@@ -51,8 +51,8 @@ class TierBooks(RuleBasedStateMachine):
     @initialize(
         victim=st.sampled_from(["newest", "shortest", "longest_remaining"]),
         size=st.sampled_from([0.2, 0.5, 2.0]),
-        low=st.sampled_from([0.0, 0.0, 0.1, 0.3]),
-        wider=st.sampled_from([0.0, 0.0, 0.0, 0.2]),
+        low=st.sampled_from([0.0, 0.1, 0.3]),
+        wider=st.sampled_from([0.0, 0.0, 0.2]),
         chunk=st.sampled_from([1, 3, 64]),
         prompt=st.integers(LIMIT // 8, LIMIT // 4),
         samples=st.sampled_from([0, 1, 2, 2]),
