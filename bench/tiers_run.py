@@ -113,12 +113,14 @@ class PressedBench(Bench):
 
 
 class LeavesOut:
-    """Lets a mover say that copies have ended that it never made, while they are `left_out`."""
+    """Lets a mover say that copies have ended that it never made, and lock nothing, while they are `left_out`."""
 
     def __init__(self, mover: Mover) -> None:
         self.left_out = False
         trips = mover._trips
         mover._trips = lambda moves: [] if self.left_out else trips(moves)
+        ahead = mover._host.ahead
+        mover._host.ahead = lambda: None if self.left_out else ahead()
 
 
 def is_without(step: int) -> bool:

@@ -72,12 +72,12 @@ class Engine:
         self._device: Device = device or (CudaDevice(model.device) if model.device.type == "cuda" else LazyDevice())
         check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
         self._pool = KVPool(self.geometry)
-        self._mover = Mover(self._device, self._pool, self.geometry)
         self._closed = False
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):
             parts.bind(self.geometry)
             parts.attention.bind(self.geometry, model, self._pool.k, self._pool.v)
+            self._mover = Mover(self._device, self._pool, self.geometry, parts.tiers.host_free_pages())
             self._start()
 
     @classmethod
@@ -150,8 +150,7 @@ class Engine:
         if self._options.graphs:
             with within_memory(self._holders):
                 self._deck.rehearse(progress)
-                if self._parts.tiers.host_free_pages():
-                    self._mover.rehearse()
+                self._mover.rehearse()
 
     def abort(self, request_id: int) -> None:
         """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""

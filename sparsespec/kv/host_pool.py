@@ -2,8 +2,9 @@
 
 While memory is locked nothing can be launched, and most of the time that takes is spent on finding pages and clearing
 them, which needs no lock. So a thread does that ahead, with huge pages where the system has them. What is left is 1 to
-2 ms for a piece, of 24 on the same machine where torch does all at once. The thread calls nothing of CUDA: to lock
-memory while another thread records a graph would spoil the graph.
+2 ms for a piece, of 24 on the same machine where torch does all at once; and that is spent ahead too, or a copy would
+begin when the round beside which it should run is over. The thread calls nothing of CUDA: to lock memory while another
+thread records a graph would spoil the graph.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from sparsespec.kv.two_tiers import CHUNK_BYTES
 
 PIECE = 16 << 20
 """Bytes that the pool gains at a time."""
-AHEAD = -(-CHUNK_BYTES // PIECE)
-"""Pieces whose pages are there before they are needed, once one was needed: those of a copy."""
+AHEAD = 2 * -(-CHUNK_BYTES // PIECE)
+"""Pieces that are there before they are needed, once one was needed: those of two copies."""
 _PORTABLE = 1
 """Locked for all devices, whichever is current."""
 _HUGE = 2 << 20
@@ -38,22 +39,29 @@ _HUGE = 2 << 20
 class HostPool:
     """Keys and values of all layers of a page in one slot each.
 
+    Args:
+        geometry: What a page is.
+        n_slots: The highest slot; no memory is locked for others but the rest of the last piece.
+
     Attributes:
         pieces: The memory there is, by number.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, n_slots: int) -> None:
         g = geometry
         self._slots = max(1, PIECE // g.page_bytes)
         self._shape = (self._slots, 2, g.n_layers, g.page_size, g.n_kv_heads, g.head_dim)
         self._dtype, self._device = float_type(g.dtype), torch.device(g.device)
+        self._n_pieces, self._wanted = 1 + n_slots // self._slots, 0
         self.pieces: dict[int, Tensor] = {}
+        self._coming = deque[Future[Tensor]]()
         if self._device.type == "cuda":
-            self._thread, self._coming = ThreadPoolExecutor(1, "host-pages"), deque[Future[Tensor]]()
+            self._thread = ThreadPoolExecutor(1, "host-pages")
             weakref.finalize(self, _let_go, self._thread, self.pieces, self._device, os.getpid())
 
     def at(self, first: int, n: int) -> list[Tensor]:
         """Return slots `first` … `first + n - 1` [n, 2, L, P, Hkv, D], in as many parts as they lie in."""
+        self._order(-(-(first + n) // self._slots))
         parts: list[Tensor] = []
         while n:
             piece, start = divmod(first, self._slots)
@@ -64,12 +72,24 @@ class HostPool:
             first, n = first + end - start, n - (end - start)
         return parts
 
+    def ahead(self) -> None:
+        """Lock a piece that will be needed, if its pages are there; to be called when nobody waits."""
+        if self._coming and self._coming[0].done():
+            lacking = next(piece for piece in range(self._wanted) if piece not in self.pieces)
+            # whoever needs it asks again, and is told what is wrong
+            with suppress(OSError, RuntimeError):
+                self.pieces[lacking] = self._made()
+
+    def _order(self, n_pieces: int) -> None:
+        """Let pages be found for the first `n_pieces`, and for those that may be needed next."""
+        self._wanted = max(self._wanted, min(n_pieces + AHEAD, self._n_pieces))
+        while self._device.type == "cuda" and len(self.pieces) + len(self._coming) < self._wanted:
+            self._coming.append(self._thread.submit(mapped, self._shape, self._dtype))
+
     def _made(self) -> Tensor:
         """Return a new piece; raises what went wrong while it was made."""
         if self._device.type != "cuda":
             return torch.empty(self._shape, dtype=self._dtype)
-        while len(self._coming) <= AHEAD:
-            self._coming.append(self._thread.submit(mapped, self._shape, self._dtype))
         piece = self._coming.popleft().result()
         try:
             torch.cuda.check_error(_runtime().cudaHostRegister(piece.data_ptr(), piece.nbytes, _PORTABLE))

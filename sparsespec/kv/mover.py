@@ -60,11 +60,18 @@ class Copy:
 
 
 class Mover:
-    """Executes page moves and, in checked mode, poisons freshly allocated pages."""
+    """Executes page moves and, in checked mode, poisons freshly allocated pages.
 
-    def __init__(self, device: Device, pool: KVPool, geometry: Geometry) -> None:
-        self._device, self._pool, self._geometry = device, pool, geometry
-        self._host = HostPool(geometry)
+    Args:
+        device: Where copies are launched.
+        pool: Keys and values on the device.
+        geometry: What a page is.
+        n_slots: The host's highest slot; 0 if nothing is ever copied.
+    """
+
+    def __init__(self, device: Device, pool: KVPool, geometry: Geometry, n_slots: int) -> None:
+        self._device, self._pool, self._geometry, self._n_slots = device, pool, geometry, n_slots
+        self._host = HostPool(geometry, n_slots)
         self._n_staged = chunk_of(geometry)
         self._staged: tuple[Tensor, Tensor] | None = None
         self._gathers: dict[bool, Callable[[], object]] = {}
@@ -102,6 +109,7 @@ class Mover:
             # launched last, so that the round does not come late for it
             for first in range(0, len(moves), self._n_staged):
                 self._begin(tuple(moves[first : first + self._n_staged]), written)
+            self._host.ahead()
 
     def ended(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
         """Yield the copies that have ended, oldest first, and what went wrong; with `wait`, all there are.
@@ -129,8 +137,8 @@ class Mover:
             pass
 
     def rehearse(self) -> None:
-        """Record what gathers and scatters pages, before the first copy."""
-        for out in {True, False} - self._gathers.keys():
+        """Record what gathers and scatters pages, before the first copy, if there will be any."""
+        for out in {True, False} - self._gathers.keys() if self._n_slots else ():
             self._device.wait(self._device.launch(partial(self._record, out), "side"))
 
     def _begin(self, moves: tuple[Move, ...], after: Sequence[Event]) -> None:

@@ -141,7 +141,9 @@ def test_the_error_is_that_of_turns_and_not_of_steps() -> None:
 def test_copies_that_are_left_out_move_nothing_and_lock_nothing() -> None:
     device, geometry = LazyDevice(), small_geometry()
     pool = KVPool(geometry)
-    mover = Mover(device, pool, geometry)
+    mover = Mover(device, pool, geometry, 1)
+    locked: list[str] = []
+    mover._host.ahead = lambda: locked.append("a piece")
     leaves_out = tiers_run.LeavesOut(mover)
     pool.kv[:, :, 4], pool.kv[:, :, 5] = 1.0, 2.0
     for left_out in (True, False):
@@ -151,4 +153,4 @@ def test_copies_that_are_left_out_move_nothing_and_lock_nothing() -> None:
                 pass
             assert list(mover.ended(wait=True)) == [((move,), None)]
         assert (pool.kv[:, :, 5] == (2.0 if left_out else 1.0)).all()
-        assert (mover.pinned == ({},)) == left_out
+        assert (mover.pinned == ({},)) == (not locked) == left_out

@@ -133,7 +133,7 @@ def test_pages_come_back_from_the_host_bit_by_bit(recorded: bool) -> None:
         part.view(torch.int16).random_(-(1 << 15), (1 << 15) - 1)
     before = [part.view(torch.int16).clone() for part in (pool.k, pool.v)]
     device = CudaDevice()
-    mover = Mover(device, pool, geometry)
+    mover = Mover(device, pool, geometry, 2 * n)
     if recorded:
         mover.rehearse()
     pages = list(range(1, 1 + n))

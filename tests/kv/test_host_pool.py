@@ -17,6 +17,7 @@ from sparsespec.kv.host_pool import AHEAD, HostPool, mapped
 from sparsespec.testing.checks.stage import small_geometry
 
 SLOTS = 8
+N_SLOTS = 20 * SLOTS - 1
 ON_GPU = replace(small_geometry(), device="cuda")
 
 
@@ -26,7 +27,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_is_cut_where_pieces_end() -> None:
-    pool = HostPool(small_geometry())
+    pool = HostPool(small_geometry(), N_SLOTS)
     parts = pool.at(SLOTS - 3, SLOTS + 5)
     assert [len(part) for part in parts] == [3, SLOTS, 2]
     assert parts[0].shape[1:] == (2, 2, 4, 2, 4)
@@ -74,9 +75,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     return found
 
 
-def test_pieces_are_made_ahead_locked_when_needed_and_unlocked_at_the_end(
-    monkeypatch: pytest.MonkeyPatch, runtime: Runtime
-) -> None:
+def test_pieces_are_made_ahead_and_unlocked_at_the_end(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> None:
     made: list[Tensor] = []
 
     def watched(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -85,7 +84,7 @@ def test_pieces_are_made_ahead_locked_when_needed_and_unlocked_at_the_end(
         return made[-1]
 
     monkeypatch.setattr(module, "mapped", watched)
-    pool = HostPool(ON_GPU)
+    pool = HostPool(ON_GPU, N_SLOTS)
     assert not made
     (first,) = pool.at(0, 1)
     assert runtime.locked == {first.data_ptr(): pool.pieces[0].nbytes}
@@ -101,7 +100,7 @@ def test_pieces_are_made_ahead_locked_when_needed_and_unlocked_at_the_end(
 
 
 def test_a_pool_that_its_own_thread_collects_is_unlocked_too(runtime: Runtime) -> None:
-    pool, dropped = HostPool(ON_GPU), threading.Event()
+    pool, dropped = HostPool(ON_GPU, N_SLOTS), threading.Event()
     pool.at(0, 1)
     assert runtime.locked
     collected = pool._thread.submit(lambda: dropped.wait(10) and gc.collect())
@@ -122,7 +121,7 @@ def test_trouble_belongs_to_who_needs_a_piece_and_the_next_one_is_asked_for_agai
     def scarce(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         raise OSError("Cannot allocate memory")
 
-    pool = HostPool(ON_GPU)
+    pool = HostPool(ON_GPU, N_SLOTS)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot allocate"):
         patch.setattr(module, "mapped", scarce)
         pool.at(0, 1)
@@ -141,9 +140,70 @@ def test_trouble_belongs_to_who_needs_a_piece_and_the_next_one_is_asked_for_agai
     assert sorted(pool.pieces) == [0]
 
 
+def test_pieces_are_locked_ahead_one_at_a_time_once_their_pages_are_there(
+    monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    pages_are_there = threading.Event()
+
+    def slow(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        assert pages_are_there.wait(10)
+        return mapped(shape, dtype)
+
+    pool = HostPool(ON_GPU, N_SLOTS)
+    pool.ahead()
+    assert not pool.pieces  # nothing was needed yet
+    pool.at(0, 2 * SLOTS)
+    pool._coming[-1].result()
+    for n in range(3, 3 + AHEAD):
+        pool.ahead()
+        assert sorted(pool.pieces) == list(range(n))
+        assert len(runtime.locked) == n
+    pool.ahead()
+    assert len(pool.pieces) == 2 + AHEAD
+    # these are there already, and make room for others
+    monkeypatch.setattr(module, "mapped", slow)
+    pool.at(2 * SLOTS, SLOTS)
+    assert len(pool.pieces) == 2 + AHEAD
+    pool.ahead()
+    assert len(pool.pieces) == 2 + AHEAD
+    pages_are_there.set()
+    pool._coming[-1].result()
+    pool.ahead()
+    assert sorted(pool.pieces) == list(range(3 + AHEAD))
+
+
+@pytest.mark.parametrize("n_slots", [3 * SLOTS - 1, 3 * SLOTS])
+def test_no_more_is_locked_than_there_are_slots_for(runtime: Runtime, n_slots: int) -> None:
+    pool = HostPool(ON_GPU, n_slots)
+    pool.at(1, 1)
+    if pool._coming:
+        pool._coming[-1].result()
+    for _ in range(2 * AHEAD):
+        pool.ahead()
+    assert len(pool.pieces) == len(runtime.locked) == (3 if n_slots < 3 * SLOTS else 4)
+    pool.at(n_slots, 1)
+    assert len(pool.pieces) == len(runtime.locked)
+
+
+def test_trouble_ahead_is_left_to_who_needs_the_piece(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> None:
+    pool = HostPool(ON_GPU, N_SLOTS)
+    pool.at(0, 1)
+    pool._coming[-1].result()
+    runtime.answer = 2
+    monkeypatch.setattr(torch, "zeros", lambda n, device: None)
+    for _ in range(2 * AHEAD):
+        pool.ahead()
+    assert sorted(pool.pieces) == [0]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        pool.at(SLOTS, 1)
+    runtime.answer = 0
+    pool.at(SLOTS, 1)
+    assert sorted(pool.pieces) == [0, 1]
+
+
 @pytest.mark.gpu
 def test_pieces_are_locked_until_the_pool_is_gone() -> None:
-    pool = HostPool(ON_GPU)
+    pool = HostPool(ON_GPU, N_SLOTS)
     (part,) = pool.at(3, 2)
     assert part.is_pinned()
     on_device = torch.randn(part.shape, dtype=part.dtype, device="cuda")

@@ -21,6 +21,7 @@ from sparsespec.kv.two_tiers import chunk_of
 from sparsespec.testing.checks.stage import small_geometry
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
+N_SLOTS = 200
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
@@ -37,7 +38,7 @@ class Stage:
         self.device = device or LazyDevice()
         self.geometry = small_geometry(n_pages=n_pages, dtype=dtype)
         self.pool = KVPool(self.geometry)
-        self.mover = Mover(self.device, self.pool, self.geometry)
+        self.mover = Mover(self.device, self.pool, self.geometry, N_SLOTS)
         generator = torch.Generator().manual_seed(1)
         for bits in self.bits:
             info = torch.iinfo(bits.dtype)
@@ -172,6 +173,23 @@ def test_slots_lie_in_pieces_that_come_as_they_are_needed() -> None:
     assert sorted(pieces) == [0, 1, 3]  # type: ignore[arg-type]
 
 
+def test_memory_is_locked_ahead_in_every_step_behind_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, seen = Stage(), list[int]()
+    monkeypatch.setattr(HostPool, "ahead", lambda self: seen.append(stage.mover.n_out))
+    stage.move([1, 2], [1, 2], out=True)
+    stage.move([], [], out=True)
+    stage.end()
+    stage.move([], [], out=True)
+    assert seen == [1, 1, 0]
+
+
+def test_nothing_is_rehearsed_where_nothing_is_ever_copied() -> None:
+    stage = Stage()
+    mover = Mover(stage.device, stage.pool, stage.geometry, 0)
+    mover.rehearse()
+    assert mover.memory == (None,)
+
+
 @pytest.mark.parametrize(
     ("slots", "runs"),
     [([], []), ([4], [(4, 1)]), ([1, 2, 3], [(1, 3)]), ([1, 3, 4, 9], [(1, 1), (3, 2), (9, 1)])],
@@ -280,7 +298,7 @@ def test_nothing_is_allocated_before_the_first_copy() -> None:
 
 def test_pages_that_come_back_are_not_poisoned() -> None:
     stage = Stage()
-    mover = Mover(stage.device, stage.pool, replace(stage.geometry, checked=True))
+    mover = Mover(stage.device, stage.pool, replace(stage.geometry, checked=True), N_SLOTS)
     stage.pool.k[:, 4], stage.pool.v[:, 4] = 1.0, 2.0
     begin(mover, [Move(4, 1, True)])
     list(mover.ended(wait=True))

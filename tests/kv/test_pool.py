@@ -22,8 +22,8 @@ def test_fresh_pages_are_poisoned_in_stream_order_and_only_in_checked_mode() -> 
     # a new pool holds whatever lay in that memory
     pool.k.zero_()
     pool.v.zero_()
-    Mover(device, pool, geometry).fresh([2])
-    mover = Mover(device, pool, replace(geometry, checked=True))
+    Mover(device, pool, geometry, 0).fresh([2])
+    mover = Mover(device, pool, replace(geometry, checked=True), 0)
     mover.fresh([])
     mover.fresh([3, 1])
     assert not pool.k.isnan().any()
