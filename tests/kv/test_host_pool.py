@@ -176,8 +176,7 @@ def test_pieces_are_locked_ahead_one_at_a_time_once_their_pages_are_there(
 def test_no_more_is_locked_than_there_are_slots_for(runtime: Runtime, n_slots: int) -> None:
     pool = HostPool(ON_GPU, n_slots)
     pool.at(1, 1)
-    if pool._coming:
-        pool._coming[-1].result()
+    pool._coming[-1].result()
     for _ in range(2 * AHEAD):
         pool.ahead()
     assert len(pool.pieces) == len(runtime.locked) == (3 if n_slots < 3 * SLOTS else 4)
