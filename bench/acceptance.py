@@ -82,17 +82,17 @@ def selector_of(text: str, budget: float) -> str:
 def continued(
     model: Transformer,
     prompts: Sequence[Sequence[int]],
-    laws: Sequence[SamplingParams],
+    sampling: Sequence[SamplingParams],
     known: Prompts | None = None,
 ) -> Tensor:
     """Return prompts, all of one length, and their continuations by the model itself, [texts, tokens].
 
     What `known` is to hold of the prompts is left there.
     """
-    length = len(prompts[0]) + laws[0].max_tokens
+    length = len(prompts[0]) + sampling[0].max_tokens
     reader, parts = reading(model, known)
     engine = Engine.compose(reader, "dense", eos_ids=(), **parts, **sizes(len(prompts), length))
-    done = decode(engine, prompts, laws)
+    done = decode(engine, prompts, sampling)
     if known is not None:
         known.complete = True
     rows = [[*prompt, *one.token_ids] for prompt, one in zip(prompts, done, strict=True)]
@@ -108,7 +108,7 @@ class Bench:
         self.known: Prompts | None = None
         n, tokens = len(prompts), (args.rounds + 1) * (args.draft + 1)
         # requests of the first half are greedy, those of the second sampled; request i has seed i
-        self.laws = [
+        self.sampling = [
             SamplingParams(temperature=t, max_tokens=tokens, ignore_eos=True, seed=i)
             for i, t in enumerate([0.0] * n + [args.temperature] * n)
         ]
@@ -120,13 +120,13 @@ class Bench:
             # a shorter prompt is the beginning of a longer one
             self.known = self.known or Prompts(self.model, len(prompts), context)
             self.known.begin(context)
-        return continued(self.model, prompts, self.laws[len(prompts) :], self.known).repeat(2, 1)
+        return continued(self.model, prompts, self.sampling[len(prompts) :], self.known).repeat(2, 1)
 
     def drafts(self, selector: str, context: int, tokens: Tensor) -> tuple[Tensor, list[float]]:
         """Return the drafts of a selector, without those of the first round, and the share of KV that they read."""
         clear(self.model)
         script = Script.of(tokens, context, self.draft)
-        found, shares = drafted(self.model, selector, script, self.laws, self.known)
+        found, shares = drafted(self.model, selector, script, self.sampling, self.known)
         return found[:, 1:], shares
 
     @property
@@ -200,8 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     start = time.perf_counter()
     model, tokenizer = model_of(args.model, args.dtype, args.device, args.seed)
     longest = max(args.context)
-    if longest + (args.rounds + 1) * (args.draft + 1) > model.config.max_context:
-        raise BadOption(f"--context {longest} and the rounds exceed the model's {model.config.max_context} tokens")
+    if longest + (args.rounds + 1) * (args.draft + 1) > model.config.max_model_len:
+        raise BadOption(f"--context {longest} and the rounds exceed the model's {model.config.max_model_len} tokens")
     if tokenizer is None:
         prompts, origin = list(random_prompts(model.config.vocab, [longest] * args.texts, args.seed)), None
     else:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.acceptance_recall import Prompts, reading
-from sparsespec.core.batch import Chained, ChainRows, Outcome, State
+from sparsespec.core.batch import Outcome, State, VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import SparseSpecError
 from sparsespec.core.params import SamplingParams
@@ -63,7 +63,7 @@ class Prompter:
     """Proposes nothing; takes drafts down before they are verified, and puts the script in their place."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     guesses = True
 
     script_: Script
@@ -76,12 +76,12 @@ class Prompter:
 
     def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
         """Return zeros."""
-        script, c = self.script_, state.c[seat]
+        script, c = self.script_, state.n_committed[seat]
         n_requests, rounds, draft = script.drafts.shape
         request = state.seed[seat].clamp(0, n_requests - 2)
         number = ((c - script.context) // (draft + 1)).clamp(0, rounds - 1)
         # a round that waits for others after its last draft is seen twice
-        fresh = (known == c) & (state.d[seat] == draft) & (script.drafts[request, number, 0] < 0)
+        fresh = (known == c) & (state.n_drafted[seat] == draft) & (script.drafts[request, number, 0] < 0)
         column = c[:, None] + torch.arange(draft, device=c.device)
         column = column.clamp(max=state.tokens.shape[1] - 1)
         drafts = state.tokens[seat[:, None], column]
@@ -99,13 +99,13 @@ class Scripted(SharedNoise):
 
     script_: Script
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        """See `core.protocols.Verifier.chain`."""
-        drawn, script = super().chain(logits, rows, q), self.script_
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        """See `core.protocols.Verifier.verify`."""
+        drawn, script = super().verify(logits, rows, q), self.script_
         verified = (rows.level == 0) & (rows.count >= 0)
         request = rows.seed.clamp(0, len(script.tokens) - 1)
         text = script.at(request, rows.position, drawn.tokens.shape[1])
-        return Chained(
+        return VerifyOutput(
             torch.where(verified[:, None], text, drawn.tokens),
             torch.where(verified, rows.count + 1, drawn.emitted),
             torch.where(verified, rows.count, drawn.accepted),
@@ -116,15 +116,15 @@ def decode(
     engine: Engine,
     prompts: Sequence[Sequence[int]],
     params: Sequence[SamplingParams],
-    hear: Callable[[RowResult], object] = lambda result: None,
+    collect: Callable[[RowResult], object] = lambda result: None,
 ) -> list[Completion]:
     """Return the completions in the order of the prompts, and close the engine; `hear` is told of every row."""
     places = {engine.add(prompt, one): i for i, (prompt, one) in enumerate(zip(prompts, params, strict=True))}
     found: dict[int, Completion] = {}
     while engine.has_work:
         result = engine.step()
-        for row in result.info.heard:
-            hear(row)
+        for row in result.info.collected:
+            collect(row)
         for event in result.events:
             if event.completion is not None:
                 if event.completion.error:
@@ -137,11 +137,20 @@ def decode(
 def sizes(n_requests: int, length: int) -> dict[str, Any]:
     """Return the options of an engine that holds all requests at once."""
     blocks = -(-length // PAGE)
-    return {"max_batch": n_requests, "max_context": length, "page_size": PAGE, "n_pages": 1 + n_requests * blocks}
+    return {
+        "max_num_seqs": n_requests,
+        "max_model_len": length,
+        "block_size": PAGE,
+        "num_gpu_blocks": 1 + n_requests * blocks,
+    }
 
 
 def drafted(
-    model: Transformer, selector: str, script: Script, laws: Sequence[SamplingParams], prompts: Prompts | None = None
+    model: Transformer,
+    selector: str,
+    script: Script,
+    sampling: Sequence[SamplingParams],
+    prompts: Prompts | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Return the drafts of a selector [requests, rounds, draft], and the share of KV that those of each request read.
 
@@ -151,7 +160,7 @@ def drafted(
         model: The model.
         selector: What is written behind `selector/`.
         script: The texts; its drafts are taken along.
-        laws: How each request draws.
+        sampling: How each request draws.
         prompts: What is known of the prompts, if anything.
     """
     rounds, draft = script.drafts.shape[1:]
@@ -159,7 +168,7 @@ def drafted(
     # all requests are seated at once, in order: a seat is a request
     read, full = [0.0] * n_requests, [0.0] * n_requests
 
-    def hear(row: RowResult) -> None:
+    def collect(row: RowResult) -> None:
         if row.phase is Phase.DRAFT and row.kv_full > script.context + draft:
             read[row.seat] += row.kv_read
             full[row.seat] += row.kv_full
@@ -176,7 +185,7 @@ def drafted(
         **sizes(n_requests, script.tokens.shape[1]),
     )
     prompter.script_ = scripted.script_ = script
-    done = decode(engine, script.tokens[:, : script.context].tolist(), laws, hear)
+    done = decode(engine, script.tokens[:, : script.context].tolist(), sampling, collect)
     found = script.drafts[:-1].cpu()
     assert bool((found >= 0).all()), "a round was not seen"
     assert all(one.metrics.num_spec_rounds == rounds for one in done), "a round was cut short"

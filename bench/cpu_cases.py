@@ -20,7 +20,7 @@ from sparsespec.core.noise import gumbel
 from sparsespec.kernels.append_kv.api import append_kv
 from sparsespec.kernels.attention.api import attention
 from sparsespec.kernels.copy_pages.api import copy_pages
-from sparsespec.kernels.draw.api import draw
+from sparsespec.kernels.sample.api import sample
 from sparsespec.kernels.top_positions.api import top_positions
 
 IMPL = "reference"
@@ -129,14 +129,14 @@ def copy(shape: Shape, generator: torch.Generator, pages: int) -> Ready:
     return Ready(call, check)
 
 
-def sample(_: Shape, generator: torch.Generator, rows: int, vocab: int, temperature: float, top_p: float) -> Ready:
+def sampling(_: Shape, generator: torch.Generator, rows: int, vocab: int, temperature: float, top_p: float) -> Ready:
     """Return logits to draw from."""
     logits = 3 * torch.randn(rows, vocab, generator=generator)
     full = partial(torch.full, (rows,), dtype=torch.float64)
     seed, zero = torch.arange(rows), torch.zeros(rows, dtype=torch.int64)
     key = (seed, zero, zero, zero)
     filters = (full(temperature), zero, full(top_p), full(0.0))
-    call = partial(draw, logits, *filters, *key, impl=IMPL)
+    call = partial(sample, logits, *filters, *key, impl=IMPL)
 
     def check() -> str:
         score = exact.perturbed(logits, temperature, top_p, gumbel(*key, vocab, torch.float32))
@@ -174,5 +174,5 @@ def cases() -> list[CpuCase]:
         *(CpuCase("top_positions", f"{few} of {LENGTH}, pool {n}", choose, {**lists, "pool": n}) for n in (1, 5)),
         CpuCase("append_kv", f"{9 * ROWS} tokens", append, {"tokens": 9 * ROWS}),
         CpuCase("copy_pages", "16 pages", copy, {"pages": 16}),
-        *(CpuCase("draw", f"vocabulary, top_p {p}", sample, {**laws, "top_p": p}) for p in (1.0, 0.95)),
+        *(CpuCase("sample", f"vocabulary, top_p {p}", sampling, {**laws, "top_p": p}) for p in (1.0, 0.95)),
     ]

@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prompt = _prompt(tokenizer, args.prompt)
     header = {"bench": "dense_cpu", "model": MODEL, "dtype": "float32", "prompt": args.prompt, "tokens": args.tokens}
     print("  ".join(f"{k}={v}" for k, v in (header | machine()).items()), flush=True)
-    with LLM(model, "dense", tokenizer=tokenizer, max_batch=1, max_context=args.prompt + args.tokens) as llm:
+    with LLM(model, "dense", tokenizer=tokenizer, max_num_seqs=1, max_model_len=args.prompt + args.tokens) as llm:
         sides = {"sparsespec": ours(llm, prompt)}
         if args.profile:
             profile(sides["sparsespec"], min(32, args.tokens))

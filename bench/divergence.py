@@ -46,7 +46,7 @@ from bench.engine_models import model_of, random_prompts, text_prompts
 from bench.engine_subjects import Subject, subjects
 from bench.gpu_run import device as gpu
 from bench.lossless import weakness
-from sparsespec.cli.check import first_divergence
+from sparsespec.core.divergence import first_divergence
 from sparsespec.core.errors import SparseSpecError
 from sparsespec.core.params import SamplingParams
 from sparsespec.metrics.speculation import SpecMetrics
@@ -135,9 +135,10 @@ def partings(work: Work, dense: Run, ours: Run, errors: Tensor) -> Iterator[Part
     """Yield the first divergence of every request that has one."""
     usual = Spread.of(errors).p999
     for i, (a, b) in enumerate(zip(dense.completions, ours.completions, strict=True)):
-        step = first_divergence(b.token_ids, a.token_ids)
-        if step is None:
+        divergence = first_divergence(f"request {i}", b.token_ids, a.token_ids)
+        if divergence is None:
             continue
+        step = divergence.index
         if step >= min(len(a.token_ids), len(b.token_ids)):
             raise SparseSpecError(f"request {i} ended after {step} tokens in one run only, though nothing ends one")
         params, tokens = work.params[i], (a.token_ids[step], b.token_ids[step])

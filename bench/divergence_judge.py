@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sparsespec.core.noise import gumbel
 from sparsespec.core.params import SamplingParams
-from sparsespec.kernels.draw.api import process
+from sparsespec.kernels.sample.api import process
 
 MANY = 16
 """So many tokens that beat a token by more than kernels err are not all at a filter's boundary."""

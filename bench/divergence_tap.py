@@ -16,13 +16,13 @@ from torch import Tensor
 
 from bench.engine_run import clear
 from bench.engine_subjects import Subject
-from sparsespec.core.batch import Chained, ChainRows, float_type
+from sparsespec.core.batch import VerifyInputs, VerifyOutput, float_type
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption, SparseSpecError
 from sparsespec.core.params import SamplingParams
 from sparsespec.engine.outputs import Completion
-from sparsespec.kernels.draw.api import draw
 from sparsespec.kernels.implementations import fastest
+from sparsespec.kernels.sample.api import sample
 from sparsespec.llm import LLM
 from sparsespec.models.transformer import Transformer
 from sparsespec.sampling.shared_noise import SharedNoise
@@ -63,15 +63,15 @@ class Tap(SharedNoise):
         self.first_ = torch.tensor(self.lengths, device=geometry.device)
         self.logits_ = torch.zeros(n_rows, geometry.vocab, dtype=kind, device=geometry.device)
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        """See `core.protocols.Verifier.chain`."""
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        """See `core.protocols.Verifier.verify`."""
         at = spread(rows, len(logits))
         request = at.seed.clamp(0, len(self.lengths) - 1)
         step = at.position - self.first_[request]
         wanted = at.alive & (rows.level[at.row] == 0) & (step >= 0) & (step < self.tokens)
         place = torch.where(wanted, request * self.tokens + step, len(self.logits_) - 1)
         self.logits_.index_copy_(0, place, logits)
-        return super().chain(logits, rows, q)
+        return super().verify(logits, rows, q)
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class Run:
         def column(value: float, kind: torch.dtype) -> Tensor:
             return torch.tensor([value], dtype=kind, device=row.device)
 
-        law = (column(p.temperature, torch.float64), column(p.top_k, torch.int64))
+        probs = (column(p.temperature, torch.float64), column(p.top_k, torch.int64))
         filters = (column(p.top_p, torch.float64), column(p.min_p, torch.float64))
         key = (column(x, torch.int64) for x in (request, 0, work.lengths[request] + step, 0))
-        return int(draw(row, *law, *filters, *key, impl=fastest(row)))
+        return int(sample(row, *probs, *filters, *key, impl=fastest(row)))
 
 
 def decode(model: Transformer, subject: Subject, work: Work, batch: int) -> Run:
@@ -101,7 +101,7 @@ def decode(model: Transformer, subject: Subject, work: Work, batch: int) -> Run:
     start = time.perf_counter()
     tap = Tap(work.lengths, work.tokens)
     context = max(work.lengths) + work.tokens
-    sizes = {"max_batch": batch, "max_context": context, "n_pages": 1 + batch * -(-context // 16)}
+    sizes = {"max_num_seqs": batch, "max_model_len": context, "num_gpu_blocks": 1 + batch * -(-context // 16)}
     if "verifier" in subject.changes:
         raise BadOption(
             f"the numeric contract is about verifier 'shared-noise', which is given here, got {subject.label!r}"

@@ -23,7 +23,7 @@ _ROOMS = {
     "append_kv": "attention",
     "top_positions": "selection",
     "draw": "sampling",
-    "verify_chain": "sampling",
+    "verify_tokens": "sampling",
     "linear": "gemm",
 }
 _FOREIGN = (

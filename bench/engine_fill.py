@@ -18,13 +18,13 @@ from sparsespec.core.batch import State
 from sparsespec.core.plan import StepPlan
 from sparsespec.core.view import View
 from sparsespec.engine import engine as rooms
-from sparsespec.engine.deck import Deck
-from sparsespec.engine.desk import Desk
 from sparsespec.engine.engine import Engine
+from sparsespec.engine.executor import Executor
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.request import Request
-from sparsespec.engine.roster import Roster
-from sparsespec.engine.state import set_filled
+from sparsespec.engine.request_queue import RequestQueue
+from sparsespec.engine.request_table import RequestTable
+from sparsespec.engine.state import set_computed
 from sparsespec.kv.mover import Mover
 from sparsespec.kv.pool import KVPool
 from sparsespec.sched.prefill import prefill_rows
@@ -44,9 +44,9 @@ class Fill:
 class Inside:
     """Rooms of an engine: valid until its next `reset`."""
 
-    desk: Desk
-    deck: Deck
-    roster: Roster
+    queue: RequestQueue
+    executor: Executor
+    table: RequestTable
     parts: Parts
     mover: Mover
     state: State
@@ -55,8 +55,8 @@ class Inside:
     @classmethod
     def of(cls, engine: Engine) -> Inside:
         """Look into an engine; the only place of the benchmarks that does."""
-        deck = engine._deck
-        return cls(engine._desk, deck, engine._roster, engine._parts, engine._mover, deck._state, engine._pool)
+        executor = engine._executor
+        return cls(engine._queue, executor, engine._table, engine._parts, engine._mover, executor._state, engine._pool)
 
     @property
     def pools(self) -> tuple[Tensor, Tensor]:
@@ -68,18 +68,18 @@ class Inside:
 
         Pages are found by the tier manager as ever, when a row is first placed.
         """
-        fill, seat = Fill(), self.desk._seat
+        fill, seat = Fill(), self.queue._seat
 
         def seated(request: Request) -> None:
             seat(request)
-            left = int(self.roster.to_prefill[request.seat])
+            left = int(self.table.to_prefill[request.seat])
             filled = 0 if fill.leave is None else max(0, left - fill.leave)
             if filled:
-                self.roster.to_prefill[request.seat] = left - filled
-                self.roster.first_fill[request.seat] = left > filled
-                self.deck._aside(partial(set_filled, self.state, [request.seat], filled))
+                self.table.to_prefill[request.seat] = left - filled
+                self.table.first_fill[request.seat] = left > filled
+                self.executor._aside(partial(set_computed, self.state, [request.seat], filled))
 
-        self.desk._seat = seated
+        self.queue._seat = seated
         return fill
 
 

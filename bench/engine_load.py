@@ -72,9 +72,9 @@ def sizes(load: Load, lengths: Sequence[tuple[int, int]], room: int) -> dict[str
     # any requests that can stand side by side; those that overtake are covered by a twentieth
     most = max(sum(pages[i : i + load.batch]) for i in range(len(pages) - load.batch + 1))
     return {
-        "max_batch": load.batch,
-        "max_context": sum((load.context[1], load.output[1], room)),
-        "page_size": PAGE,
-        "n_pages": 1 + most + (most // 20 if load.turnover else 0),
+        "max_num_seqs": load.batch,
+        "max_model_len": sum((load.context[1], load.output[1], room)),
+        "block_size": PAGE,
+        "num_gpu_blocks": 1 + most + (most // 20 if load.turnover else 0),
         "seed": load.seed,
     }

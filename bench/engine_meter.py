@@ -148,10 +148,10 @@ class Clock:
         """Wrap the lines of an engine's round."""
         clock = cls()
         clock.start()
-        clock.wrap(inside.desk, "view", "view")
+        clock.wrap(inside.queue, "view", "view")
         clock.wrap(inside.parts.scheduler, "plan", "plan")
         clock.wrap(inside.parts.tiers, "place", "place")
-        clock.wrap(inside.deck, "launch", "launch")
+        clock.wrap(inside.executor, "launch", "launch")
         clock.wrap(engine, "step", "step")
         return clock
 
@@ -192,7 +192,7 @@ class Tally:
         self.empty += not placed.rows
         self.preempted += len(placed.preempted)
         self.finished += sum(event.completion is not None for event in result.events)
-        for row in result.info.heard:
+        for row in result.info.collected:
             self.kv_read += row.kv_read
             if row.phase is Phase.DRAFT:
                 self.drafts += row.live > 0

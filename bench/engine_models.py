@@ -33,7 +33,7 @@ TINY_CONTEXT = 4096
 def model_of(name: str, dtype: str, device: str, seed: int) -> tuple[Transformer, Tokenizer | None]:
     """Return a model on `device`, and its tokenizer where its weights are real."""
     if name == TINY:
-        return tiny(max_context=TINY_CONTEXT, dtype=dtype, seed=seed).to(dtype, device), None
+        return tiny(max_model_len=TINY_CONTEXT, dtype=dtype, seed=seed).to(dtype, device), None
     if name in GEOMETRIES:
         return random_model(name, dtype, device, seed), None
     try:
@@ -46,7 +46,7 @@ def model_of(name: str, dtype: str, device: str, seed: int) -> tuple[Transformer
 def shape_of(name: str) -> ModelConfig:
     """Return the shape of a geometry, for contexts that its model was perhaps never trained for."""
     config = config_of(name)
-    return replace(config, max_context=max(config.max_context, LONGEST))
+    return replace(config, max_model_len=max(config.max_model_len, LONGEST))
 
 
 def random_model(name: str, dtype: str, device: str, seed: int) -> Transformer:

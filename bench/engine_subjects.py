@@ -8,11 +8,12 @@ from itertools import product
 from typing import Any
 
 from bench.synthetic import Synthetic, chance_for
-from sparsespec.comparison.subjects import changes_of
+from sparsespec.comparison.variants import changes_of
 from sparsespec.core.errors import unknown
 from sparsespec.core.literals import write
+from sparsespec.core.loops import LOOPS
 from sparsespec.core.registry import make
-from sparsespec.core.spec import LOOPS, SHELVES, PartSpec, preset
+from sparsespec.core.spec import SHELVES, PartSpec, preset
 from sparsespec.engine.compose import OPTIONS
 from sparsespec.engine.parts import Parts
 

@@ -119,12 +119,12 @@ def _starts(counts: Tensor) -> Tensor:
     return torch.nn.functional.pad(_int(counts.cumsum(0)), (1, 0))
 
 
-def _pages(rows: AttentionRows, page_size: int) -> tuple[Tensor, Tensor, Tensor]:
+def _pages(rows: AttentionRows, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return indptr, indices and last page length of rows that read everything."""
     end = rows.start + rows.live
-    blocks = (end + page_size - 1) // page_size
+    blocks = (end + block_size - 1) // block_size
     held = torch.arange(rows.table.shape[1], device=end.device) < blocks[:, None]
-    return _starts(blocks), _int(rows.table[rows.seat][held]), _int((end - 1) % page_size + 1)
+    return _starts(blocks), _int(rows.table[rows.seat][held]), _int((end - 1) % block_size + 1)
 
 
 def _decoder() -> Any:
@@ -150,12 +150,12 @@ def _prefill(backend: str, shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: 
     return lambda: wrapper.run(q, (k, v))
 
 
-def _slots(rows: AttentionRows, chosen: Chosen, page_size: int) -> Tensor:
+def _slots(rows: AttentionRows, chosen: Chosen, block_size: int) -> Tensor:
     """Return the slots that sparse rows of one query read, [groups, B, count + 1]; all counts are alike."""
     now = rows.start.expand(chosen.positions.shape[0], -1)[..., None]
     positions = torch.cat((chosen.positions.to(torch.int64), now), -1)
-    pages = rows.table[rows.seat].expand(len(positions), -1, -1).gather(-1, positions // page_size)
-    return pages * page_size + positions % page_size
+    pages = rows.table[rows.seat].expand(len(positions), -1, -1).gather(-1, positions // block_size)
+    return pages * block_size + positions % block_size
 
 
 def _sparse(shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, chosen: Chosen, scale: float) -> Call:
@@ -174,9 +174,9 @@ def _sparse(shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, 
 
 
 def _mixed(shape: Shape, k: Tensor, v: Tensor, q: Tensor, rows: AttentionRows, chosen: Chosen, scale: float) -> Call:
-    page_size = k.shape[1]
-    picked = _slots(rows, chosen, page_size)[0]
-    dense = (rows.table[:, :, None] * page_size + torch.arange(page_size, device=k.device)).flatten(1)
+    block_size = k.shape[1]
+    picked = _slots(rows, chosen, block_size)[0]
+    dense = (rows.table[:, :, None] * block_size + torch.arange(block_size, device=k.device)).flatten(1)
     ends, sparse = (rows.start + rows.live).tolist(), rows.sparse.tolist()
     lists = [picked[i] if sparse[i] else dense[i, : ends[i]] for i in range(len(ends))]
     counts = torch.tensor([len(x) for x in lists], device=k.device)

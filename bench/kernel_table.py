@@ -8,7 +8,7 @@ import torch
 
 from bench import kernel_cases_linear as products
 from bench.kernel_cases import Append, Case, Copy, Kernel, Rows, Shape, Top
-from bench.kernel_cases_draw import Best, Chain, Draw, Filters, Law, Sure
+from bench.kernel_cases_sample import Best, Chain, Draw, Filters, Law, Sure
 from bench.row_cases import Gate, Norm
 
 QWEN3_8B = Shape("qwen3-8b", 36, 32, 8, 128)

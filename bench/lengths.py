@@ -101,7 +101,7 @@ def measured(args: argparse.Namespace) -> list[Row]:
     model, tokenizer = model_of(args.model, "bfloat16" if place == "cuda" else "float32", place, args.seed)
     random = tokenizer is None
     contest = replace(contest, lengths=tuple(own_costs(contest.lengths, model.config)))
-    batches = cells_of(args, model.config.max_context)
+    batches = cells_of(args, model.config.max_model_len)
     longest = max(tokens for contexts in batches.values() for tokens in contexts.values())
     many = [longest] * max(batches)
     if tokenizer is None:

@@ -36,7 +36,7 @@ class Turns:
     """One of several lengths at a time; those that have no turn hear nothing."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, lengths: Sequence[str]) -> None:
         self.lengths = tuple(lengths)
@@ -114,7 +114,12 @@ class Arena:
     def __init__(self, model: Transformer, contest: Contest, batch: int, most: int, *, random: bool) -> None:
         self.contest, self._stages = contest, list[Stage]()
         self.turns = Turns(contest.lengths * len(contest.accepts))
-        held = {"max_batch": batch, "max_context": most, "page_size": PAGE, "n_pages": 1 + batch * -(-most // PAGE)}
+        held = {
+            "max_num_seqs": batch,
+            "max_model_len": most,
+            "block_size": PAGE,
+            "num_gpu_blocks": 1 + batch * -(-most // PAGE),
+        }
         dense = {"loop": preset(contest.preset).spec.loop, **held}
         drafting: dict[str, Any] = {"length": self.turns, **held}
         if contest.accepts != (None,):
@@ -123,7 +128,7 @@ class Arena:
             self._stages.append(Stage(model, DENSE, dense, random=random))
             drawn = self._stages[0].pool if random else None
             with lent(drawn) if drawn else nullcontext():
-                self._stages.append(Stage(model, contest.preset, drafting, random=random, drawn=drawn))
+                self._stages.append(Stage(model, contest.preset, drafting, random=random, sampled=drawn))
         except BaseException:
             self.close()
             raise

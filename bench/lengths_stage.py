@@ -162,7 +162,7 @@ def _window(steps: Sequence[tuple[float, StepResult]]) -> Window:
         raise SparseSpecError("a window yielded tokens once or never, which says nothing; lower --warmup")
     first, last = yielded[0], yielded[-1]
     counted = [result for _, result in steps[first + 1 : last + 1]]
-    rows = [row for result in counted for row in result.info.heard if row.phase is Phase.VERIFY]
+    rows = [row for result in counted for row in result.info.collected if row.phase is Phase.VERIFY]
     return Window(
         tokens=sum(len(event.token_ids) for result in counted for event in result.events),
         seconds=steps[last][0] - steps[first][0],

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 
 from bench.common import Report, machine, problems, prose
-from sparsespec.cli.check import Comparison, compare
+from sparsespec.cli.check import CheckResult, check_outputs
+from sparsespec.core.loops import LOOPS
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.registry import make
-from sparsespec.core.spec import LOOPS, PRESETS, EngineSpec, PartSpec
+from sparsespec.core.spec import PRESETS, EngineSpec, PartSpec
 from sparsespec.engine.outputs import Completion
 from sparsespec.llm import LLM, load_model
 from sparsespec.metrics.speculation import SpecMetrics
@@ -63,7 +64,9 @@ class Bench:
     def decode(self, spec: EngineSpec, work: Work) -> list[Completion]:
         """Decode a batch in an engine of its own."""
         context = max(len(p) + q.max_tokens for p, q in zip(work.prompts, work.params, strict=True))
-        with LLM(self.model, spec, tokenizer=self.tokenizer, max_batch=len(work.prompts), max_context=context) as llm:
+        with LLM(
+            self.model, spec, tokenizer=self.tokenizer, max_num_seqs=len(work.prompts), max_model_len=context
+        ) as llm:
             outputs = llm.generate(list(work.prompts), list(work.params))
         for output in outputs:
             if output.error:
@@ -81,7 +84,7 @@ class Bench:
 
     def judge(self, what: str, outputs: Sequence[Completion], expected: Sequence[Completion], start: float) -> None:
         """Compare, print a row, and remember a failure."""
-        comparison, seconds = compare(outputs, expected), time.perf_counter() - start
+        comparison, seconds = check_outputs(outputs, expected), time.perf_counter() - start
         metrics = sum((c.metrics for c in outputs), SpecMetrics())
         weak = weakness(metrics)
         self.failed |= bool(comparison.parted or weak)
@@ -110,7 +113,7 @@ def weakness(metrics: SpecMetrics) -> str | None:
     return None
 
 
-def _line(what: str, comparison: Comparison, m: SpecMetrics, seconds: float) -> str:
+def _line(what: str, comparison: CheckResult, m: SpecMetrics, seconds: float) -> str:
     rejected = f"{m.num_rejected_tokens} of {m.num_draft_tokens}" if m.num_draft_tokens else "–"
     share = f"{m.draft_kv_share:.1%}" if m.kv_full_draft else "–"
     length = f"{m.mean_acceptance_length:.2f}" if m.num_draft_tokens else "–"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.sampling.shared_noise import SharedNoise
@@ -49,7 +49,7 @@ class Synthetic:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
 
     def __init__(self, mean: float) -> None:
         self.mean = mean
@@ -71,20 +71,20 @@ class Synthetic:
         """Return None: every temperature is served."""
         return None
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        """See `core.protocols.Verifier.chain`; `q` is not read, and what is emitted has no law."""
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        """See `core.protocols.Verifier.verify`; `q` is not read, and what is emitted has no law."""
         at = spread(rows, len(logits))
         draws = self._noise.draw(logits, at, self._noise.key(at))
         # where a candidate must fall, whatever else was drawn will do
         other = torch.where(draws == at.candidate, (draws + 1) % self._vocab, draws)
-        forced = torch.where(self.stands(at), at.candidate, other)
+        forced = torch.where(self.is_accepted(at), at.candidate, other)
         full = rows.level[at.row] == 0
         return match(torch.where(at.judges & full, forced, draws), at, rows)
 
-    def stands(self, at: LogitRows) -> Tensor:
+    def is_accepted(self, at: LogitRows) -> Tensor:
         """Return how the coin of each logit row falls, [T] bool."""
         # a hash and no Philox: a handful of kernels, where a step of an engine has few others of this kind
-        x = at.seed + at.sample * _MIX[0] + at.position * _MIX[1]
+        x = at.seed + at.sample_index * _MIX[0] + at.position * _MIX[1]
         for _ in range(2):
             x = (x ^ (x >> 32)) * _MIX[2]
         return (x ^ (x >> 29)) & 0xFFFFFFFF < self._below

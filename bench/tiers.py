@@ -133,7 +133,7 @@ def _one(
     text, colon = args.preset, "," if ":" in args.preset else ":"
     (whole,) = subjects([text], accept=args.accept)
     pages = 1 + int(load.demand(whole) / demand)
-    (subject,) = subjects([f"{text}{colon}tiers={tiers},n_pages={pages}"], accept=args.accept)
+    (subject,) = subjects([f"{text}{colon}tiers={tiers},num_gpu_blocks={pages}"], accept=args.accept)
     one = partial(
         run, model, load=load, prompts=prompts, weights="real" if real else "random", accept=args.accept,
         demand=demand, pages=pages, by_turns=by_turns,

@@ -69,14 +69,14 @@ class PressedBench(Bench):
     def __init__(self, *args: Any, by_turns: bool) -> None:
         super().__init__(*args)
         g = self.engine.geometry
-        self.watch = Watch(PageMetrics(g.n_pages - 1, g.page_bytes))
+        self.watch = Watch(PageMetrics(g.num_gpu_blocks - 1, g.page_bytes))
         self._refilled: dict[int, int] = {}  # requests, by seat
         self._inside = Inside.of(self.engine)
         self._mover = LeavesOut(self._inside.mover) if by_turns else None
 
     def most_tokens(self, context: int, output: int) -> int:
         """Return what the context has room for: nobody knows what a request will say."""
-        return self.engine.geometry.max_context - context
+        return self.engine.geometry.max_model_len - context
 
     def step(self) -> StepResult:
         """Run one step, end who has said enough, and look where pages are."""
@@ -104,7 +104,7 @@ class PressedBench(Bench):
 
     def _note(self, result: StepResult) -> int:
         """Remember who lost its KV; return how many positions are filled again."""
-        placed, number, again = result.info.placed, self._inside.roster.number, 0
+        placed, number, again = result.info.placed, self._inside.table.number, 0
         for row in placed.rows:
             if row.phase is Phase.PREFILL and self._refilled.get(row.seat, -1) == number[row.seat]:
                 again += row.n_query

@@ -135,8 +135,8 @@ SAMPLING = {
     "float stop token": _params("got 1.5", "each of stop_token_ids must be a whole number", stop_token_ids=[2, 1.5]),
     "ignore_eos as a number": _params("got 1", "ignore_eos must be True or False", ignore_eos=1),
     "speculate as a word": _params("got 'no'", "speculate must be True or False", speculate="no"),
-    "misspelt": Case(lambda kit: SamplingParams.of(temprature=1), UnknownName, "temprature", "mean 'temperature'"),
-    "unsupported": Case(lambda kit: SamplingParams.of(best_of=2), BadRequest, "best_of", "supported: temperature"),
+    "misspelt": Case(lambda kit: SamplingParams(temprature=1), UnknownName, "temprature", "mean 'temperature'"),
+    "unsupported": Case(lambda kit: SamplingParams(best_of=2), UnknownName, "best_of", "n draws independent samples"),
     "a list for a dict": Case(lambda kit: SamplingParams.from_dict([1]), BadRequest, "[1]", "a table of names"),
     "a number for a name": Case(lambda kit: SamplingParams.from_dict({1: 2}), UnknownName, "parameter 1;", HAVE_PARAMS),
     "JSON of a list": Case(lambda kit: SamplingParams.from_json("[1]"), BadRequest, "'[1]'", "a JSON object"),
@@ -268,16 +268,19 @@ ENGINES = {
     "nothing for a preset": _llm(BadOption, "got None", "a preset's name or an EngineSpec", None),
     "a dict for a preset": _llm(BadOption, "{'loop': 'sync'}", "a preset's name or an EngineSpec", {"loop": "sync"}),
     "unknown preset": _llm(UnknownName, "'sparse'", "did you mean 'sparsespec'", "sparse"),
-    "unknown option": _llm(UnknownName, "'max_batches'", "did you mean 'max_batch'", max_batches=2),
-    "unknown option in a spec": _llm(UnknownName, "'pages'", "have: checked", EngineSpec(engine={"pages": 4})),
+    "unknown option": _llm(UnknownName, "'max_seqs'", "did you mean 'max_num_seqs'", max_seqs=2),
+    "an option of vLLM": _llm(UnknownName, "enforce_eager", "is called graphs here", enforce_eager=True),
+    "unknown option in a spec": _llm(UnknownName, "'pages'", "have: block_size", EngineSpec(engine={"pages": 4})),
     "no such kind of device": _llm(BadOption, "got 'tpu'", "device is 'cpu', 'cuda'", device="tpu"),
     "no device of this number": _llm(BadOption, "device 'cuda:99'", "'cpu' works anywhere", device="cuda:99"),
     "a device that is no name": _llm(BadOption, "got 3.5", "device is 'cpu', 'cuda'", device=3.5),
-    "too many seats": _llm(BadOption, "10000000 requests", "lower n_pages, max_batch or max_context", max_batch=10**7),
-    "no seats": _llm(BadOption, "got 0", "max_batch is a whole number of 1 or more", max_batch=0),
-    "bool for pages": _llm(BadOption, "got True", "n_pages is a whole number of 2 or more", n_pages=True),
-    "more pages than memory": _llm(BadOption, f"{10**12} pages", "lower n_pages", n_pages=10**12),
-    "more context than the model": _llm(BadOption, "got 999", "at most the model's 256", max_context=999),
+    "too many seats": _llm(
+        BadOption, "10000000 requests", "lower num_gpu_blocks, max_num_seqs or max_model_len", max_num_seqs=10**7
+    ),
+    "no seats": _llm(BadOption, "got 0", "max_num_seqs is a whole number of 1 or more", max_num_seqs=0),
+    "bool for pages": _llm(BadOption, "got True", "num_gpu_blocks is a whole number of 2 or more", num_gpu_blocks=True),
+    "more pages than memory": _llm(BadOption, f"{10**12} pages", "lower num_gpu_blocks", num_gpu_blocks=10**12),
+    "more context than the model": _llm(BadOption, "got 999", "at most the model's 256", max_model_len=999),
     "a word for exact": _llm(BadOption, "got 'yes'", "exact is True or False", exact="yes"),
     "exact in float64": _llm(BadOption, "got torch.float64", "exact=True takes", dtype="float64", exact=True),
     "a number for a part": _llm(BadOption, "got 3", "a name, a spec, or a finished part", selector=3),
@@ -286,14 +289,14 @@ ENGINES = {
     "groups": _llm(BadOption, "got 'head'", "or be 'heads'", selector="pillar(groups=head)"),
     "0 groups": _llm(BadOption, "got 0", "must divide the 2 KV heads", selector="random(groups=0)"),
     "drafts without a level": _llm(BadOption, "has no draft level", "use selector='full'", selector="none"),
-    "guesses that nobody takes": _llm(
+    "guesses that no round takes": _llm(
         BadOption, "proposer 'ngram' makes guesses and length 'fixed'", "use proposer='none'", proposer="ngram"
     ),
     "a table for fewer requests": _llm(
-        BadOption, "max_batch=8", "add to the table", length="table(batch=[4],context=[4096],draft=[[4]])"
+        BadOption, "max_num_seqs=8", "add to the table", length="table(batch=[4],context=[4096],draft=[[4]])"
     ),
     "a table for shorter texts": _llm(
-        BadOption, "max_context=256", "or lower max_context", length="table(batch=[8],context=[99],draft=[[4]])"
+        BadOption, "max_model_len=256", "or lower max_model_len", length="table(batch=[8],context=[99],draft=[[4]])"
     ),
     "a word for a tokenizer": _llm(BadOption, "got 'gpt2'", "a Tokenizer(folder) or None", tokenizer="gpt2"),
     "a model's name": Case(lambda kit: Engine.compose("tiny"), BadOption, "got 'tiny'", "LLM takes names"),
@@ -396,8 +399,10 @@ CHECKS = {
 COMPARISONS = {
     "unknown preset": _compare("'sparsepec'", "mean 'sparsespec'", "sparsepec", kind=UnknownName),
     "unknown change": _compare("'lop'", "mean 'loop'", "ngram:lop=sync", kind=UnknownName),
-    "no requests": _compare("got 0", "1 or more", "ngram", batches=[0]),
-    "nobody with a budget": _compare("dense, ngram", "compare a composition that drafts", "ngram", budgets=[0.1]),
+    "no requests": _compare("got 0", "1 or more", "ngram", max_num_seqs=[0]),
+    "a budget without a selector": _compare(
+        "dense, ngram", "compare a composition that drafts", "ngram", budgets=[0.1]
+    ),
     "no tokens": _compare("got 0", "at least 1", "ngram", max_tokens=0, kind=BadRequest),
     "no file": Case(
         lambda kit: sparsespec.compare("tiny", ["ngram"], kit.folder / "none.jsonl"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from dataclasses import fields, is_dataclass
+import runpy
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from sparsespec.core import protocols, registry
 from sparsespec.core.spec import SHELVES
 from sparsespec.models.catalog import load
 from sparsespec.models.tokenizer import Tokenizer
-from tests.arch.house import FLOOR, ROOT
+from tests.arch.layout import FLOOR, ROOT
 from tests.folders import tiny_folder
 
 DOCS = ROOT / "docs"
@@ -41,20 +41,22 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Tokenizer]:
     return load(folder), Tokenizer(folder)
 
 
-def the_whole_of(page: str) -> dict[str, dict[str, list[str]]]:
-    """Return module → name → members, as the tables of a page have them under `From <module>`."""
-    parts = re.split(r"From `([\w.]+)`", page)
-    found: dict[str, dict[str, list[str]]] = {}
-    for module, text in zip(parts[1::2], parts[2::2], strict=True):
-        section = text.partition("\n## ")[0]
-        for names, members in re.findall(r"^\| (`[^|]*`) \| ([^|]*)\|", section, re.MULTILINE):
-            found.setdefault(module, {}).update(dict.fromkeys(NAMED.findall(names), NAMED.findall(members)))
-    return found
+@pytest.fixture(scope="module")
+def conf() -> dict[str, Any]:
+    """The names of `docs/conf.py`, which writes the index and the reference."""
+    return runpy.run_path(str(DOCS / "conf.py"))
 
 
 @pytest.fixture(scope="module")
-def whole() -> dict[str, dict[str, list[str]]]:
-    return the_whole_of((DOCS / "all-of-sparsespec.md").read_text("utf-8"))
+def index(conf: dict[str, Any]) -> dict[str, list[str]]:
+    """Path → members of each row of the API index, as it is built."""
+    return rows_of(conf["filled"]((DOCS / "api-index.md").read_text("utf-8")))
+
+
+def rows_of(page: str) -> dict[str, list[str]]:
+    rows = re.findall(r"^\| \{py:obj\}`\w+ <([\w.]+)>` \| ([^|]*) \| (.*)\|$", page, re.MULTILINE)
+    assert all(doc.strip() for _, _, doc in rows), "a name without a docstring"
+    return {path: NAMED.findall(inside) for path, inside, _ in rows}
 
 
 def _run(page: Path) -> Any:
@@ -94,12 +96,12 @@ def test_the_axes_name_every_member_of_every_shelf() -> None:
         assert set(re.findall(r"`([\w-]+)`", row.rpartition("?")[2])) == set(registry._table(shelf)), shelf
 
 
-def test_the_house_is_drawn_as_it_is_built() -> None:
-    page = (DOCS / "house.md").read_text("utf-8")
+def test_the_architecture_is_drawn_as_it_is_built() -> None:
+    page = (DOCS / "architecture.md").read_text("utf-8")
     drawing = page[page.index("```text") : page.index("```\n", page.index("```text") + 7)]
     floors = [line for line in drawing.splitlines() if line.startswith(" ") and "/" in line]
     height = {room: i for i, line in enumerate(floors) for room in re.findall(r"(\w+)/", line)}
-    assert height.keys() >= FLOOR.keys() - {"sim"}
+    assert height.keys() >= FLOOR.keys()
     for one in FLOOR.keys() & height.keys() - {"testing"}:
         for other in FLOOR.keys() & height.keys() - {"testing", "metrics"}:
             if FLOOR[one] > FLOOR[other]:
@@ -112,17 +114,32 @@ def test_the_readme_names_every_preset() -> None:
 
 
 @pytest.mark.parametrize("package", [sparsespec, testing], ids=lambda p: p.__name__)
-def test_every_public_name_is_on_the_one_page_and_no_other(
-    package: Any, whole: dict[str, dict[str, list[str]]]
-) -> None:
-    assert sorted(whole[package.__name__]) == sorted(package.__all__)
-
-
-@pytest.mark.parametrize("package", [sparsespec, testing], ids=lambda p: p.__name__)
-def test_every_public_name_is_in_the_reference(package: Any) -> None:
-    text = "".join(p.read_text("utf-8") for p in (DOCS / "reference" / "api").glob("*.md"))
-    listed = re.findall(rf"^\.\. (?:auto(?!module)|py:)\w+:: {package.__name__}\.(\w+)$", text, re.MULTILINE)
+def test_every_public_name_is_in_the_index(package: ModuleType, index: dict[str, list[str]]) -> None:
+    listed = [path.rpartition(".")[2] for path in index if path.rpartition(".")[0] == package.__name__]
     assert sorted(listed) == sorted(package.__all__)
+
+
+def test_every_promise_is_in_the_index(index: dict[str, list[str]]) -> None:
+    every = {name: one for name, one in vars(protocols).items() if getattr(one, "_is_protocol", False)}
+    del every["Protocol"]
+    assert len(every) >= 9
+    for name, one in every.items():
+        own = {member for member in (*vars(one), *one.__annotations__) if not member.startswith("_")}
+        assert set(index[f"sparsespec.core.protocols.{name}"]) == own, name
+
+
+def test_the_index_has_the_fields_of_a_dataclass_and_the_methods_of_a_class(index: dict[str, list[str]]) -> None:
+    assert {"temperature", "seed", "is_greedy"} <= set(index["sparsespec.SamplingParams"])
+    assert {"step", "add", "abort"} <= set(index["sparsespec.Engine"])
+
+
+def test_what_the_index_names_is_in_the_reference(conf: dict[str, Any], index: dict[str, list[str]]) -> None:
+    pages = "".join(conf["filled"](p.read_text("utf-8")) for p in (DOCS / "reference").rglob("*.md"))
+    documented = re.findall(r"^\.\. auto(?!module)\w+:: ([\w.]+)$", pages, re.MULTILINE)
+    data = re.findall(r"^\.\. py:data:: (\w+)\n   :module: ([\w.]+)$", pages, re.MULTILINE)
+    documented += [f"{module}.{name}" for name, module in data]
+    assert len(documented) == len(set(documented))
+    assert index.keys() <= set(documented)
 
 
 def test_the_reference_of_parts_has_every_shelf() -> None:
@@ -130,42 +147,27 @@ def test_the_reference_of_parts_has_every_shelf() -> None:
     assert re.findall(r"^```\{shelf\} (\w+)$", page, re.MULTILINE) == list(SHELVES)
 
 
-def test_what_the_one_page_names_exists(whole: dict[str, dict[str, list[str]]]) -> None:
-    assert len(whole) >= 15
-    for module, names in whole.items():
-        home = importlib.import_module(module)
-        for name, members in names.items():
-            assert hasattr(home, name), f"{module} has no {name}"
-            assert set(members) <= members_of(getattr(home, name)), f"{module}.{name}"
+def test_a_name_without_a_docstring_is_seen() -> None:
+    with pytest.raises(AssertionError, match="without a docstring"):
+        rows_of("| {py:obj}`f <m.f>` | `a` |  |\n")
 
 
-def test_the_one_page_names_every_promise(whole: dict[str, dict[str, list[str]]]) -> None:
-    promised = whole["sparsespec.core.protocols"]
-    every = {name: one for name, one in vars(protocols).items() if getattr(one, "_is_protocol", False)}
-    assert promised.keys() == every.keys() - {"Protocol"}
-    for name, members in promised.items():
-        own = {member for member in (*vars(every[name]), *every[name].__annotations__) if not member.startswith("_")}
-        assert set(members) == own, name
-
-
-def test_a_stale_name_on_the_one_page_is_seen() -> None:
-    page = "From `sparsespec.core.plan`:\n\n| `Row`, `Rowe` | `seat`, `chair` | a row |\n"
-    assert the_whole_of(page) == {"sparsespec.core.plan": {"Row": ["seat", "chair"], "Rowe": ["seat", "chair"]}}
-
-
-def members_of(value: Any) -> set[str]:
-    """Return what may be asked of a value: attributes, and fields and those set by its constructor."""
-    own = {f.name for f in fields(value)} if is_dataclass(value) else set[str]()
-    written = re.findall(r"^ {8}(\w+): ", value.__doc__ or "", re.MULTILINE) if isinstance(value, type) else []
-    return own | set(written) | set(dir(value)) | getattr(value, "__annotations__", {}).keys()
-
-
-def test_the_page_names_every_command() -> None:
-    page = (DOCS / "all-of-sparsespec.md").read_text("utf-8")
+def test_every_command_is_in_the_index(conf: dict[str, Any]) -> None:
+    page = conf["filled"]((DOCS / "api-index.md").read_text("utf-8"))
     section = page.partition("## The command line")[2].partition("\n## ")[0]
-    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    groups = {str(group.name) for group in app.registered_groups}
-    subcommands = {f"models {command.name}" for command in models_app.registered_commands} - {"models list"}
-    named = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
-    assert named == commands | groups
-    assert all(f"`{name}`" in section for name in subcommands)
+    named = set(re.findall(r"^\| `([\w ]+)` \| .+ \|$", section, re.MULTILINE))
+    assert {"generate", "compare", "chat", "doctor", "models pull"} <= named
+    assert len(named) == len(app.registered_commands) + len(models_app.registered_commands)
+
+
+def test_every_entry_of_the_log_has_a_finding_in_its_index() -> None:
+    log = DOCS / "log"
+    linked = set(re.findall(r"^\[[\w-]+\]: (\S+)$", (log / "index.md").read_text("utf-8"), re.MULTILINE))
+    entries = {
+        f"{page.name}#{re.sub(r'[^a-z0-9 -]', '', heading.lower()).replace(' ', '-')}"
+        for page in log.glob("2*.md")
+        for heading in re.findall(r"^## (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    }
+    assert linked == entries
+    for page in log.glob("2*.md"):
+        assert len(page.read_text("utf-8").splitlines()) <= 400, f"{page.name} is long; begin another page"

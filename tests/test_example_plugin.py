@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.arch.house import ROOT
+from tests.arch.layout import ROOT
 from tests.folders import tiny_folder
 
 EXAMPLE = ROOT / "examples" / "sparsespec-extras"

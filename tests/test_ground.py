@@ -17,7 +17,7 @@ import yaml
 
 from sparsespec import __version__
 from sparsespec.core.spec import SHELVES
-from tests.arch.house import ROOT
+from tests.arch.layout import ROOT
 
 GITHUB = ROOT / ".github"
 FORMS = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))

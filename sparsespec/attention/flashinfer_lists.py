@@ -45,7 +45,7 @@ class Lists:
         starts: First page of each row, and the end, [R + 1] int32 on the host.
         pages: Pages of all rows, int32 on the device.
         last: Tokens in the last page of each row, [R] int32 on the host.
-        page_size: Tokens in a page.
+        block_size: Tokens in a page.
         groups: Rows that a row of the batch became.
     """
 
@@ -54,7 +54,7 @@ class Lists:
     starts: Tensor
     pages: Tensor
     last: Tensor
-    page_size: int
+    block_size: int
     groups: int
 
     @property
@@ -76,17 +76,17 @@ def live_rows(rows: AttentionRows) -> list[Row]:
     ]
 
 
-def dense_lists(rows: Sequence[Row], table: Tensor, page_size: int) -> Lists:
+def dense_lists(rows: Sequence[Row], table: Tensor, block_size: int) -> Lists:
     """Return the lists of rows that read all their positions, page by page."""
-    blocks = [-(-row.end // page_size) for row in rows]
+    blocks = [-(-row.end // block_size) for row in rows]
     pages = torch.cat([table[row.seat, :n] for row, n in zip(rows, blocks, strict=True)])
     return Lists(
         tokens=_queries_of(rows, 1, table.device),
         queries=_starts([row.live for row in rows]),
         starts=_starts(blocks),
         pages=pages.to(torch.int32),
-        last=torch.tensor([(row.end - 1) % page_size + 1 for row in rows], dtype=torch.int32),
-        page_size=page_size,
+        last=torch.tensor([(row.end - 1) % block_size + 1 for row in rows], dtype=torch.int32),
+        block_size=block_size,
         groups=1,
     )
 
@@ -97,8 +97,8 @@ class SparseLists:
     `of` is what stays the same in such layers; `refill` writes a layer's pages where they are read.
     """
 
-    def __init__(self, rows: Sequence[Row], chosen: Chosen, table: Tensor, page_size: int) -> None:
-        self._rows, self._table, self._page_size = rows, table, page_size
+    def __init__(self, rows: Sequence[Row], chosen: Chosen, table: Tensor, block_size: int) -> None:
+        self._rows, self._table, self._page_size = rows, table, block_size
         self._key = self._read(chosen)
         _, counts, tails = self._key
         groups, n_seats, k_max = chosen.positions.shape
@@ -123,7 +123,7 @@ class SparseLists:
             starts=starts,
             pages=torch.empty(total, dtype=torch.int32, device=device),
             last=torch.ones(len(lengths), dtype=torch.int32),
-            page_size=1,
+            block_size=1,
             groups=groups,
         )
 

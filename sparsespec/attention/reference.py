@@ -18,7 +18,7 @@ class ReferenceAttention:
     """The null member of its shelf: slow, readable, and what the others are measured against."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"scores", "step_query"})
+    provides: frozenset[str] = frozenset({"scores", "step_query"})
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool."""

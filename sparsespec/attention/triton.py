@@ -26,7 +26,7 @@ class TritonAttention:
     """For a GPU; in the Triton interpreter it runs on a CPU, slowly, in float32 and float16."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"scores", "step_query", "capturable", "batch_invariant"})
+    provides: frozenset[str] = frozenset({"scores", "step_query", "capturable", "batch_invariant"})
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool."""
@@ -79,7 +79,7 @@ class TritonAttention:
         out, _, scores = self._kernels.run(
             q, k_pages, v_pages, step.rows, self._work, scale=scale, chosen=chosen, into=into
         )
-        step.see(layer, None if scores is None else scores[:, :, : bound.geometry.max_context])
+        step.see(layer, None if scores is None else scores[:, :, : bound.geometry.max_model_len])
         return out
 
     def read(self) -> Tensor:

@@ -1,7 +1,7 @@
 """The command line: reads arguments, and turns every outcome into an exit code.
 
 0: done. 1: outputs part from dense decoding, a request broke off, or something does not work. 2: the caller's mistake,
-one sentence on stderr. 130: interrupted. 141: whoever read our output has gone. What a command does is in the module of
+one sentence on stderr. 130: interrupted. 141: the reader of stdout has gone. What a command does is in the module of
 its name, imported when it runs, so that `--help` does not wait for torch.
 """
 
@@ -19,6 +19,7 @@ from sparsespec import __version__
 from sparsespec.cli import options as o
 from sparsespec.core.errors import BadRequest, SparseSpecError
 from sparsespec.core.spec import SHELVES
+from sparsespec.core.vllm_names import sentence_for
 
 # Typer brings a click of its own and exports the subclasses only.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -64,10 +65,10 @@ def generate(
     attention: o.Attention = None,
     verifier: o.Verifier = None,
     loop: o.Loop = None,
-    temperature: o.Temperature = 0.0,
-    top_p: o.TopP = 1.0,
-    top_k: o.TopK = 0,
-    min_p: o.MinP = 0.0,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    top_k: o.TopK = None,
+    min_p: o.MinP = None,
     seed: o.Seed = None,
     n: Annotated[int, typer.Option(help="Samples.", rich_help_panel=o.SAMPLING)] = 1,
     max_tokens: o.MaxTokens = 256,
@@ -83,9 +84,9 @@ def generate(
     from sparsespec.cli.files import text_of
 
     text = text_of(prompt, file)
-    from sparsespec.cli.generate import Job, run
+    from sparsespec.cli.generate import GenerateArgs, run
 
-    _end(lambda: run(Job(text, chat, _composition(given), {**_sampling(given), "n": n}, json, check)))
+    _end(lambda: run(GenerateArgs(text, chat, _composition(given), {**_sampling(given), "n": n}, json, check)))
 
 
 @app.command()
@@ -101,22 +102,22 @@ def chat(
     attention: o.Attention = None,
     verifier: o.Verifier = None,
     loop: o.Loop = None,
-    temperature: o.Temperature = 0.0,
-    top_p: o.TopP = 1.0,
-    top_k: o.TopK = 0,
-    min_p: o.MinP = 0.0,
+    temperature: o.Temperature = None,
+    top_p: o.TopP = None,
+    top_k: o.TopK = None,
+    min_p: o.MinP = None,
     seed: o.Seed = None,
     max_tokens: o.MaxTokens = 256,
     stop: o.Stop = None,
     system: Annotated[str | None, typer.Option(help="What the model is told first.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens a conversation may hold, at most.")] = 4096,
+    max_model_len: Annotated[int, typer.Option(help="Tokens a conversation may hold, at most.")] = 4096,
     json: o.AsJson = False,
 ) -> None:
     """Talk with a model; a line is a turn, and stdin may be a pipe."""
     given = dict(locals())
-    from sparsespec.cli.chat import Talk, run
+    from sparsespec.cli.chat import ChatArgs, run
 
-    _end(lambda: run(Talk(_composition(given), _sampling(given), system, context, json)))
+    _end(lambda: run(ChatArgs(_composition(given), _sampling(given), system, max_model_len, json)))
 
 
 @app.command()
@@ -189,9 +190,9 @@ def profile(
     json: o.AsJson = False,
 ) -> None:
     """Measure what a model's steps take on this device, with random weights, and fit a cost model."""
-    from sparsespec.cli.profile import Wish, run
+    from sparsespec.cli.profile import ProfileArgs, run
 
-    _end(lambda: run(Wish(model, device, dtype, attention), out, as_json=json))
+    _end(lambda: run(ProfileArgs(model, device, dtype, attention), out, as_json=json))
 
 
 @app.command(
@@ -211,12 +212,12 @@ def compare(
     spec: o.Specs = None,
     prompts: o.PromptFiles = None,
     n: Annotated[
-        int | None, typer.Option(help="Prompts of each file; all of them, or 8 made up ones if absent.")
+        int | None, typer.Option(help="Prompts of each file; if absent all of them, or 8 that are generated.")
     ] = None,
     max_tokens: o.MaxTokens = 128,
     temperature: o.Temperatures = None,
     seed: o.Seeds = None,
-    batch: o.Batches = None,
+    max_num_seqs: o.MaxNumSeqs = None,
     budget: o.Budgets = None,
     min_budget: o.MinBudgets = None,
     ignore_eos: o.IgnoreEos = False,
@@ -230,9 +231,9 @@ def compare(
 ) -> None:
     """Decode the same prompts with several compositions, beside dense decoding: speed, acceptance, bytes, equality."""
     given = dict(locals())
-    from sparsespec.cli.compare import Wish, run
+    from sparsespec.cli.compare import CompareArgs, run
 
-    _end(lambda: run(Wish(**given)))
+    _end(lambda: run(CompareArgs(**given)))
 
 
 def _end(command: Callable[[], int]) -> NoReturn:
@@ -255,8 +256,9 @@ def _composition(given: Mapping[str, Any]) -> Any:
 
 
 def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens")
-    return {name: given[name] for name in names} | {"stop": tuple(given["stop"] or ())}
+    """Return the sampling parameters that were given; the model's defaults are for the others."""
+    names = ("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop")
+    return {name: given[name] for name in names if given[name] is not None}
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -267,7 +269,9 @@ def run(args: Sequence[str] | None = None) -> int:
     except SparseSpecError as error:
         return _complain(str(error))
     except UsageError as error:
-        return _complain(error.format_message())  # type: ignore[attr-defined]
+        option = getattr(error, "option_name", "")
+        sentence = sentence_for(option.lstrip("-").replace("-", "_"))
+        return _complain(f"no such option {option}: {sentence}" if sentence else error.format_message())  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:

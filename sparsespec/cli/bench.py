@@ -1,6 +1,6 @@
 """`sparsespec bench`: the engine's benchmark, where it is at hand.
 
-Benchmarks stand beside the package and are not installed with it: they come with the sources, and so does this command.
+The benchmarks are a folder beside the package, which is not installed with it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`sparsespec chat`: a line is a turn; text as it comes, then one line of what speculation did.
 
-Every turn reads the whole conversation again. Ctrl-C ends an answer and keeps what was said of it; at the prompt it
-ends the program, as Ctrl-D does without complaint.
+Every turn reads the whole conversation again. Ctrl-C ends an answer and keeps what it has; at the prompt it ends the
+program, as Ctrl-D does with exit code 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sparsespec.cli.composition import Composition
@@ -26,19 +26,19 @@ HELP = "/reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an
 
 
 @dataclass(frozen=True, slots=True)
-class Talk:
-    """What the command line asks for; `context` is the tokens a conversation may hold."""
+class ChatArgs:
+    """What the command line asks for; `sampling` holds the parameters that were given, by name."""
 
     composition: Composition
     sampling: Mapping[str, Any]
     system: str | None = None
-    context: int = 4096
+    max_model_len: int = 4096
     as_json: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What was said in one turn; `done` is None where Ctrl-C broke it off."""
+    """The answer of one turn; `done` is None where Ctrl-C broke it off."""
 
     text: str
     done: Completion | None
@@ -49,24 +49,25 @@ class _Stopped(Exception):
     """Ctrl-C, raised between two steps of the engine."""
 
 
-def run(talk: Talk) -> int:
-    """Talk until the input ends; a turn that cannot be served says why, and the talk goes on."""
-    params = SamplingParams.of(**talk.sampling)
-    talk.composition.parts()
-    first = [{"role": "system", "content": talk.system}] if talk.system else []
+def run(args: ChatArgs) -> int:
+    """Chat until the input ends; a turn that cannot be served says why, and the conversation goes on."""
+    SamplingParams(**args.sampling)  # raises what is wrong with them, before minutes of fetching
+    args.composition.parts()
+    first = [{"role": "system", "content": args.system}] if args.system else []
     with Bars() as bars:
-        model, tokenizer = talk.composition.load(bars)
-        # templates that have no place for a system message say so now, and not at the first turn
+        model, tokenizer = args.composition.load(bars)
+        params = replace(model.config.default_sampling_params, **args.sampling)
+        # a template that takes no system message is refused now, and not at the first turn
         tokenizer.encode_chat([*first, {"role": "user", "content": "?"}])
-        with talk.composition.open(model, tokenizer, context=talk.context, batch=1) as llm:
+        with args.composition.open(model, tokenizer, max_model_len=args.max_model_len, max_num_seqs=1) as llm:
             messages, failed = list(first), False
-            for line in _lines(talk):
+            for line in _lines(args):
                 if line == "/reset":
                     messages = list(first)
                     continue
                 messages.append({"role": "user", "content": line})
                 try:
-                    answer = _answer(llm, messages, params, bars, quiet=talk.as_json)
+                    answer = _answer(llm, messages, params, bars, quiet=args.as_json)
                 except BadRequest as error:
                     messages.pop()
                     failed = True
@@ -74,14 +75,14 @@ def run(talk: Talk) -> int:
                     continue
                 failed |= answer.done is not None and answer.done.error is not None
                 messages.append({"role": "assistant", "content": answer.text})
-                _tell(talk, line, answer)
-    # whoever sits there has seen the error and gone on; a script has to be told
+                _tell(args, line, answer)
+    # at a terminal the error was seen; a script needs an exit code
     return int(failed and not sys.stdin.isatty())
 
 
-def _lines(talk: Talk) -> Iterator[str]:
-    """Yield what the user says, empty lines left out, until /exit or the end of stdin."""
-    asks = sys.stdin.isatty() and not talk.as_json
+def _lines(args: ChatArgs) -> Iterator[str]:
+    """Yield what the user types, empty lines left out, until /exit or the end of stdin."""
+    asks = sys.stdin.isatty() and not args.as_json
     if asks:
         # gives input() history and editing, where the platform has it
         with suppress(ImportError):
@@ -153,9 +154,9 @@ def _interrupts() -> Iterator[Callable[[], int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tell(talk: Talk, line: str, answer: Answer) -> None:
+def _tell(args: ChatArgs, line: str, answer: Answer) -> None:
     done = answer.done
-    if talk.as_json:
+    if args.as_json:
         said: dict[str, Any] = {"user": line, "assistant": answer.text, "seconds": answer.seconds}
         said["finish_reason"] = done.finish_reason if done else "abort"
         said |= {"error": done and done.error, "seed": done and done.seed, "metrics": done and done.metrics.to_dict()}

@@ -1,11 +1,11 @@
-"""Is an output what dense decoding emits? Dense runs in a fresh engine, and unequal lengths count as parted."""
+"""`--check`: decodes the outputs again, densely and in an engine of their own, and compares tokens and lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from sparsespec.comparison.row import first_divergence
+from sparsespec.core.divergence import first_divergence
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.spec import EngineSpec
 from sparsespec.engine.outputs import Completion
@@ -14,8 +14,8 @@ from sparsespec.metrics.speculation import SpecMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """How many of some outputs are what dense decoding emits, and where the others part, a sentence each."""
+class CheckResult:
+    """How many of some outputs are what dense decoding emits, and a sentence for each of the others."""
 
     identical: int
     of: int
@@ -25,22 +25,19 @@ class Comparison:
         return f"identical to dense: {self.identical} of {self.of}"
 
 
-def compare(outputs: Sequence[Completion], expected: Sequence[Completion]) -> Comparison:
+def check_outputs(outputs: Sequence[Completion], expected: Sequence[Completion]) -> CheckResult:
     """Compare outputs with those of dense decoding, one by one."""
-    parted: list[str] = []
-    for ours, dense in zip(outputs, expected, strict=True):
-        where = first_divergence(ours.token_ids, dense.token_ids)
-        if where is not None:
-            parted.append(
-                f"sample {ours.sample} parts from dense at output token {where}: {_next(ours, where)} instead of "
-                f"{_next(dense, where)} (lengths {len(ours.token_ids)} and {len(dense.token_ids)})"
-            )
-    return Comparison(len(outputs) - len(parted), len(outputs), tuple(parted))
+    found = [
+        first_divergence(f"sample {ours.sample_index}", ours.token_ids, dense.token_ids)
+        for ours, dense in zip(outputs, expected, strict=True)
+    ]
+    parted = tuple(divergence.sentence for divergence in found if divergence)
+    return CheckResult(len(outputs) - len(parted), len(outputs), parted)
 
 
 def compare_with_dense(
     llm: LLM, outputs: Sequence[Completion], params: SamplingParams, *, progress: Callable[[str, int, int], None]
-) -> Comparison:
+) -> CheckResult:
     """Decode the samples of one prompt again, densely and in an engine of their own, and compare."""
     again: list[Completion] = []
     n_tokens, n_expected = 0, sum(len(c.token_ids) for c in outputs)
@@ -50,11 +47,11 @@ def compare_with_dense(
             progress("decoding densely, to compare", n_tokens, max(n_tokens, n_expected))
             if event.completion:
                 again.append(event.completion)
-    return compare(outputs, sorted(again, key=lambda c: c.sample))
+    return check_outputs(outputs, sorted(again, key=lambda c: c.sample_index))
 
 
 def power(metrics: SpecMetrics) -> str | None:
-    """Return what makes an equality worth something: drafts that were rejected, and how little drafts read.
+    """Return what an equality proves: how many drafts were rejected, and how little of the context drafts read.
 
     None for an engine that drafts nothing, where there is nothing to prove.
     """
@@ -66,8 +63,3 @@ def power(metrics: SpecMetrics) -> str | None:
     if not metrics.num_rejected_tokens:
         words += "; no draft was rejected, so equality proves little: ask for more tokens, or give drafts less to read"
     return words
-
-
-def _next(completion: Completion, where: int) -> str:
-    tokens = completion.token_ids[where : where + 4]
-    return str(list(tokens)) if tokens else "the end"

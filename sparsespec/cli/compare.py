@@ -1,4 +1,4 @@
-"""`sparsespec compare`: a table for each setting, a row for each composition, and what an equality is worth."""
+"""`sparsespec compare`: a table for each setting, a row for each composition, and what an equality proves."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from rich.table import Table
 from sparsespec.cli.files import check_writable
 from sparsespec.cli.screen import Bars, say_json, stdout
 from sparsespec.comparison.plot import check_plot, plot
-from sparsespec.comparison.question import Question
-from sparsespec.comparison.row import BAD, Row, Setting
-from sparsespec.comparison.subjects import Composition
+from sparsespec.comparison.row import BAD, ComparisonRow, Setting
+from sparsespec.comparison.runner import Comparison
+from sparsespec.comparison.variants import Composition
 from sparsespec.core.errors import BadOption
 from sparsespec.core.spec import PRESETS, EngineSpec
 
-COLUMNS = ("tokens/s", "×", "accepted", "forwards", "KV MB", "×", "read", "rejected")
-LEGEND = "×: of dense; accepted: drafts a round; forwards, KV MB: a token; read: by drafts, of the context"
+COLUMNS = ("tokens/s", "×", "length", "forwards", "KV MB", "×", "read", "rejected")
+LEGEND = (
+    "×: of dense; length: mean acceptance length, bonus token included; forwards, KV MB: per token; "
+    "read: by drafts, of the context"
+)
 NOTHING_PROVED = (
-    "{who}: no draft was rejected, so being equal to dense proves nothing; ask for more tokens, or lower --min-budget"
+    "{name}: no draft was rejected, so being equal to dense proves nothing; ask for more tokens, or lower --min-budget"
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CompareArgs:
     """What the command line asks for; None where it does not say."""
 
     model: list[str] | None
@@ -38,7 +41,7 @@ class Wish:
     max_tokens: int
     temperature: list[float] | None
     seed: list[int] | None
-    batch: list[int] | None
+    max_num_seqs: list[int] | None
     budget: list[float] | None
     min_budget: list[int] | None
     ignore_eos: bool
@@ -50,9 +53,9 @@ class Wish:
     plot: Path | None
     json: bool
 
-    def question(self) -> Question:
+    def comparison(self) -> Comparison:
         """Return what is to be compared; raises `BadOption` for a spec that cannot be read."""
-        return Question(
+        return Comparison(
             models=self.model or ["smollm2"],
             compositions=_compositions(self.preset or [], self.spec or []),
             prompts=_named(self.prompts) if self.prompts else None,
@@ -60,7 +63,7 @@ class Wish:
             max_tokens=self.max_tokens,
             temperatures=self.temperature or [0.0],
             seeds=self.seed or [0],
-            batches=self.batch or [8],
+            max_num_seqs=self.max_num_seqs or [8],
             budgets=self.budget or [],
             min_budgets=self.min_budget or [],
             ignore_eos=self.ignore_eos,
@@ -71,23 +74,23 @@ class Wish:
         )
 
 
-def run(wish: Wish) -> int:
+def run(args: CompareArgs) -> int:
     """Compare, and return the exit code: 1 where outputs part or a composition failed."""
-    if wish.out:
-        check_writable(wish.out)
-    if wish.plot:
-        check_plot(wish.plot)
-        check_writable(wish.plot)
-    rows: list[Row] = []
+    if args.out:
+        check_writable(args.out)
+    if args.plot:
+        check_plot(args.plot)
+        check_writable(args.plot)
+    rows: list[ComparisonRow] = []
     with Bars() as bars:
-        for row in wish.question().rows(bars):
+        for row in args.comparison().rows(bars):
             rows.append(row)
-            if wish.out:
-                with wish.out.open("a", encoding="utf-8") as file:
+            if args.out:
+                with args.out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row.to_dict()) + "\n")
-    if wish.plot:
-        plot(rows, wish.plot)
-    if wish.json:
+    if args.plot:
+        plot(rows, args.plot)
+    if args.json:
         say_json([row.to_dict() for row in rows])
     else:
         _show(rows)
@@ -122,9 +125,9 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     return {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
 
 
-def _show(rows: Sequence[Row]) -> None:
+def _show(rows: Sequence[ComparisonRow]) -> None:
     console = stdout()
-    settings: dict[Setting, list[Row]] = {}
+    settings: dict[Setting, list[ComparisonRow]] = {}
     for row in rows:
         settings.setdefault(row.setting, []).append(row)
     for setting, ours in settings.items():
@@ -134,10 +137,10 @@ def _show(rows: Sequence[Row]) -> None:
         console.print()
 
 
-def _table(setting: Setting, rows: Sequence[Row]) -> Table:
+def _table(setting: Setting, rows: Sequence[ComparisonRow]) -> Table:
     s = setting
     noise = "greedy" if s.seed is None else f"T={s.temperature:g}, seed {s.seed}"
-    title = f"{s.model}, {s.prompts} ({s.n_prompts} × {s.max_tokens} tokens), {noise}, batch {s.batch}"
+    title = f"{s.model}, {s.prompts} ({s.n_prompts} × {s.max_tokens} tokens), {noise}, max_num_seqs {s.max_num_seqs}"
     table = Table(
         title=title, title_justify="left", title_style="bold", caption=LEGEND, caption_justify="left", box=SIMPLE_HEAD
     )
@@ -151,10 +154,10 @@ def _table(setting: Setting, rows: Sequence[Row]) -> Table:
     return table
 
 
-def _cells(row: Row) -> Iterator[str]:
-    kv = None if row.kv_bytes_a_token is None else row.kv_bytes_a_token / 1e6
+def _cells(row: ComparisonRow) -> Iterator[str]:
+    kv = None if row.kv_bytes_per_token is None else row.kv_bytes_per_token / 1e6
     yield from (_cell(row.tokens_per_second, ",.1f"), _cell(row.speed_of_dense, ".2f"))
-    yield from (_cell(row.accepted_a_round, ".2f"), _cell(row.forwards_a_token, ".2f"))
+    yield from (_cell(row.mean_acceptance_length, ".2f"), _cell(row.forwards_per_token, ".2f"))
     yield from (_cell(kv, ".3g"), _cell(row.kv_of_dense, ".2f"), _cell(row.draft_kv_share, ".1%"))
     yield f"{row.rejected}/{row.drafts}" if row.drafts else "–"
 
@@ -163,13 +166,13 @@ def _cell(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def _verdict(row: Row) -> str:
-    if row.n_identical is None or row.verdict in ("baseline", "other noise"):
+def _verdict(row: ComparisonRow) -> str:
+    if row.n_identical is None or row.verdict in ("baseline", "not compared"):
         return row.verdict
     return f"{row.verdict} {row.n_identical}/{row.setting.n_prompts}"
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
+def _names(rows: Sequence[ComparisonRow]) -> list[str]:
     """Return what tells rows apart: names, and the budgets in which rows of one name differ."""
     names = [row.composition for row in rows]
     for option in ("budget", "min_budget"):
@@ -180,12 +183,12 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return names
 
 
-def _notes(rows: Sequence[Row]) -> Iterator[str]:
+def _notes(rows: Sequence[ComparisonRow]) -> Iterator[str]:
     """Yield what the reader of a table should know."""
     for name, row in zip(_names(rows), rows, strict=True):
         if row.error is not None:
             yield f"{name} failed: {row.error}"
         if row.verdict == "equal, proves nothing":
-            yield NOTHING_PROVED.format(who=name)
+            yield NOTHING_PROVED.format(name=name)
         if row.verdict == "parted":
             yield from (f"{name}: {sentence}" for sentence in row.parted)

@@ -1,4 +1,4 @@
-"""What the command line asks to be composed, checked before anything is fetched, and made into an `LLM`."""
+"""The composition that the command line asks for, checked before anything is fetched, and made into an `LLM`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Composition:
     changes: Mapping[str, Any]
 
     def parts(self) -> Parts:
-        """Return the parts, made; raises what is wrong with them, before minutes of fetching."""
+        """Return the finished parts; raises what is wrong with them, before minutes of fetching."""
         return compose(self.preset, self.changes)[0]
 
     def load(self, bars: Bars) -> tuple[Transformer, Tokenizer]:
@@ -36,7 +36,7 @@ class Composition:
             raise BadRequest(f"the model {self.model!r} has no tokenizer; use it from Python, with token ids")
         return model, tokenizer
 
-    def open(self, model: Transformer, tokenizer: Tokenizer, *, context: int, batch: int) -> LLM:
-        """Return an engine of at most `context` tokens a request and `batch` requests at once."""
-        context = min(model.config.max_context, context)
-        return LLM(model, self.preset, tokenizer=tokenizer, max_context=context, max_batch=batch, **self.changes)
+    def open(self, model: Transformer, tokenizer: Tokenizer, *, max_model_len: int, max_num_seqs: int) -> LLM:
+        """Return an `LLM` of these sizes, with no more tokens per request than the model takes."""
+        sizes = {"max_model_len": min(model.config.max_model_len, max_model_len), "max_num_seqs": max_num_seqs}
+        return LLM(model, self.preset, tokenizer=tokenizer, **sizes, **self.changes)

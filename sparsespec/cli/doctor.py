@@ -101,8 +101,8 @@ def _trial(attention: str) -> str:
 
 
 def _decode(attention: str) -> tuple[int, ...]:
-    with LLM(load("tiny"), "sparsespec", attention=attention, max_batch=1, max_context=64) as llm:
-        (output,) = llm.generate([list(range(20))], SamplingParams(max_tokens=8, seed=0))
+    with LLM(load("tiny"), "sparsespec", attention=attention, max_num_seqs=1, max_model_len=64) as llm:
+        (output,) = llm.generate([list(range(20))], SamplingParams(max_tokens=8, seed=0), use_tqdm=False)
     if output.error:
         raise SparseSpecError(output.error)
     return output.outputs[0].token_ids

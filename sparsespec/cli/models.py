@@ -58,7 +58,7 @@ def remove(name: str, *, yes: bool, as_json: bool) -> int:
     entry = next((e for e in inventory() if e.name == name and e.path), None)
     if entry and not yes:
         if as_json or not sys.stdin.isatty():
-            raise BadRequest(f"there is nobody to ask; add --yes to remove {name}")
+            raise BadRequest(f"cannot ask for confirmation here; add --yes to remove {name}")
         if not typer.confirm(f"remove {name} ({size(entry.n_bytes)}) from {entry.path}?"):
             print("kept")
             return 0

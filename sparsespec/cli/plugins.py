@@ -11,7 +11,7 @@ from rich.text import Text
 from sparsespec.cli.screen import say_json, stdout
 from sparsespec.core import errors, registry
 from sparsespec.core.literals import write
-from sparsespec.core.registry import Row
+from sparsespec.core.registry import PartInfo
 from sparsespec.core.spec import PRESETS, SHELVES
 
 PRESETS_SHELF = "presets"
@@ -50,12 +50,12 @@ def _table(title: str, **columns: int) -> Table:
     return table
 
 
-def _shelf(shelf: str, parts: Sequence[Row]) -> Table:
-    table = _table(shelf, what_it_does=4, options=2, needs=2, gives=2, comes_from=2)
+def _shelf(shelf: str, parts: Sequence[PartInfo]) -> Table:
+    table = _table(shelf, what_it_does=4, options=2, needs=2, provides=2, comes_from=2)
     for row in parts:
         doc = Text(row.error, style="red") if row.error else Text(row.doc)
         options = "\n".join(f"{name}={_default(value)}" for name, value in row.options.items())
-        table.add_row(row.name, doc, Text(options or "–"), _words(row.needs), _words(row.gives), row.origin)
+        table.add_row(row.name, doc, Text(options or "–"), _words(row.needs), _words(row.provides), row.origin)
     return table
 
 
@@ -78,14 +78,14 @@ def _default(value: object) -> str:
     return "…" if value is ... else write(value)
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: PartInfo) -> dict[str, Any]:
     return {
         "name": row.name,
         "doc": row.doc,
         # an option without a default must be given
         "options": {name: {"required": True} if v is ... else {"default": v} for name, v in row.options.items()},
         "needs": sorted(row.needs),
-        "gives": sorted(row.gives),
+        "provides": sorted(row.provides),
         "origin": row.origin,
         "error": row.error,
     }

@@ -22,8 +22,8 @@ HEAD = f"{'what':<10} {'size':<44} {'time':>12} {'rate':>12}"
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is to be measured; None is what suits the device."""
+class ProfileArgs:
+    """What the command line asks for; None is what suits the device."""
 
     model: str
     device: str | None
@@ -31,15 +31,15 @@ class Wish:
     attention: str | None
 
 
-def run(wish: Wish, out: Path | None, *, as_json: bool) -> int:
+def run(args: ProfileArgs, out: Path | None, *, as_json: bool) -> int:
     """Measure, showing rows as they come; then the fit."""
     _check_out(out)
-    device = place_of(wish.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = place_of(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     on_gpu = device.type == "cuda"
-    dtype = torch_dtype(wish.dtype or ("bfloat16" if on_gpu else "float32"))
-    backend = wish.attention or ("triton" if on_gpu else "reference")
+    dtype = torch_dtype(args.dtype or ("bfloat16" if on_gpu else "float32"))
+    backend = args.attention or ("triton" if on_gpu else "reference")
     with Bars() as bars:
-        config = config_of(wish.model, progress=bars)
+        config = config_of(args.model, progress=bars)
         bars.hide()
         profile = Profile(config, dtype, device, backend)
         if not as_json:

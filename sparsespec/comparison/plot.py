@@ -1,4 +1,4 @@
-"""Draws the rows of a comparison: which drafts stand, and what throughput becomes of it."""
+"""Draws the rows of a comparison: which drafts are accepted, and the throughput."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparsespec.comparison.rounds import WIDTH, Stood
-from sparsespec.comparison.row import Row
+from sparsespec.comparison.acceptance import WIDTH, Acceptance
+from sparsespec.comparison.row import ComparisonRow
 from sparsespec.core.errors import BadOption, MissingPackage
 
 STYLES = ("o-", "s--", "^:", "D-.", "v-", "x--", "*:", "P-.")
@@ -30,7 +30,7 @@ class Panel(NamedTuple):
     title: str
     x: str
     y: str
-    points: Callable[[Sequence[Row]], list[Point]]
+    points: Callable[[Sequence[ComparisonRow]], list[Point]]
 
 
 def check_plot(path: str | Path) -> None:
@@ -41,8 +41,8 @@ def check_plot(path: str | Path) -> None:
         raise MissingPackage("a plot needs: pip install matplotlib")
 
 
-def plot(rows: Sequence[Row], path: str | Path) -> None:
-    """Draw acceptance by place in the round, by context and by what drafts read, and throughput by batch.
+def plot(rows: Sequence[ComparisonRow], path: str | Path) -> None:
+    """Draw acceptance by position, by context and by what drafts read, and throughput by `max_num_seqs`.
 
     A composition is a curve, over all settings of a model together.
 
@@ -76,53 +76,53 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
     figure.savefig(path, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
 
 
-def by_position(rows: Sequence[Row]) -> list[Point]:
-    """Return the share of drafts that stand, by their place in the round."""
+def by_position(rows: Sequence[ComparisonRow]) -> list[Point]:
+    """Return the share of drafts that are accepted, by their position in the round."""
     counts = _summed(one for row in rows for one in row.by_position)
-    return [Point(at, stood / judged) for at, (judged, stood) in sorted(counts.items())]
+    return [Point(at, accepted / verified) for at, (verified, accepted) in sorted(counts.items())]
 
 
-def by_context(rows: Sequence[Row]) -> list[Point]:
-    """Return the share of drafts that stand, by tokens of context, in at most ten equal parts."""
+def by_context(rows: Sequence[ComparisonRow]) -> list[Point]:
+    """Return the share of drafts that are accepted, by tokens of context, in at most ten equal parts."""
     counts = _summed(one for row in rows for one in row.by_context)
     if not counts:
         return []
     first = min(counts)
     # contexts are counted in pieces of `WIDTH`, and so are the parts
     width = WIDTH * -(-((max(counts) - first) // WIDTH + 1) // POINTS)
-    merged = _summed(Stood((at - first) // width, judged, stood) for at, (judged, stood) in counts.items())
-    return [Point(first + (part + 0.5) * width, stood / judged) for part, (judged, stood) in sorted(merged.items())]
+    merged = _summed(Acceptance((at - first) // width, *drafts) for at, drafts in counts.items())
+    return [Point(first + (i + 0.5) * width, accepted / verified) for i, (verified, accepted) in sorted(merged.items())]
 
 
-def by_budget(rows: Sequence[Row]) -> list[Point]:
-    """Return the share of drafts that stand, by the share of the context that they read; a point for each budget."""
-    budgets: dict[tuple[float | None, int | None], list[Row]] = {}
+def by_budget(rows: Sequence[ComparisonRow]) -> list[Point]:
+    """Return the share of drafts that are accepted, by the share of the context they read; a point for each budget."""
+    budgets: dict[tuple[float | None, int | None], list[ComparisonRow]] = {}
     for row in rows:
         if row.draft_kv_share is not None and row.drafts:
             budgets.setdefault((row.budget, row.min_budget), []).append(row)
     return sorted(_read(group) for group in budgets.values())
 
 
-def by_batch(rows: Sequence[Row]) -> list[Point]:
-    """Return tokens per second by batch, of all other settings together."""
-    batches: dict[int, list[Row]] = {}
+def by_max_num_seqs(rows: Sequence[ComparisonRow]) -> list[Point]:
+    """Return tokens per second by requests that run at once, of all other settings together."""
+    sizes: dict[int, list[ComparisonRow]] = {}
     for row in rows:
-        batches.setdefault(row.setting.batch, []).append(row)
-    return [Point(batch, _sum(ours, "tokens") / _sum(ours, "seconds")) for batch, ours in sorted(batches.items())]
+        sizes.setdefault(row.setting.max_num_seqs, []).append(row)
+    return [Point(size, _sum(ours, "tokens") / _sum(ours, "seconds")) for size, ours in sorted(sizes.items())]
 
 
 PANELS = (
-    Panel("Which drafts stand", "place in the round", "share that stands", by_position),
-    Panel("Where they stand", "tokens of context", "share that stands", by_context),
-    Panel("What they read", "share of the context that drafts read", "share that stands", by_budget),
-    Panel("What becomes of it", "requests at once", "tokens per second", by_batch),
+    Panel("Acceptance by position", "position in the round", "share of drafts accepted", by_position),
+    Panel("Acceptance by context", "tokens of context", "share of drafts accepted", by_context),
+    Panel("Acceptance by budget", "share of the context that drafts read", "share of drafts accepted", by_budget),
+    Panel("Throughput", "requests at once", "tokens per second", by_max_num_seqs),
 )
 
 
-def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _curves(rows: Sequence[ComparisonRow]) -> dict[str, list[ComparisonRow]]:
     """Return rows by composition, and by model where there are several."""
     several = len({row.setting.model for row in rows}) > 1
-    curves: dict[str, list[Row]] = {}
+    curves: dict[str, list[ComparisonRow]] = {}
     for row in rows:
         if row.tokens:
             name = f"{row.setting.model}, {row.composition}" if several else row.composition
@@ -130,20 +130,20 @@ def _curves(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return curves
 
 
-def _summed(counts: Iterable[Stood]) -> dict[int, tuple[int, int]]:
-    """Return judged and standing drafts by where they were."""
+def _summed(counts: Iterable[Acceptance]) -> dict[int, tuple[int, int]]:
+    """Return verified and accepted drafts by where they were."""
     found: dict[int, tuple[int, int]] = {}
-    for at, judged, stood in ((one.at, one.judged, one.stood) for one in counts):
+    for at, verified, accepted in ((one.at, one.verified, one.accepted) for one in counts):
         before = found.get(at, (0, 0))
-        found[at] = before[0] + judged, before[1] + stood
+        found[at] = before[0] + verified, before[1] + accepted
     return found
 
 
-def _read(rows: Sequence[Row]) -> Point:
+def _read(rows: Sequence[ComparisonRow]) -> Point:
     drafts = _sum(rows, "drafts")
     share = sum((row.draft_kv_share or 0.0) for row in rows) / len(rows)
     return Point(share, 1 - _sum(rows, "rejected") / drafts)
 
 
-def _sum(rows: Sequence[Row], name: str) -> float:
+def _sum(rows: Sequence[ComparisonRow], name: str) -> float:
     return sum(getattr(row, name) for row in rows)

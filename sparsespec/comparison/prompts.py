@@ -1,4 +1,4 @@
-"""The prompts of a comparison: problems of a file, lists, or made up; the same tokens for every composition."""
+"""The prompts of a comparison: problems of a file, lists, or generated ones; the same tokens for every composition."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from sparsespec.core.errors import BadModel, BadRequest, brief, show
-from sparsespec.engine.intake import tokens_of
+from sparsespec.engine.validation import tokens_of
 from sparsespec.models.tokenizer import Tokenizer
 
 Prompt: TypeAlias = str | Sequence[int]
@@ -21,7 +21,7 @@ N_GENERATED = 8
 FIELDS = ("prompt", "problem", "question")
 """Where a line of a file has its text; the first that is there."""
 MOTIF, REPEAT = 24, 0.8
-"""Tokens that made-up prompts without words repeat, and the share of them that is as it was."""
+"""Made-up prompts without words repeat so many tokens, and this share of the repeated ones is unchanged."""
 _TASKS = (
     "A shop sells pens at {a} cents and books at {b} cents. What do {c} pens and {d} books cost? Show each step.",
     "List the multiples of {a} from {b} on, {c} of them, each with its sum of digits.",
@@ -32,11 +32,11 @@ _TASKS = (
 
 
 def prompt_sets(prompts: Prompts | Mapping[str, Prompts] | None, n: int | None) -> dict[str, tuple[Prompt, ...] | int]:
-    """Return the first `n` prompts of each set by its name; a number stands for so many to be made up.
+    """Return the first `n` prompts of each set by its name; a number is of prompts to be generated.
 
     Args:
-        prompts: A file of JSON lines, a list of texts and token ids, either of them by name, or None to make them up.
-        n: Prompts of each set; None is all there are, or 8 made up ones.
+        prompts: A file of JSON lines, a list of texts and token ids, either of them by name, or None to generate them.
+        n: Prompts of each set; None is all there are, or 8 generated ones.
 
     Raises:
         BadRequest: if a file cannot be read, or a set has no prompt or fewer than `n`.
@@ -55,8 +55,8 @@ def encode(
     """Return the token ids of a set for one model.
 
     Args:
-        prompts: Texts and token ids, or how many to make up.
-        tokenizer: The model's; without one, texts are refused, and what is made up has no words.
+        prompts: Texts and token ids, or how many to generate.
+        tokenizer: The model's; without one, texts are refused, and what is generated has no words.
         vocab: Tokens the model knows.
         room: Tokens a prompt may have at most.
         chat: Whether texts are rendered as a user's turn by the model's chat template.
@@ -66,7 +66,7 @@ def encode(
         BadModel: if there is no chat template.
     """
     if isinstance(prompts, int):
-        prompts = made_up(prompts, None if tokenizer else vocab, room)
+        prompts = generated_prompts(prompts, None if tokenizer else vocab, room)
     found = [_encoded(prompt, tokenizer, vocab, chat=chat) for prompt in prompts]
     for i, tokens in enumerate(found):
         if len(tokens) > room:
@@ -77,7 +77,7 @@ def encode(
     return found
 
 
-def made_up(n: int, vocab: int | None, room: int) -> list[Prompt]:
+def generated_prompts(n: int, vocab: int | None, room: int) -> list[Prompt]:
     """Return `n` small tasks in words or, for a model of `vocab` tokens without words, lists that repeat themselves."""
     prompts: list[Prompt] = []
     for i in range(n):
@@ -141,7 +141,7 @@ def _encoded(prompt: Prompt, tokenizer: Tokenizer | None, vocab: int, *, chat: b
     if not isinstance(prompt, str):
         return tokens_of(prompt, vocab)
     if tokenizer is None:
-        raise BadRequest("this model came without a tokenizer; give prompts of token ids, or let them be made up")
+        raise BadRequest("this model came without a tokenizer; give prompts of token ids, or none, for generated ones")
     if not chat:
         return tuple(tokenizer.encode(prompt))
     try:

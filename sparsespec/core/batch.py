@@ -1,7 +1,7 @@
 """The device's words: state per seat, a step's batch, what a verifier judges, what a settled step leaves behind.
 
 All are bundles of tensors that live where the model lives. Host code builds none of them: a launched function does,
-from a packed host buffer and the state. Letters: B rows, N query tokens, T logit rows, V vocabulary, M max_context.
+from a packed host buffer and the state. Letters: B rows, N query tokens, T logit rows, V vocabulary, M max_model_len.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 PAD_TOKENS = 16
-"""Columns of the token array behind max_context, so that guesses near the end have somewhere to be written."""
+"""Columns of the token array behind max_model_len, so that guesses near the end have somewhere to be written."""
 
 
 @dataclass(slots=True)
@@ -21,19 +21,19 @@ class State:
     """What the device keeps per seat between steps; every field is mutated in place, in stream order."""
 
     tokens: Tensor  #: [seats, M + PAD_TOKENS] int64, first committed ones, then drafts, then guesses
-    c: Tensor  #: [seats] int64, committed tokens
-    d: Tensor  #: [seats] int64, drafted tokens of this round
-    filled: Tensor  #: [seats] int64, positions with true KV
-    ended: Tensor  #: [seats] bool, the device ended this round at its present d
+    n_committed: Tensor  #: [seats] int64, committed tokens (c)
+    n_drafted: Tensor  #: [seats] int64, drafted tokens of this round (d)
+    n_computed: Tensor  #: [seats] int64, positions with true KV
+    ended: Tensor  #: [seats] bool, the device ended this round at its present n_drafted
     stop_below: Tensor  #: [seats] float64, top-1 probability below which a round ends
     table: Tensor  #: [seats, pages_per_seat] int64, page of each block of positions
     seed: Tensor  #: [seats] int64, the 64-bit seed
-    sample: Tensor  #: [seats] int64, index among the samples of one prompt
+    sample_index: Tensor  #: [seats] int64, index among the samples of one prompt
     temperature: Tensor  #: [seats] float64
     top_k: Tensor  #: [seats] int64, 0 is off
     top_p: Tensor  #: [seats] float64
     min_p: Tensor  #: [seats] float64
-    draft_logits: Tensor | None  #: [seats, max_draft, V], what drafts were drawn from; only where a verifier needs it
+    draft_logits: Tensor | None  #: [seats, max_draft, V], what drafts were sampled from; only where a verifier needs it
 
 
 @dataclass(slots=True)
@@ -79,8 +79,8 @@ class LayerKeys(NamedTuple):
 
     def of(self, row: int, length: int) -> Tensor:
         """Return the first `length` keys of a row, [length, Hkv, D]."""
-        page_size = self.k_pages.shape[1]
-        pages = self.batch.state.table[self.batch.seat[row], : -(-length // page_size)]
+        block_size = self.k_pages.shape[1]
+        pages = self.batch.state.table[self.batch.seat[row], : -(-length // block_size)]
         return self.k_pages[pages].flatten(0, 1)[:length]
 
 
@@ -116,8 +116,8 @@ class AttentionRows:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainRows:
-    """Rows for `Verifier.chain`: row r judges `count[r]` candidates with logit rows first[r] … first[r] + count[r].
+class VerifyInputs:
+    """Rows for `Verifier.verify`: row r judges `count[r]` candidates with logit rows first[r] … first[r] + count[r].
 
     Candidate j of row r would stand at position `position[r] + j`; logit row `first[r] + j` is the law of that
     position.
@@ -126,20 +126,20 @@ class ChainRows:
     first: Tensor  #: [R] int64, into the T logit rows
     count: Tensor  #: [R] int64, candidates m; -1 for a dead row, which emits nothing
     candidates: Tensor  #: [R, m_max] int64; entries at and behind count are ignored
-    drawn: Tensor  #: [R] bool, candidates were drawn from q; else they are guesses (q is one-hot)
+    sampled: Tensor  #: [R] bool, candidates were sampled from q; else they are guesses (q is one-hot)
     level: Tensor  #: [R] int64, 0 full model, 1 sparse draft
     position: Tensor  #: [R] int64, position of the first token the row can emit
-    c: Tensor  #: [R] int64, committed tokens at the start of the round
+    n_committed: Tensor  #: [R] int64, committed tokens at the start of the round
     seed: Tensor  #: [R] int64
-    sample: Tensor  #: [R] int64
+    sample_index: Tensor  #: [R] int64
     temperature: Tensor  #: [R] float64; 0 is argmax
     top_k: Tensor  #: [R] int64; 0 is off
     top_p: Tensor  #: [R] float64
     min_p: Tensor  #: [R] float64
 
 
-class Chained(NamedTuple):
-    """What `chain` emitted: `tokens[r, :emitted[r]]`, of which `accepted[r]` are candidates that stood."""
+class VerifyOutput(NamedTuple):
+    """What `verify` emitted: `tokens[r, :emitted[r]]`, of which `accepted[r]` are candidates that stood."""
 
     tokens: Tensor  #: [R, m_max + 1] int64
     emitted: Tensor  #: [R] int64, 0 for a dead row, else 1 … m + 1
@@ -147,7 +147,7 @@ class Chained(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A settled step, as `selector.observe` sees it: `state.c` and `state.d` are already the new ones."""
+    """A settled step, as `selector.observe` sees it: `state.n_committed` and `state.n_drafted` are already the new ones."""
 
     batch: Batch  #: the step
     emitted: Tensor  #: [B] int64, tokens each row emitted

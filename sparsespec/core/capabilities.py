@@ -1,8 +1,8 @@
-"""Which parts can live together: what each `needs`, what each `gives`, and who must give it.
+"""Which parts work together: what each `needs`, what each `provides`, and which part must provide it.
 
-`check_capabilities` runs once, when an engine is composed. A gap raises and names both sides and
-what would have worked; nothing is replaced silently. `capturable` and `batch_invariant` are needed by no part: an
-engine asks for them when it records steps, or is to be exact.
+`check_capabilities` runs once, when an engine is composed. A need that nothing provides raises, with both sides and
+what would have worked; nothing is replaced silently. No part needs `capturable` or `batch_invariant`: an engine asks
+for them when it records steps, or is to be exact.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ CAPABILITIES = frozenset(
 )
 _FROM_SYNC = frozenset({"host_lengths", "host_tokens"})
 _FROM_ENGINE = frozenset({"draft_probs"})
-_GIVER = {"scores": "attention", "step_query": "attention"}
+_PROVIDER = {"scores": "attention", "step_query": "attention"}
 _Kind = TypeVar("_Kind", int, bool)
 
 
 def check_capabilities(parts: Mapping[str, object], loop: str) -> None:
-    """Raise `BadOption` where two parts, or a part and the loop, cannot live together.
+    """Raise `BadOption` where two parts, or a part and the loop, cannot work together.
 
     Args:
         parts: the instances by shelf, with the attributes that `core/protocols.py` promises.
         loop: `sync`, `delayed` or `resident`.
     """
-    given = set(_FROM_ENGINE | _FROM_SYNC if loop == "sync" else _FROM_ENGINE)
+    provided = set(_FROM_ENGINE | _FROM_SYNC if loop == "sync" else _FROM_ENGINE)
     for part in parts.values():
-        given |= declared(type(part), "gives")
+        provided |= declared(type(part), "provides")
     names = {shelf: registry.name_of(shelf, type(part)) for shelf, part in parts.items()}
     for shelf, part in parts.items():
-        for need in sorted(declared(type(part), "needs") - given):
+        for need in sorted(declared(type(part), "needs") - provided):
             _raise_gap(shelf, names, need, loop)
     if "length" in parts:
         _check_length(parts, names)
 
 
 def declared(cls: type, side: str) -> frozenset[str]:
-    """Return what a part's class `needs` or `gives`; an undeclared or unknown word is a bug."""
+    """Return what a part's class `needs` or `provides`; an undeclared or unknown word is a bug."""
     words = getattr(cls, side, None)
     if not isinstance(words, frozenset) or not words <= CAPABILITIES:
         raise errors.ContractBroken(
@@ -50,31 +50,34 @@ def declared(cls: type, side: str) -> frozenset[str]:
 
 
 def _raise_gap(shelf: str, names: Mapping[str, str], need: str, loop: str) -> NoReturn:
-    who = f"{shelf} {names[shelf]!r} needs {need!r}"
+    lacks = f"{shelf} {names[shelf]!r} needs {need!r}"
     if need in _FROM_SYNC:
-        raise errors.BadOption(f"{who}, which loop={loop!r} does not give because the host hears late; use loop='sync'")
-    giver = _GIVER.get(need)
-    if giver is None or giver not in names:
-        raise errors.BadOption(f"{who}, which no other part gives; use another {shelf}")
-    works = ", ".join(givers(giver, need)) or "none installed"
+        raise errors.BadOption(
+            f"{lacks}, which loop={loop!r} does not provide because results are collected late; use loop='sync'"
+        )
+    provider = _PROVIDER.get(need)
+    if provider is None or provider not in names:
+        raise errors.BadOption(f"{lacks}, which no other part provides; use another {shelf}")
+    works = ", ".join(providers(provider, need)) or "none installed"
     raise errors.BadOption(
-        f"{who}, which {giver} {names[giver]!r} does not give; use another {shelf}, or {giver} that gives it: {works}"
+        f"{lacks}, which {provider} {names[provider]!r} does not provide; use another {shelf}, "
+        f"or {provider} that provides it: {works}"
     )
 
 
-def givers(shelf: str, word: str) -> list[str]:
-    """List the names on a shelf that give a capability."""
-    return [row.name for row in registry.describe(shelf) if word in row.gives]
+def providers(shelf: str, word: str) -> list[str]:
+    """List the names on a shelf that provide a capability."""
+    return [part.name for part in registry.describe(shelf) if word in part.provides]
 
 
 def _check_length(parts: Mapping[str, object], names: Mapping[str, str]) -> None:
-    """Raise where a length asks for drafts or guesses that nobody makes, or takes none of the guesses that are made."""
+    """Raise where a length asks for drafts or guesses that no part makes, or uses none of the guesses that are made."""
     draft = _promised(parts["length"], "max_draft", int)
     guess = _promised(parts["length"], "max_guess", int)
-    who = f"length {names['length']!r}"
+    length = f"length {names['length']!r}"
     if draft and "selector" in parts and not _promised(parts["selector"], "drafts", bool):
         raise errors.BadOption(
-            f"{who} drafts up to {draft} tokens and selector {names['selector']!r} has no draft "
+            f"{length} drafts up to {draft} tokens and selector {names['selector']!r} has no draft "
             "level; use selector='full' or another that has, or a length that does not draft: "
             "'zero' or 'fixed(draft=0,guess=4)'"
         )
@@ -83,13 +86,13 @@ def _check_length(parts: Mapping[str, object], names: Mapping[str, str]) -> None
     guesses = _promised(parts["proposer"], "guesses", bool)
     if guess and not guesses:
         raise errors.BadOption(
-            f"{who} asks for up to {guess} guesses and proposer {names['proposer']!r} makes none; "
+            f"{length} asks for up to {guess} guesses and proposer {names['proposer']!r} makes none; "
             "use proposer='ngram' or 'suffix', or a length with guess=0"
         )
     if guesses and not guess:
         raise errors.BadOption(
-            f"proposer {names['proposer']!r} makes guesses and {who} takes none; use proposer='none', or a length that "
-            "takes some: 'fixed(draft=0,guess=4)', or 'fixed(draft=8,guess=4)' with a selector that drafts"
+            f"proposer {names['proposer']!r} makes guesses and {length} takes none; use proposer='none', or a length "
+            "that takes some: 'fixed(draft=0,guess=4)', or 'fixed(draft=8,guess=4)' with a selector that drafts"
         )
 
 

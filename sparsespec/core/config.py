@@ -18,9 +18,9 @@ class Geometry:
         head_dim: D.
         vocab: V.
         n_seats: Requests that can run at once.
-        max_context: Tokens a request may hold, prompt and output together.
-        page_size: Tokens per KV page.
-        n_pages: Pages of the pool, page 0 (which nobody owns) included.
+        max_model_len: Tokens a request may hold, prompt and output together.
+        block_size: Tokens per KV page.
+        num_gpu_blocks: Pages of the pool, page 0 (which nobody owns) included.
         dtype: Name of the model's floating-point type, such as "float32".
         device: "cpu" or a CUDA device.
         scored: (first, last): how many leading and trailing live queries of a scored row the selector wants scored.
@@ -36,9 +36,9 @@ class Geometry:
     head_dim: int
     vocab: int
     n_seats: int
-    max_context: int
-    page_size: int
-    n_pages: int
+    max_model_len: int
+    block_size: int
+    num_gpu_blocks: int
     dtype: str
     device: str = "cpu"
     scored: tuple[int, int] = (0, 0)
@@ -50,12 +50,12 @@ class Geometry:
     @property
     def page_bytes(self) -> int:
         """Bytes of a page, keys and values of all layers."""
-        return 2 * self.n_layers * self.page_size * self.n_kv_heads * self.head_dim * _ITEM_BYTES[self.dtype]
+        return 2 * self.n_layers * self.block_size * self.n_kv_heads * self.head_dim * _ITEM_BYTES[self.dtype]
 
     @property
     def pages_per_seat(self) -> int:
-        """Pages that hold `max_context` tokens."""
-        return -(-self.max_context // self.page_size)
+        """Pages that hold `max_model_len` tokens."""
+        return -(-self.max_model_len // self.block_size)
 
 
 def kv_budget(context: int, budget: float, min_budget: int) -> int:

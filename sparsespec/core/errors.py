@@ -1,8 +1,8 @@
 """The errors a caller can meet, and the one that means sparsespec itself is wrong.
 
 Every caller's mistake raises a subclass of `SparseSpecError` whose message is one sentence that says what would have
-worked. A broken promise between two of our own parts raises `ContractBroken`, which is not a `SparseSpecError`:
-nobody should catch it and carry on.
+worked. A part that breaks a promise to another raises `ContractBroken`, which is not a `SparseSpecError`: no caller
+should catch it and carry on.
 """
 
 from __future__ import annotations

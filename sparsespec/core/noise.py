@@ -29,7 +29,7 @@ class Key(NamedTuple):
     """What a choice takes its noise from, one per row; two choices with equal keys see equal noise."""
 
     seed: Tensor  # [R] int64, all 64 bits count
-    sample: Tensor  # [R] int64, index among the samples of one prompt, below 2**32
+    sample_index: Tensor  # [R] int64, index among the samples of one prompt, below 2**32
     position: Tensor  # [R] int64, position of the token being produced, below 2**32
     tag: Tensor  # [R] int64, 0 or from `pack_tag`
 
@@ -75,7 +75,7 @@ def block_bits(key: Key, blocks: Tensor) -> Tensor:
         int64 in [0, 2**32), shape of `blocks` and key broadcast, with a last axis of `LANES` tokens.
     """
     words = (key.seed & MASK32, (key.seed >> 32) & MASK32)
-    return torch.stack(philox(words, (blocks, key.position, key.sample, key.tag)), -1)
+    return torch.stack(philox(words, (blocks, key.position, key.sample_index, key.tag)), -1)
 
 
 def from_bits(bits: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,7 +94,7 @@ def from_bits(bits: Tensor, dtype: torch.dtype) -> Tensor:
 
 def gumbel(
     seed: Tensor,
-    sample: Tensor,
+    sample_index: Tensor,
     position: Tensor,
     tag: Tensor,
     tokens: Tensor | int,
@@ -107,7 +107,7 @@ def gumbel(
         tokens: [R, n] or [n] int64 token ids; or the vocabulary's size, for all its tokens.
         dtype: float32, or float64 in float64 runs.
     """
-    columns = Key(seed[:, None], sample[:, None], position[:, None], tag[:, None])
+    columns = Key(seed[:, None], sample_index[:, None], position[:, None], tag[:, None])
     if isinstance(tokens, int):
         blocks = torch.arange(-(-tokens // LANES), device=seed.device)
         return from_bits(block_bits(columns, blocks).flatten(1)[:, :tokens], dtype)

@@ -1,6 +1,6 @@
 """The options of a part against its constructor's signature: do they exist, are they given, are they of the right kind?
 
-What a value may be beyond its kind is the constructor's own to check.
+Whether a value of the right kind works is checked by the constructor itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import cast
 
 from sparsespec.core import errors
 
-# annotation → (what it is called, whether a value is one); an annotation that is not here is the part's own to check
+# annotation → (what it is called, whether a value is one); what is annotated otherwise is checked by the part itself
 _KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "int": ("a whole number", lambda v: type(v) is int),
     "float": ("a number", lambda v: type(v) in (int, float)),
@@ -30,24 +30,24 @@ def parameters_of(cls: type) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(cls).parameters
 
 
-def check_options(cls: type, who: str, options: Mapping[str, object]) -> None:
+def check_options(cls: type, part: str, options: Mapping[str, object]) -> None:
     """Raise for an option the constructor does not have, one of the wrong kind, and one it must have."""
     parameters = parameters_of(cls)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for name in options:
             if name not in parameters:
-                raise errors.unknown(f"option of {who}", name, parameters)
+                raise errors.unknown(f"option of {part}", name, parameters)
     for name, value in options.items():
         if name in parameters:
-            _check_kind(who, name, str(parameters[name].annotation), value)
+            _check_kind(part, name, str(parameters[name].annotation), value)
     for name, p in parameters.items():
         optional = p.default is not p.empty or p.kind is p.VAR_KEYWORD
         if not optional and name not in options:
-            raise errors.BadOption(f"{who} needs a value for {name!r}, like '{who}({name}=...)'")
+            raise errors.BadOption(f"{part} needs a value for {name!r}, like '{part}({name}=...)'")
 
 
-def _check_kind(who: str, name: str, annotation: str, value: object) -> None:
+def _check_kind(part: str, name: str, annotation: str, value: object) -> None:
     words = [word.strip() for word in annotation.split("|")]
     if all(word in _KINDS for word in words) and not any(_KINDS[word][1](value) for word in words):
         kinds = " or ".join(_KINDS[word][0] for word in words)
-        raise errors.BadOption(f"{name} of {who} must be {kinds}, got {errors.show(value)}")
+        raise errors.BadOption(f"{name} of {part} must be {kinds}, got {errors.show(value)}")

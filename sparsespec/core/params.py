@@ -1,45 +1,46 @@
-"""How one request is to be sampled: `SamplingParams`, checked when it is made.
+"""How one request is sampled: `SamplingParams`, checked when it is made.
 
-It holds what the caller asked for and nothing that the engine finds out later. A parameter that
-sparsespec does not support raises: none is ignored, because an ignored parameter is a wrong output
-that nobody notices.
+It holds what the caller asked for and nothing that the engine finds out later. A parameter that is not supported
+raises: none is ignored, because an ignored parameter is a wrong output that goes unnoticed.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from sparsespec.core import errors
 from sparsespec.core.literals import read_object
+from sparsespec.core.vllm_names import unknown_option
 
 SEED_END = 1 << 64
 
-# Parameters of other engines that callers are likely to bring along.
-_UNSUPPORTED = (
-    "allowed_token_ids",
-    "bad_words",
-    "best_of",
-    "frequency_penalty",
-    "length_penalty",
-    "logit_bias",
-    "logits_processors",
-    "min_tokens",
-    "presence_penalty",
-    "prompt_logprobs",
-    "repetition_penalty",
-    "structured_outputs",
-    "typical_p",
-    "use_beam_search",
-)
+_T = TypeVar("_T")
 
 
+def _answers_unknown_names(cls: type[_T]) -> type[_T]:
+    """Make the constructor of a dataclass answer a name that is no field with a sentence, and not a `TypeError`."""
+    init, have = cls.__init__, [field.name for field in fields(cls)]  # type: ignore[arg-type]
+
+    @functools.wraps(init)
+    def checked(self: _T, *args: Any, **values: Any) -> None:
+        for name in values:
+            if name not in have:
+                raise unknown_option("sampling parameter", name, have)
+        init(self, *args, **values)
+
+    setattr(cls, "__init__", checked)  # noqa: B010, a type checker would refuse the assignment
+    return cls
+
+
+@_answers_unknown_names
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """The wishes of one request.
+    """How one request is sampled; raises `BadRequest` for a value and `UnknownName` for a name that cannot work.
 
     Attributes:
         temperature: 0 is greedy: argmax without noise.
@@ -98,11 +99,6 @@ class SamplingParams:
         """Whether tokens are drawn by argmax, without noise."""
         return self.temperature == 0.0
 
-    @classmethod
-    def of(cls, **options: Any) -> SamplingParams:
-        """Make params from loose keywords, with an error for each that is not supported."""
-        return cls.from_dict(options)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values, defaults included."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -110,15 +106,12 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SamplingParams:
-        """Read what `to_dict` wrote; absent fields take their defaults."""
+        """Read what `to_dict` wrote; absent fields take the defaults of this class."""
         if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise _bad("sampling parameters", "a table of names and values", values)
-        have = [field.name for field in fields(cls)]
         for name in values:
-            if name in _UNSUPPORTED:
-                raise errors.BadRequest(f"{name} is not supported; supported: {', '.join(have)}")
-            if name not in have:
-                raise errors.unknown("sampling parameter", name, have)
+            if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise unknown_option("sampling parameter", name, [field.name for field in fields(cls)])
         return cls(**values)
 
     def to_json(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast, overload
 import numpy as np
 
 from sparsespec.core.errors import ContractBroken
-from sparsespec.core.view import Bools, Index, Ints, View
+from sparsespec.core.view import Bools, Floats, Index, Ints, View
 
 MAX_DRAFT_QUERIES = 8
 """The largest DRAFT row, in queries; the newest known token and up to seven guesses."""
@@ -135,21 +135,22 @@ class StepPlan:
 
 
 class Lengths(NamedTuple):
-    """What a round may do: `draft` tokens under sparse attention, `guess` guesses in each forward.
+    """What rounds may do: `draft` tokens under sparse attention, `guess` guesses in each forward.
 
-    The device ends the round at the first draft whose top-1 probability is below `stop_below`; that draft is kept.
+    Each is one number for all rows that were asked about, or an array with one for each. The device ends a round at the
+    first draft whose top-1 probability is below `stop_below`; that draft is kept.
     """
 
-    draft: int
-    guess: int
-    stop_below: float = 0.0
+    draft: Ints | int
+    guess: Ints | int
+    stop_below: Floats | float = 0.0
 
 
 class Move(NamedTuple):
-    """A page to copy between the device's pool and a slot of the host's, executed by `kv/mover.py`."""
+    """A page to copy between the device's pool and a page of the host's, executed by `kv/mover.py`."""
 
     page: int
-    slot: int
+    host_page: int
     out: bool  #: from the device to the host
 
 
@@ -222,7 +223,9 @@ def check_plan(plan: StepPlan, view: View) -> None:
     verifies = (to_prefill == 0) & (n_query == _verify_queries(view, i)) & (rows.k == view.k[i])
     legal = np.select((rows.phase == Phase.PREFILL, rows.phase == Phase.DRAFT), (fills, drafts), verifies)
     for j in (~legal).nonzero()[0].tolist():
-        raise ContractBroken(f"the scheduler planned {rows[j]}, which does not fit the view's {view.row(int(i[j]))}")
+        raise ContractBroken(
+            f"the scheduler planned {rows[j]}, which does not fit the view's {view.describe(int(i[j]))}"
+        )
 
 
 # Each formula serves one row of the view, or many: `i` is whatever indexes its columns.

@@ -2,7 +2,7 @@
 
 Policies (`Selector`, `Proposer`, `Length`, `Scheduler`) have three verbs: `reset(seats)` forgets those seats only, one
 verb acts, `observe` learns. Backends (`Attention`, `Verifier`, `Tiers`) have verbs of their own. A constructor stores
-hyper-parameters and nothing else; `bind` allocates, once. Every class states what it `needs` and what it `gives`:
+hyper-parameters and nothing else; `bind` allocates, once. Every class states what it `needs` and what it `provides`:
 
 - `scores`: attention probabilities of chosen queries of rows that read everything;
 - `step_query`: a look at the query and keys of each draft step;
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sparsespec.core.batch import Batch, Chained, ChainRows, Chosen, LayerKeys, Outcome, State
+    from sparsespec.core.batch import Batch, Chosen, LayerKeys, Outcome, State, VerifyInputs, VerifyOutput
     from sparsespec.core.config import Geometry
     from sparsespec.core.plan import Lengths, Move, Placed, StepPlan
-    from sparsespec.core.result import RowResult
-    from sparsespec.core.view import RowView, View
+    from sparsespec.core.result import RowResults
+    from sparsespec.core.view import Ints, View
 
 
 @runtime_checkable
@@ -50,11 +50,11 @@ class Selector(Protocol):
     """Decides which KV a draft reads. Device state; every verb runs in stream order."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
     drafts: bool  #: whether there is a draft level at all
     scored: tuple[int, int]  #: leading and trailing live queries to score; (0, 0) without `scores`
 
-    def lists(self, n_kv_heads: int) -> int:
+    def num_groups(self, n_kv_heads: int) -> int:
         """Return how many lists of positions a layer has, a divisor of `n_kv_heads`; raises `BadOption`."""
         ...
 
@@ -80,7 +80,7 @@ class Proposer(Protocol):
     """Makes cheap guesses without a forward pass. Device state; every verb runs in stream order."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
     guesses: bool  #: whether it ever guesses
 
     def bind(self, geometry: Geometry) -> None:
@@ -105,7 +105,7 @@ class Length(Protocol):
     """Decides how far a round drafts. Host state, integers and floats."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
     max_draft: int  #: no proposal drafts more
     max_guess: int  #: no proposal asks for more guesses
 
@@ -117,12 +117,15 @@ class Length(Protocol):
         """Forget these seats."""
         ...
 
-    def propose(self, row: RowView) -> Lengths:
-        """Return the lengths of the round that `row` is about to start, perhaps `lag` rounds stale."""
+    def propose(self, view: View, index: Ints) -> Lengths:
+        """Return the lengths of the rounds that the rows `index` [n] of the view begin, perhaps `lag` rounds stale.
+
+        Each column is a number for all of them, or an array [n].
+        """
         ...
 
-    def observe(self, result: RowResult) -> None:
-        """Learn from a heard row."""
+    def observe(self, results: RowResults) -> None:
+        """Learn from the rows of a step that were collected, all of requests that still run."""
         ...
 
 
@@ -131,7 +134,7 @@ class Scheduler(Protocol):
     """Decides who runs in a step and in which phase. Host state, integers only."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry) -> None:
         """Learn the sizes."""
@@ -145,8 +148,8 @@ class Scheduler(Protocol):
         """Return the rows of this step, made by the builders of `core/plan.py`; a round may be ended early."""
         ...
 
-    def observe(self, result: RowResult) -> None:
-        """Learn from a heard row."""
+    def observe(self, results: RowResults) -> None:
+        """Learn from the rows of a step that were collected, all of requests that still run."""
         ...
 
 
@@ -155,7 +158,7 @@ class Tiers(Protocol):
     """Decides where KV lives. Integers only; pages are never touched from here."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry) -> None:
         """Take ownership of the pages."""
@@ -189,8 +192,8 @@ class Tiers(Protocol):
         """Return the seats that cannot run because some of their pages are not on the device."""
         ...
 
-    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
-        """Release the pages behind `n_hi - 1 + d_hi` positions."""
+    def commit(self, seats: Ints, positions: Ints) -> None:
+        """Release what each of `seats` [n] holds behind its first `positions` [n]: at most so many will be written."""
         ...
 
     def forget(self, seat: int) -> None:
@@ -231,7 +234,7 @@ class Attention(Protocol):
     """Writes K and V of a step and attends to them."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry, model: AttentionSide, k_pages: Tensor, v_pages: Tensor) -> None:
         """Take the model's rotary tables and norms, and the pool [L, pages, P, Hkv, D]."""
@@ -255,7 +258,7 @@ class AttentionSide(Protocol):
 
     @property
     def rope(self) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, [max_context, D / 2] each."""
+        """Cosines and sines, [max_model_len, D / 2] each."""
         ...
 
     @property
@@ -277,7 +280,7 @@ class Verifier(Protocol):
     """Draws, drafts and verifies with one verb."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
-    gives: frozenset[str]  #: capabilities that others may need
+    provides: frozenset[str]  #: capabilities that others may need
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate."""
@@ -287,7 +290,7 @@ class Verifier(Protocol):
         """Return None if requests of this temperature can be served, else a sentence saying what could."""
         ...
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         """Judge each row's candidates in order, and emit those that stand and one token more.
 
         `logits` [T, V]; `q` [R, m_max, V] holds the logits that drawn candidates came from, as the model gave them, for

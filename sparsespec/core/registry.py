@@ -29,7 +29,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
         "none": f"{_SELECTORS}.none:NoSelector",
         "full": f"{_SELECTORS}.full:Full",
         "window": f"{_SELECTORS}.window:Window",
-        "random": f"{_SELECTORS}.random:Random",
+        "random": f"{_SELECTORS}.random:RandomSelector",
         "oracle": f"{_SELECTORS}.oracle:Oracle",
         "pillar": f"{_SELECTORS}.pillar:Pillar",
         "quest": f"{_SELECTORS}.quest:Quest",
@@ -50,7 +50,7 @@ _BUILTIN: dict[str, dict[str, str]] = {
     },
     "scheduler": {
         "lockstep": "sparsespec.sched.lockstep:Lockstep",
-        "random": "sparsespec.sched.random:Random",
+        "random": "sparsespec.sched.random:RandomScheduler",
         "staggered": "sparsespec.sched.staggered:Staggered",
     },
     "tiers": {
@@ -75,19 +75,19 @@ _VALUES = (bool, int, float, bytes, list, tuple, set)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PartInfo:
     """What `describe` says of one part.
 
     Attributes:
         options: name to default; `...` where the caller must give a value.
         origin: the distribution that brings the part, or "registered".
-        error: why it cannot be loaded; then the other columns are empty.
+        error: why it cannot be loaded; then the other fields are empty.
     """
 
     name: str
     options: Mapping[str, object]
     needs: frozenset[str]
-    gives: frozenset[str]
+    provides: frozenset[str]
     origin: str
     doc: str
     error: str | None = None
@@ -176,12 +176,12 @@ def name_of(shelf: str, cls: type) -> str:
     return next((e.name for e in _installed(shelf) if e.value == path), cls.__qualname__)
 
 
-def describe(shelf: str) -> list[Row]:
-    """Return a row for each part of a shelf; one that cannot be loaded says why in its row."""
+def describe(shelf: str) -> list[PartInfo]:
+    """Return what is known of each part of a shelf; one that cannot be loaded says why."""
     return [_describe(shelf, name) for name in names(shelf)]
 
 
-def _describe(shelf: str, name: str) -> Row:
+def _describe(shelf: str, name: str) -> PartInfo:
     origins = [_origin(entry) for entry in _installed(shelf) if entry.name == name]
     origin = "registered" if (shelf, name) in _registered else "sparsespec"
     origin = " and ".join(origins) or origin
@@ -193,10 +193,10 @@ def _describe(shelf: str, name: str) -> Row:
             if parameter.kind is not parameter.VAR_KEYWORD
         }
     except (errors.SparseSpecError, ImportError) as error:
-        return Row(name, {}, frozenset(), frozenset(), origin, "", str(error))
-    needs, gives = (frozenset(getattr(cls, side, ())) for side in ("needs", "gives"))
+        return PartInfo(name, {}, frozenset(), frozenset(), origin, "", str(error))
+    needs, provides = (frozenset(getattr(cls, side, ())) for side in ("needs", "provides"))
     doc = (cls.__doc__ or "").strip().partition("\n")[0]
-    return Row(name, options, needs, gives, origin, doc)
+    return PartInfo(name, options, needs, provides, origin, doc)
 
 
 def _table(shelf: str) -> dict[str, str]:
@@ -239,7 +239,7 @@ def _load(shelf: str, name: str, target: str | type) -> type:
 
 
 def _load_entry(shelf: str, entry: metadata.EntryPoint) -> type:
-    """Load someone else's class; whatever their import raises is theirs to mend, and says so."""
+    """Load the class of another distribution; whatever its import raises is reported as its own."""
     try:
         found: object = entry.load()
     except Exception as error:
@@ -254,7 +254,7 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {errors.brief(error)}"
 
 
-def _a_class(who: str, found: object) -> type:
+def _a_class(name: str, found: object) -> type:
     if not isinstance(found, type):
-        raise errors.BadOption(f"{who} must be a class, got {errors.show(found)}")
+        raise errors.BadOption(f"{name} must be a class, got {errors.show(found)}")
     return found

@@ -1,9 +1,8 @@
 """Compositions as data: `PartSpec`, `EngineSpec` and the presets.
 
-A spec names parts and their options; it holds no part and imports none, so it can be written to
-JSON, stored beside a result and read back exactly. Whether an option exists is the registry's to
-say and whether its value works is the part's own: here only the form is checked. Which parts can
-live together is `core/capabilities.py`.
+A spec names parts and their options; it holds no part and imports none, so it can be written to JSON, stored beside a
+result and read back exactly. Only the form is checked here: the registry checks that an option exists, the part itself
+that its value works, and `core/capabilities.py` that parts work together.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from typing import Any, TypeAlias, cast
 
 from sparsespec.core import errors
 from sparsespec.core.literals import freeze, read_object, read_options, thaw, write
+from sparsespec.core.loops import LOOPS
+from sparsespec.core.vllm_names import unknown_option
 
 SHELVES = ("selector", "proposer", "length", "scheduler", "tiers", "attention", "verifier")
-LOOPS = ("sync", "delayed", "resident")
 
 PartLike: TypeAlias = "str | PartSpec | Mapping[str, Any]"
 
@@ -27,7 +27,7 @@ _PART = re.compile(r"(?:(?P<shelf>\w+)/)?(?P<name>\w[\w.-]*)\s*(?P<options>\(.*\
 
 
 def _object(values: object, what: str) -> dict[Any, Any]:
-    """Return a copy of a JSON object, or say that it is none."""
+    """Return a copy of a JSON object; raises `BadOption` for anything else."""
     if not isinstance(values, Mapping):
         raise errors.BadOption(f"{what} must be a JSON object, got {errors.show(values)}")
     return dict(cast("Mapping[Any, Any]", values))
@@ -138,7 +138,7 @@ class EngineSpec:
     def __post_init__(self) -> None:
         for shelf in SHELVES:
             object.__setattr__(self, shelf, PartSpec.of(getattr(self, shelf), shelf))
-        if self.loop not in LOOPS:
+        if not isinstance(self.loop, str) or self.loop not in LOOPS:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise errors.unknown("loop", self.loop, LOOPS)
         object.__setattr__(self, "engine", freeze(_object(self.engine, "engine options"), "engine options"))
 
@@ -163,7 +163,7 @@ class EngineSpec:
         values: dict[str, Any] = {**self.parts, "loop": self.loop, "engine": self.engine}
         for key in changes:
             if key not in values:
-                raise errors.unknown("place in an engine spec", key, values)
+                raise unknown_option("place in an engine spec", key, values)
         values.update(changes)
         return EngineSpec(**values)
 
@@ -204,7 +204,7 @@ class EngineSpec:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A composition that has a name in the field. It has no code of its own."""
+    """A composition with a name; it has no code of its own."""
 
     name: str
     spec: EngineSpec
@@ -265,8 +265,8 @@ PRESETS = _presets(
             scheduler="staggered",
             loop="resident",
         ),
-        "What we would run: sparsespec in a loop in which nobody waits. Not tuned yet; pooled and smoothed scores, "
-        "guesses and lengths that adapt have still to earn their place.",
+        "sparsespec in the resident loop, where no row waits for a verification. Not tuned yet: without pooled and "
+        "smoothed scores, guesses and adaptive lengths.",
         "ours",
     ),
 )

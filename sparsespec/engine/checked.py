@@ -26,7 +26,7 @@ def check_chosen(chosen: Chosen, batch: Batch) -> None:
     drafting = ((batch.phase == Phase.DRAFT) & (batch.live > 0)).nonzero().squeeze(1)
     for b in drafting.tolist():
         seat = int(batch.seat[b])
-        c, tail, count = int(batch.state.c[seat]), int(chosen.tail_from[seat]), int(chosen.counts[seat])
+        c, tail, count = int(batch.state.n_committed[seat]), int(chosen.tail_from[seat]), int(chosen.counts[seat])
         if not 0 <= tail <= c - 1:
             raise ContractBroken(f"tail_from is {tail} with {c} committed tokens; it must be in [0, c - 1]")
         lists = chosen.positions[:, seat, :count].to(torch.int64)

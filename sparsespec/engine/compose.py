@@ -1,4 +1,4 @@
-"""From a preset and a few changes to the parts of an engine: names are looked up, options sorted, conflicts raised."""
+"""From a preset and changes to the parts and options of an engine; raises for what does not exist or fit together."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 from sparsespec.core import registry
-from sparsespec.core.capabilities import givers
-from sparsespec.core.errors import BadOption, show, unknown
+from sparsespec.core.capabilities import providers
+from sparsespec.core.errors import BadOption, show
 from sparsespec.core.protocols import Attention, Length, Proposer, Scheduler, Selector, Tiers, Verifier
 from sparsespec.core.spec import SHELVES, EngineSpec, PartLike, PartSpec, preset
+from sparsespec.core.vllm_names import unknown_option
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.sizes import Options
 from sparsespec.kernels.implementations import fastest
@@ -28,8 +29,8 @@ def compose(
 ) -> tuple[Parts, str, Options]:
     """Return parts, loop and options of `base` with `changes`; raises where something does not exist or fit.
 
-    A preset's name leaves open what attends and whether graphs are recorded: what suits the model's device, which is
-    logged and stands in the spec of the engine. Without a model it is what suits a CPU.
+    A preset's name leaves open which attention backend runs and whether CUDA graphs are recorded. That follows from the
+    model's device, is logged, and is part of the engine's spec. Without a model it is what suits a CPU.
     """
     if not isinstance(base, str | EngineSpec):
         raise BadOption(f"a composition begins with a preset's name or an EngineSpec, got {show(base)}")
@@ -41,7 +42,7 @@ def compose(
         if name in OPTIONS:
             options[name] = value
         elif name not in (*SHELVES, "loop"):
-            raise unknown("engine option", name, (*SHELVES, "loop", *OPTIONS))
+            raise unknown_option("engine option", name, (*SHELVES, "loop", *OPTIONS))
         elif name == "loop" or isinstance(value, (str, PartSpec, Mapping)):
             parts[name] = value
         elif isinstance(value, (type, PROMISES[name])):  # a class is refused where parts are made
@@ -53,7 +54,7 @@ def compose(
     spec = spec.replace(**parts)
     for name in options:
         if name not in OPTIONS:
-            raise unknown("engine option", name, OPTIONS)
+            raise unknown_option("engine option", name, OPTIONS)
     made = Parts.make(spec, instances)
     return (
         made,
@@ -74,13 +75,13 @@ def _with_graphs(options: Options, parts: Parts, *, on_gpu: bool) -> Options:
     if not on_gpu:
         return replace(options, graphs=bool(options.graphs))
     on_device = ("selector", "proposer", "attention", "verifier")
-    cannot = [shelf for shelf in on_device if "capturable" not in getattr(parts, shelf).gives]
+    cannot = [shelf for shelf in on_device if "capturable" not in getattr(parts, shelf).provides]
     if options.checked:
         cannot.append("checked")
     if cannot and options.graphs:
         specs: Mapping[str, object] = parts.specs()
-        who = " and ".join(f"{name} {str(specs[name])!r}" if name in specs else "checked=True" for name in cannot)
-        raise BadOption(f"graphs=True cannot record {who}; use graphs=False, or parts that give 'capturable'")
+        names = " and ".join(f"{name} {str(specs[name])!r}" if name in specs else "checked=True" for name in cannot)
+        raise BadOption(f"graphs=True cannot record {names}; use graphs=False, or parts that provide 'capturable'")
     if cannot and options.graphs is None:
         _log.info("CUDA graphs are off: %s cannot be recorded", ", ".join(cannot))
     return replace(options, graphs=not cannot if options.graphs is None else options.graphs)
@@ -89,17 +90,17 @@ def _with_graphs(options: Options, parts: Parts, *, on_gpu: bool) -> Options:
 def exact_of(model: Transformer, parts: Parts) -> Transformer:
     """Return the exact twin of a model; raises where it, or the attention beside it, computes otherwise."""
     twin = model.exact()
-    if "batch_invariant" not in parts.attention.gives:
+    if "batch_invariant" not in parts.attention.provides:
         name = registry.name_of("attention", type(parts.attention))
         raise BadOption(
-            f"exact=True needs 'batch_invariant', which attention {name!r} does not give; use an attention that does: "
-            f"{', '.join(givers('attention', 'batch_invariant'))}"
+            f"exact=True needs 'batch_invariant', which attention {name!r} does not provide; use an attention that "
+            f"does: {', '.join(providers('attention', 'batch_invariant'))}"
         )
     return twin
 
 
-def check_company(model: object, decoder: object, eos_ids: object, device: object) -> None:
-    """Raise `BadOption` for what an engine is given besides its composition and cannot be what it stands for."""
+def check_arguments(model: object, decoder: object, eos_ids: object, device: object) -> None:
+    """Raise `BadOption` for a model, decoder, end tokens or device of the wrong kind."""
     if not isinstance(model, Transformer):
         raise BadOption(f"an engine needs a loaded model, got {show(model)}; LLM takes names and folders")
     if decoder is not None and not callable(decoder):
@@ -110,7 +111,7 @@ def check_company(model: object, decoder: object, eos_ids: object, device: objec
         raise BadOption(f"device is where launches run, like LazyDevice(), or None, got {show(device)}")
 
 
-def spec_of(parts: Parts, loop: str, options: Options) -> EngineSpec:
+def engine_spec_of(parts: Parts, loop: str, options: Options) -> EngineSpec:
     """Return the spec that composes such an engine again."""
     values = {name: getattr(options, name) for name in OPTIONS}
     return EngineSpec(**parts.specs(), loop=loop, engine=values)

@@ -1,7 +1,8 @@
-"""The engine: one round is nine lines, whatever is plugged in and whichever loop runs.
+"""The engine: one step, whatever is plugged in and whichever loop runs.
 
-The host says who and what, the device knows where. Whatever touches a device tensor is a launch; results are heard
-when their flight has landed, and find their request by identity.
+The host says who and what, the device knows where. Whatever touches a device tensor is a launch; results are collected
+when their event has passed, and find their request by its number. Data goes down as arguments and results come back as
+return values: no component calls back into another.
 """
 
 from __future__ import annotations
@@ -13,30 +14,31 @@ from typing import Any, Self
 import numpy as np
 
 from sparsespec.core.device import Device
-from sparsespec.core.errors import EngineClosed
+from sparsespec.core.errors import BadRequest, EngineClosed, SparseSpecError, show
+from sparsespec.core.loops import LOOPS
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.plan import Phase, Placed, StepPlan, check_plan
-from sparsespec.core.result import RowResult
+from sparsespec.core.plan import Placed, StepPlan, check_plan
+from sparsespec.core.result import RowResults
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.spec import SHELVES, EngineSpec
-from sparsespec.engine.compose import check_company, compose, exact_of, spec_of
+from sparsespec.core.view import Bools, View
+from sparsespec.engine.compose import check_arguments, compose, engine_spec_of, exact_of
 from sparsespec.engine.cuda import CudaDevice
-from sparsespec.engine.deck import Deck
-from sparsespec.engine.desk import Desk
-from sparsespec.engine.flight import row_width
-from sparsespec.engine.intake import check_request, params_of, tokens_of
+from sparsespec.engine.executor import Executor
+from sparsespec.engine.in_flight import FailedStep, StepOutput, row_width
 from sparsespec.engine.lazy import LazyDevice
 from sparsespec.engine.ledger import Ledger, check_room, within_memory
-from sparsespec.engine.listener import Listener
-from sparsespec.engine.loops import LOOPS
-from sparsespec.engine.outputs import FinishReason, StepInfo, StepResult
+from sparsespec.engine.output_processor import OutputProcessor
+from sparsespec.engine.outputs import NO_RESULTS, FinishReason, StepClock, StepInfo, StepResult, StepSeconds
+from sparsespec.engine.pack import PackedStep, pack
 from sparsespec.engine.parts import Parts
+from sparsespec.engine.policy_calls import Failures, observe, propose
 from sparsespec.engine.request import Request
-from sparsespec.engine.roster import Roster
+from sparsespec.engine.request_queue import RequestQueue
+from sparsespec.engine.request_table import VACANT, RequestTable, Shared
 from sparsespec.engine.sizes import Options, geometry_of
-from sparsespec.engine.speaker import Speaker
-from sparsespec.engine.text import Decoder
-from sparsespec.kv.mover import Mover
+from sparsespec.engine.text_stream import Decoder
+from sparsespec.engine.validation import check_request, params_of, tokens_of
 from sparsespec.kv.pool import KVPool
 from sparsespec.metrics.seats import SeatCounts
 from sparsespec.models.transformer import Transformer
@@ -50,6 +52,7 @@ class Engine:
     Attributes:
         spec: The composition, as it can be stored and made again.
         geometry: The sizes all parts were bound to.
+        default_sampling_params: How requests are sampled that do not say: as the model's generation_config.json does.
     """
 
     def __init__(
@@ -62,22 +65,23 @@ class Engine:
         decoder: Callable[[], Decoder] | None = None,
         eos_ids: Iterable[int] | None = None,
         device: Device | None = None,
+        pool: KVPool | None = None,
     ) -> None:
         self.geometry = geometry_of(model, parts, options)
-        self.spec = spec_of(parts, loop, options)
+        self.spec = engine_spec_of(parts, loop, options)
+        self.default_sampling_params = model.config.default_sampling_params
         self._model = exact_of(model, parts) if options.exact else model
         self._parts, self._options, self._loop = parts, options, LOOPS[loop]
         self._decoder = decoder
         self._eos_ids = frozenset(model.config.eos_ids if eos_ids is None else eos_ids)
         self._device: Device = device or (CudaDevice(model.device) if model.device.type == "cuda" else LazyDevice())
-        check_room(self.geometry, laws="draft_probs" in parts.verifier.needs)
-        self._pool = KVPool(self.geometry)
+        check_room(self.geometry, draft_logits="draft_probs" in parts.verifier.needs, pool=pool)
+        self._pool = pool or KVPool(self.geometry)
         self._closed = False
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):
             parts.bind(self.geometry)
             parts.attention.bind(self.geometry, model, self._pool.k, self._pool.v)
-            self._mover = Mover(self._device, self._pool, self.geometry, parts.tiers.host_free_pages())
             self._start()
 
     @classmethod
@@ -89,6 +93,7 @@ class Engine:
         decoder: Callable[[], Decoder] | None = None,
         eos_ids: Iterable[int] | None = None,
         device: Device | None = None,
+        pool: KVPool | None = None,
         **changes: Any,
     ) -> Self:
         """Make an engine from a preset (or a whole spec) and what should be different.
@@ -99,201 +104,269 @@ class Engine:
             decoder: Makes a fresh token decoder; without one, outputs have no text and stop strings are refused.
             eos_ids: Tokens that end an output; None takes the model's.
             device: Where launches run; None is where the model is.
+            pool: KV pool of the right sizes to use, such as that of an engine that rests; None allocates one.
             **changes: Parts by shelf (name, compact string, spec or instance), `loop`, and the fields of `Options`.
         """
-        check_company(model, decoder, eos_ids, device)
-        return cls(model, *compose(base, changes, model), decoder=decoder, eos_ids=eos_ids, device=device)
+        check_arguments(model, decoder, eos_ids, device)
+        made = compose(base, changes, model)
+        return cls(model, *made, decoder=decoder, eos_ids=eos_ids, device=device, pool=pool)
 
-    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
-        """Queue a prompt and return its request id; raises `BadRequest` if it can never be served."""
+    def add(
+        self,
+        prompt: Sequence[int],
+        sampling_params: SamplingParams | None = None,
+        *,
+        stream: bool = True,
+        n_computed: int = 0,
+    ) -> int:
+        """Queue a prompt and return its request id; raises `BadRequest` if it can never be served.
+
+        Args:
+            prompt: Token ids.
+            sampling_params: How to sample; None takes `default_sampling_params`.
+            stream: Report tokens in every step; False reports each sample's completion only, which costs less.
+            n_computed: Positions of the prompt that count as filled, with whatever KV lies in the pages that they get:
+                for benchmarks whose KV means nothing. At most all but the last.
+        """
         self._alive()
-        params, prompt = params_of(params), tokens_of(prompt, self.geometry.vocab)
+        params = params_of(sampling_params, self.default_sampling_params)
+        prompt = tokens_of(prompt, self.geometry.vocab)
         has_text = self._decoder is not None
         limit = check_request(prompt, params, self.geometry, self._parts.verifier, has_text=has_text)
+        if not 0 <= n_computed < len(prompt):
+            raise BadRequest(f"n_computed is 0 to {len(prompt) - 1} positions of this prompt, got {show(n_computed)}")
         group = self._n_groups
         seed = derive_seed(self._options.seed, group) if params.seed is None else params.seed
         stop_ids = frozenset(params.stop_token_ids)
         if not params.ignore_eos:
             stop_ids |= self._eos_ids
-        for sample in range(params.n):
-            number = self._n_requests + sample
-            self._desk.waiting.append(Request(number, group, sample, prompt, params, seed, limit, stop_ids))
+        for index in range(params.n):
+            number = self._n_requests + index
+            self._queue.add(Request(number, group, index, prompt, params, seed, limit, stop_ids, stream, n_computed))
         self._n_groups += 1
         self._n_requests += params.n
         return group
 
     def step(self) -> StepResult:
-        """Run one round and return what became known; lines 5 to 7 are `engine/round.py`."""
+        """Run one step and return what became known."""
         self._alive()
-        tiers = self._parts.tiers
-        self._land()
-        view = self._desk.view(self._step)
-        plan = self._parts.scheduler.plan(view)
+        parts, table, executor, clock = self._parts, self._table, self._executor, StepClock(self._executor.waited)
+        self._end_copies()
+        self._seat(self._queue.admit(parts.tiers, table.free_seats()))  # 1 who gets a seat
+        view = self._begin_rounds(*table.view(self._step, parts.tiers, executor.in_flight))  # 2 what policies may see
+        clock.lap("view")
+        plan = parts.scheduler.plan(view)  # 3 who runs, in which phase, with how many query tokens
         check_plan(plan, view)
-        placed = tiers.place(plan, view)
-        self._account(plan, placed)
-        restored = tiers.restore(view) if len(placed.rows) == len(plan.rows) else Placed()
-        self._give(restored)
-        with self._mover.moving((*placed.moves, *restored.moves)):
-            if placed.rows:
-                self._deck.launch(placed, self._desk.seated, self._step)
-        # who launches nothing has nothing to overlap with, and hears one flight more
-        heard = self._hear(self._loop.lag if placed.rows else max(0, self._deck.n_out - 1))
-        self._stuck = not (placed.rows or heard)
+        clock.lap("plan")
+        placed, restored = self._place(plan, view)  # 4 pages; may spill, preempt, restore
+        clock.lap("place")
+        packed = pack(
+            placed, table, self._step, drafts=self._drafts, scored=self._scored
+        )  # 5 the one copy to the device
+        executor.launch(packed, placed.fresh, (*placed.moves, *restored.moves))  # 6 select, forward, verify, settle
+        table.note_launched(packed)
+        clock.lap("launch")
+        # a step that launches nothing has nothing to overlap with, and collects one step more
+        output = executor.collect(self._loop.lag if placed.rows else 0)  # 7 results older than the loop's lag
+        clock.lap("collect")
+        results, n_output = self._process(output)  # 8 text, stops, who finished; policies observe, pages are released
+        clock.lap("process")
+        self._stuck = not (placed.rows or output)
         if self._options.checked:
-            tiers.check()
-        return self._result(placed, restored, heard)
+            parts.tiers.check()
+        return self._result(placed, restored, results, n_output, clock.seconds(executor.waited))  # 9
 
     def warm_up(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
-        """Record the graphs of steps without prefill before they are met, if any are; `progress` hears (done, all)."""
+        """Record the graphs of steps without prefill before they are met; `progress` is told (done, all)."""
         self._alive()
         if self._options.graphs:
             with within_memory(self._holders):
-                self._deck.rehearse(progress)
-                self._mover.rehearse()
+                self._executor.warm_up(progress)
 
     def abort(self, request_id: int) -> None:
         """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""
         self._alive()
-        for request in [*self._desk.waiting, *self._desk.seated.values()]:
+        for request in (*self._queue.waiting, *self._table.requests.values()):
             if request.group == request_id:
                 self._end(request, "abort")
 
     def reset(self) -> None:
         """Forget all requests and start as if newly made; numbers and derived seeds begin again."""
         self._alive()
-        self._deck.drain()
-        self._mover.drain()
+        self._executor.drain()
         self._start()
 
     def close(self) -> None:
         """Drop everything; calling it twice is fine, anything else afterwards raises `EngineClosed`."""
         if not self._closed:
-            self._deck.drain()
-            self._mover.drain()
+            self._executor.drain()
             self._closed = True
-            # the desk too: its callbacks hold the deck, and with it what graphs hold
-            del self._pool, self._deck, self._desk, self._listener, self._mover, self._parts, self._model, self._holders
+            del self._pool, self._executor, self._output_processor, self._parts, self._model, self._holders
 
     @property
     def has_work(self) -> bool:
-        """Whether anybody waits or runs, a result is unheard or untold, or a page is being copied."""
+        """Whether a request waits or runs, a result or a page copy is in flight, or an event was not returned yet."""
         self._alive()
-        desk, out = self._desk, self._deck.n_out + self._mover.n_out
-        return bool(desk.waiting or desk.seated or out or self._speaker.events)
+        waits_or_runs = len(self._queue) or self._table.requests
+        return bool(waits_or_runs or self._executor.is_busy or self._output_processor.n_events)
 
     @property
     def ledger(self) -> Ledger:
         """What is allocated at present, by whom."""
         self._alive()
-        mover = {"copies": self._mover.memory, "pinned host": self._mover.pinned}
-        held = Ledger.of({**self._holders, **self._deck.memory, **mover})
+        held = Ledger.of({**self._holders, **self._executor.memory})
         return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
 
     def _start(self) -> None:
         """Begin with empty seats, empty books and number 0."""
         parts, sizes = self._parts, self.geometry
         parts.tiers.reset()
-        self._stuck, self._n_failed = False, 0
-        self._roster = Roster(sizes.n_seats)
+        self._drafts, self._scored = sizes.max_draft > 0, any(sizes.scored)
+        self._stuck, self._n_failed_copies = False, 0
+        self._queue = RequestQueue()
+        self._table = RequestTable(sizes, self._loop)
         self._counts = SeatCounts(sizes.n_seats, row_width(sizes))
+        self._output_processor = OutputProcessor(sizes, self._decoder)
         lag, graphs = self._loop.lag, bool(self._options.graphs)
-        self._deck = Deck(self._device, self._model, parts, sizes, self._roster, lag=lag, graphs=graphs)
+        self._executor = Executor(self._device, self._model, parts, sizes, self._pool, lag=lag, graphs=graphs)
         self._forget(range(sizes.n_seats))
-        self._speaker = Speaker(self._decoder)
-        self._desk = Desk(
-            sizes,
-            self._roster,
-            self._counts,
-            parts.tiers,
-            parts.length,
-            self._loop,
-            seat=self._seat,
-            share=self._deck.share,
-            fail=self._fail,
-        )
-        self._listener = Listener(
-            self._roster, self._counts, self._desk, self._speaker, parts, leave=self._leave, fail=self._fail
-        )
+        self._executor.forget(range(sizes.n_seats))
         self._n_groups = self._n_requests = self._step = 0
 
-    def _land(self) -> None:
+    def _end_copies(self) -> None:
         """Tell the tier manager which copies have ended, all of them if there was nothing else to wait for."""
-        for moves, error in self._mover.ended(wait=self._stuck):
+        for moves, error in self._executor.ended_copies(wait=self._stuck):
             if error is not None:
-                self._n_failed += 1
-                what = "a copy of %d KV pages failed (%s), the %d. so far; whose they are is computed again"
-                _log.warning(what, len(moves), error, self._n_failed)
+                self._n_failed_copies += 1
+                what = "a copy of %d KV pages failed (%s), number %d so far; their requests are computed again"
+                _log.warning(what, len(moves), error, self._n_failed_copies)
             self._parts.tiers.moved(moves, failed=error is not None)
 
-    def _account(self, plan: StepPlan, placed: Placed) -> None:
-        """Write down what placing did to requests, and tell the device about lost and fresh pages."""
-        roster, rows = self._roster, placed.rows
-        roster.starved[plan.rows.seat] = True
-        roster.starved[rows.seat] = False
-        roster.placed_at[rows.seat] = self._step
-        self._give(placed)
-        filling = rows.take(rows.phase == Phase.PREFILL)
-        again = roster.reached[filling.seat] - (roster.n - 1 - roster.to_prefill)[filling.seat]
-        self._counts.recomputed(filling.seat, np.clip(again, 0, filling.n_query))
-        self._mover.fresh(placed.fresh)
+    def _seat(self, admitted: Sequence[Request]) -> None:
+        """Let everybody know who got a seat."""
+        self._table.enter(admitted)
+        self._output_processor.begin(admitted)
+        self._executor.seat(admitted)
+        for request in admitted:
+            self._counts.clear(request.seat)
+            self._forget([request.seat])
 
-    def _give(self, placed: Placed) -> None:
-        """Write down who lost all pages, and enter those of restored requests."""
-        lost = np.array(placed.preempted, dtype=np.int64)
-        self._roster.preempted[lost] = True
-        self._counts.preempted(lost)
-        self._deck.lose(placed.preempted)
-        if not placed.rows and placed.table:
-            self._deck.enter(placed.table)
+    def _begin_rounds(self, view: View, shared: Sequence[Shared]) -> View:
+        """Ask the length policy about the rounds that begin, and return the view that holds their lengths."""
+        self._executor.share(shared)
+        answers, failures = propose(self._parts.length, view, self._table.starting(view))
+        for index, lengths in answers:
+            view = self._table.begin_rounds(view, index, lengths)
+        failed = self._fail_seats(failures)
+        return self._table.without(view, failed) if failed else view
 
-    def _hear(self, at_most: int) -> tuple[RowResult, ...]:
-        """Hear flights until `at_most` are out."""
-        return tuple(
-            result for flight, landed in self._deck.hear(at_most) for result in self._listener.hear(flight, landed)
-        )
+    def _place(self, plan: StepPlan, view: View) -> tuple[Placed, Placed]:
+        """Find pages for a plan, and restore spilled requests if nobody starved; note who lost pages."""
+        tiers, table = self._parts.tiers, self._table
+        placed = tiers.place(plan, view)
+        restored = tiers.restore(view) if len(placed.rows) == len(plan.rows) else Placed()
+        self._counts.recomputed(*table.note_placed(plan, placed))
+        for preempted in (placed.preempted, restored.preempted):
+            table.note_lost(preempted)
+            self._counts.preempted(np.array(preempted, dtype=np.int64))
+            self._executor.lose(preempted)
+        self._executor.restore(restored.table)
+        return placed, restored
 
-    def _seat(self, request: Request) -> None:
-        self._counts.clear(request.seat)
-        self._deck.seat(request)
-        self._forget([request.seat])
+    def _process(self, output: StepOutput | FailedStep | None) -> tuple[RowResults, int]:
+        """Take in what a step brought back; return the outcomes of requests that were seated, and new output tokens."""
+        table = self._table
+        if output is None:
+            return NO_RESULTS, 0
+        if isinstance(output, FailedStep):
+            for request in self._hit_by(output.packed):
+                self._fail(request, output.error)
+            return NO_RESULTS, 0
+        rows, broken = table.collect(output)
+        for request in broken:
+            self._fail(request, SparseSpecError("the model's logits were not finite"))
+        results = output.results(rows)
+        processed = self._output_processor.process(results, table.requests)
+        # tokens behind a stop were trimmed: they count neither as output nor as what dense would have read
+        self._counts.add(results, processed.kept)
+        for request in processed.finished:
+            self._leave(request)
+        for request, error in processed.failed:
+            self._fail(request, error)
+        # a row that emitted less than it might have may hold pages that it needs no more
+        short = output.emitted[rows] < output.packed.decoding.n_query[rows]
+        self._learn(results, short)
+        return results, int(processed.kept.sum())
+
+    def _learn(self, results: RowResults, short: Bools) -> None:
+        """Let policies observe, and release pages behind what can be known of rows that came out `short` [R]."""
+        stays = self._table.number[results.seat] != VACANT
+        if not stays.all():
+            results, short = results.take(stays), short[stays]
+        self._fail_seats(observe((self._parts.length.observe, self._parts.scheduler.observe), results))
+        seats = results.seat[short & (self._table.number[results.seat] != VACANT)]
+        if len(seats):
+            bounds = self._table.bounds(self._executor.in_flight)
+            self._parts.tiers.commit(seats, bounds.n_hi[seats] - 1 + bounds.d_hi[seats])
+
+    def _hit_by(self, packed: PackedStep) -> list[Request]:
+        """Return the requests of a step that failed, and samples that took over pages which it may not have filled."""
+        hit = self._table.seated(packed)
+        groups = {request.group for request in hit}
+        shared = self._parts.tiers.shared_pages
+        heirs = [r for r in self._table.requests.values() if r.group in groups and shared(r.seat) and r not in hit]
+        return hit + heirs
 
     def _forget(self, seats: Sequence[int]) -> None:
-        """Let every policy forget `seats`."""
+        """Let the policies on the host forget `seats`."""
         self._parts.length.reset(seats)
         self._parts.scheduler.reset(seats)
-        self._deck.forget(seats)
+
+    def _fail_seats(self, failures: Failures) -> list[Request]:
+        """End the requests on some seats by what was raised on their account; return them."""
+        failed = [(self._table.requests[seat], error) for seat, error in failures]
+        for request, error in failed:
+            self._fail(request, error)
+        return [request for request, _ in failed]
 
     def _fail(self, request: Request, error: Exception) -> None:
         if not request.finished:
             self._end(request, "error", f"{type(error).__name__}: {error}")
 
     def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
-        self._speaker.end(request, reason, error)
+        self._output_processor.end(request, reason, error)
         self._leave(request)
 
     def _leave(self, request: Request) -> None:
+        """Take a request that ended off its seat, or out of the queue."""
         request.finished = True
-        if request.seat >= 0:
-            self._counts.write(request.seat, request.metrics)
-        self._desk.leave(request)
+        if request.seat < 0:
+            self._queue.remove(request)
+            return
+        self._counts.write(request.seat, request.metrics)
+        self._parts.tiers.forget(request.seat)
+        self._table.leave(request.seat)
 
     def _alive(self) -> None:
         if self._closed:
             raise EngineClosed("the engine is closed; compose a new one")
 
-    def _result(self, placed: Placed, restored: Placed, heard: tuple[RowResult, ...]) -> StepResult:
+    def _result(
+        self, placed: Placed, restored: Placed, results: RowResults, n_output: int, seconds: StepSeconds
+    ) -> StepResult:
         tiers = self._parts.tiers
         info = StepInfo(
             step=self._step,
             placed=placed,
-            heard=heard,
-            n_waiting=len(self._desk.waiting),
-            n_running=len(self._desk.seated),
+            collected=results,
+            n_output=n_output,
+            n_waiting=len(self._queue),
+            n_running=len(self._table.requests),
             free_pages=tiers.free_pages(),
             host_pages=tiers.host_pages(),
             moving_pages=tiers.moving_pages(),
             moves=(*placed.moves, *restored.moves),
+            seconds=seconds,
         )
         self._step += 1
-        return StepResult(self._speaker.take(), not self.has_work, info)
+        return StepResult(self._output_processor.take(), not self.has_work, info)

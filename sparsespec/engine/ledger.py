@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.engine.state import make_state
-from sparsespec.kv.pool import pool_bytes
+from sparsespec.kv.pool import KVPool, pool_bytes
 
 GIB = 2**30
 
@@ -79,20 +79,28 @@ def _is_ours(x: object) -> bool:
     return not callable(x) and type(x).__module__.partition(".")[0] not in ("torch", "builtins", "random")
 
 
-def check_room(geometry: Geometry, *, laws: bool) -> None:
-    """Raise `BadOption` if the state of the seats and the KV pool do not fit into what the device has free."""
+def check_room(geometry: Geometry, *, draft_logits: bool, pool: KVPool | None = None) -> None:
+    """Raise `BadOption` if the state of the seats and the KV pool do not fit into what the device has free.
+
+    A `pool` that is there already must have the engine's sizes.
+    """
+    if pool is not None and pool.n_bytes != pool_bytes(geometry):
+        raise BadOption(
+            f"the pool has {pool.n_bytes} bytes and the engine's KV takes {pool_bytes(geometry)}; "
+            "give the pool of an engine of the same model and sizes, or None"
+        )
     free = free_bytes(geometry.device)
     if free is None:
         return
     g = geometry
-    one_seat = make_state(replace(g, n_seats=1, device="cpu"), laws=laws)
+    one_seat = make_state(replace(g, n_seats=1, device="cpu"), draft_logits=draft_logits)
     state_bytes = g.n_seats * sum(x.nbytes for x in _held(one_seat) if isinstance(x, Tensor))
-    kv_bytes = pool_bytes(g)
+    kv_bytes = pool_bytes(g) if pool is None else 0
     if state_bytes + kv_bytes > free:
         raise BadOption(
-            f"{g.n_seats} requests of up to {g.max_context} tokens take {state_bytes / GIB:.3g} GiB and the KV pool of "
-            f"{g.n_pages} pages {kv_bytes / GIB:.3g} GiB, and {g.device} has {free / GIB:.3g} GiB free; "
-            "lower n_pages, max_batch or max_context"
+            f"{g.n_seats} requests of up to {g.max_model_len} tokens take {state_bytes / GIB:.3g} GiB and the KV pool "
+            f"of {g.num_gpu_blocks} pages {kv_bytes / GIB:.3g} GiB, "
+            f"and {g.device} has {free / GIB:.3g} GiB free; lower num_gpu_blocks, max_num_seqs or max_model_len"
         )
 
 
@@ -104,8 +112,8 @@ def within_memory(holders: Mapping[str, object]) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         held = ", ".join(f"{name} {n / GIB:.3g} GiB" for name, n in Ledger.of(holders).entries if n)
         raise BadOption(
-            f"the GPU ran out of memory while an engine was made, which had {held}; lower n_pages, max_batch or "
-            "max_context"
+            f"the GPU ran out of memory while an engine was made, which had {held}; "
+            "lower num_gpu_blocks, max_num_seqs or max_model_len"
         ) from error
 
 

@@ -7,50 +7,103 @@ is a seat, whatever the padding.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from sparsespec.core.batch import Batch, State
-from sparsespec.core.plan import Phase, Rows
-from sparsespec.core.view import Ints
-from sparsespec.engine.roster import Roster
-from sparsespec.engine.shape import Shape
+from sparsespec.core.plan import Phase, Placed, Rows
+from sparsespec.core.view import Bools, Ints
+from sparsespec.engine.graph_shapes import StepShape
+from sparsespec.engine.request_table import RequestTable
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.lay_out.api import N_COLUMNS, lay_out_rows, lay_out_tokens
 
 
-def ordered(rows: Rows) -> tuple[Rows, int]:
-    """Return `rows`, decoding ones first and otherwise as they are, and how many of them decode."""
-    filling = rows.phase == Phase.PREFILL
-    return rows.take(filling.argsort(kind="stable")), len(rows) - int(filling.sum())
+@dataclass(frozen=True, slots=True)
+class PackedStep:
+    """One step as the host launches it; B rows, of which the first R decode.
+
+    Attributes:
+        rows: The rows, in the order of the batch.
+        n_decoding: R.
+        number: Whose rows they are, [B]: the requests' numbers, whoever has their seats later.
+        round: Which of its rounds each decoding row belongs to, [R].
+        at_least: What a decoding row adds to n_drafted (DRAFT) or n_committed (VERIFY) in any case, [R].
+        n_logprobs: Log-probabilities wanted of each decoding row beside those of its own tokens, [R]; -1 for none.
+        shape: The sizes of the step.
+        columns: What the device unpacks, [N_COLUMNS, B].
+        table: (seat, block, page) entries that page tables gain.
+        step: Number of the step.
+    """
+
+    rows: Rows
+    n_decoding: int
+    number: Ints
+    round: Ints
+    at_least: Ints
+    n_logprobs: Ints
+    shape: StepShape
+    columns: Ints
+    table: tuple[tuple[int, int, int], ...]
+    step: int
+
+    @property
+    def decoding(self) -> Rows:
+        """The decoding rows, [R]."""
+        return self.rows[: self.n_decoding]
+
+    @property
+    def is_verify(self) -> Bools:
+        """Which decoding rows are VERIFY rows, [R]."""
+        return self.rows.phase[: self.n_decoding] == Phase.VERIFY
 
 
-def shape_of(rows: Rows, n_decoding: int, *, may_draft: bool) -> Shape:
-    """Return the sizes of a step of these rows, in an engine that drafts or does not."""
-    plain = may_draft and n_decoding == len(rows) and not rows.k.any()
-    return Shape(len(rows), int(rows.n_query.sum()), int(rows.n_query[:n_decoding].sum()), plain)
-
-
-def pack(rows: Rows, roster: Roster, want_scores: bool, into: Ints) -> None:
-    """Write `rows`, decoding ones first, into `into` [N_COLUMNS, B]; the rest are idle seats."""
-    assert len(into) == N_COLUMNS
-    n, n_rows = len(rows), into.shape[1]
+def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored: bool) -> PackedStep:
+    """Return a placed plan as one step; `drafts` and `scored` say whether the engine drafts and wants scores."""
+    filling = placed.rows.phase == Phase.PREFILL
+    rows = placed.rows.take(filling.argsort(kind="stable"))
+    n_decoding = len(rows) - int(filling.sum())
     seat, phase, n_query, k = rows.table
-    columns = into[:, :n]
+    columns = np.empty((N_COLUMNS, len(rows)), dtype=np.int64)
     columns[:4] = rows.table
     columns[4] = n_query.cumsum() - n_query
     # the end of a request's first fill warms its selection up; recomputation scores nothing
-    warms = (phase == Phase.PREFILL) & roster.first_fill[seat] & (n_query == roster.to_prefill[seat])
-    # who decodes plainly may do so for long: choosing anew for each token would cost more than it is worth
-    columns[5] = want_scores & (warms | ((phase == Phase.VERIFY) & (k > 0)))
-    columns[6] = roster.stop_below[seat].view(np.int64)
-    if n_rows > n:
+    warms = (phase == Phase.PREFILL) & table.first_fill[seat] & (n_query == table.to_prefill[seat])
+    # a request that decodes plainly may do so for long: choosing anew for each token would cost more than it is worth
+    columns[5] = scored & (warms | ((phase == Phase.VERIFY) & (k > 0)))
+    columns[6] = table.stop_below[seat].view(np.int64)
+    decoding = seat[:n_decoding]
+    may_be_empty = (phase[:n_decoding] == Phase.DRAFT) & (table.stop_below[decoding] > 0)
+    plain = drafts and n_decoding == len(rows) and not k.any()
+    return PackedStep(
+        rows=rows,
+        n_decoding=n_decoding,
+        number=table.number[seat],
+        round=table.round[decoding],
+        # a device that may stop a round early may also draft nothing
+        at_least=np.where(may_be_empty, 0, 1),
+        n_logprobs=table.n_logprobs[decoding],
+        shape=StepShape(len(rows), int(n_query.sum()), int(n_query[:n_decoding].sum()), plain),
+        columns=columns,
+        table=placed.table,
+        step=step,
+    )
+
+
+def write_padded(packed: PackedStep, shape: StepShape, into: Ints) -> None:
+    """Write the columns of a step into `into` [N_COLUMNS, shape.n_rows]; rows behind its own are idle seats."""
+    n = len(packed.rows)
+    into[:, :n] = packed.columns
+    if shape.n_rows > n:
         rest = into[:, n:]
         rest[:] = 0
-        rest[0] = np.setdiff1d(np.arange(n_rows), seat)
-        rest[4] = n_query.sum()
+        idle = np.ones(shape.n_rows, dtype=np.bool_)
+        idle[packed.rows.seat] = False
+        rest[0] = idle.nonzero()[0]
+        rest[4] = packed.shape.n_tokens
 
 
 def unpack(packed: Tensor, state: State, widest: int, step: int) -> tuple[Batch, Tensor]:
@@ -82,7 +135,7 @@ def unpack(packed: Tensor, state: State, widest: int, step: int) -> tuple[Batch,
     return batch, room
 
 
-def lay_out(batch: Batch, n_tokens: int, page_size: int) -> None:
+def lay_out(batch: Batch, n_tokens: int, block_size: int) -> None:
     """Fill in the query tokens of a batch whose `start` and `live` are known; those behind the last row are dead."""
-    laid = lay_out_tokens(batch, n_tokens, page_size, impl=fastest(batch.seat))
+    laid = lay_out_tokens(batch, n_tokens, block_size, impl=fastest(batch.seat))
     batch.tokens, batch.positions, batch.row_of, batch.alive, batch.slots = laid

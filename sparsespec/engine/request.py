@@ -1,4 +1,4 @@
-"""A request: what was asked for, and what it has said so far. What changes every step is in `engine/roster.py`."""
+"""A request: what was asked for, and what has become of it. What changes every step is in `engine/request_table.py`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ class Request:
 
     number: int  # order of arrival, and age
     group: int  # id that `add` returned; its samples share a prompt
-    sample: int
+    sample_index: int
     prompt: tuple[int, ...]
     params: SamplingParams
     seed: int
     limit: int  # tokens it may hold, prompt and output
     stop_ids: frozenset[int]
+    stream: bool = True  # whether its tokens are reported as they come, or its completion only
+    n_computed: int = 0  # positions of the prompt that count as filled when it takes a seat
     added_at: float = field(default_factory=perf_counter)
     seated_at: float | None = None
     seat: int = -1
-    output: list[int] = field(default_factory=list)
-    logprobs: list[tuple[tuple[int, float], ...]] = field(default_factory=list)
     finished: bool = False
     metrics: SpecMetrics = field(default_factory=SpecMetrics)  # whole once it has left its seat

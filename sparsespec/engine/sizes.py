@@ -1,4 +1,4 @@
-"""An engine's own options, and the geometry that follows from them and the model."""
+"""An engine's own options, and the sizes that follow from them, the model and the parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sparsespec.engine.parts import Parts
 from sparsespec.models.transformer import Transformer
 
 DEFAULT_KV_BYTES = 2 << 30
-"""Bytes of KV that an engine takes at most when `n_pages` is not given."""
+"""Bytes of KV that an engine takes at most when `num_gpu_blocks` is not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,34 +19,34 @@ class Options:
     """Options of the engine itself.
 
     Attributes:
-        max_batch: Requests that run at once.
-        max_context: Tokens a request may hold; None is the model's limit.
-        page_size: Tokens per KV page.
-        n_pages: Pages of the KV pool; None is enough for all seats, but 2 GiB at most.
+        max_num_seqs: Requests that run at once.
+        max_model_len: Tokens a request may hold; None is the model's limit.
+        block_size: Tokens per KV page.
+        num_gpu_blocks: Pages of the KV pool; None is enough for all seats, but 2 GiB at most.
         seed: Seed from which requests without one get theirs.
-        graphs: Record each shape of a round once, as a CUDA graph, and pad steps to such shapes; None does so where the
-            model is on a GPU and all parts can be recorded. On a CPU True pads, and records nothing.
-        exact: Compute every token alike, whatever is computed beside it: then drafts, neighbours and chunks change no
-            bit of it in any float type, and tokens are those of an exact `dense` (with verifier `rejection` their law
-            is). Takes Triton kernels for all ops.
-        checked: Verify the parts' promises at run time, and poison fresh pages with NaN: slow, for tests.
+        graphs: Record steps as CUDA graphs, one per shape, and pad steps to these shapes; None does so where the model
+            is on a GPU and all parts can be recorded. On a CPU True pads, and records nothing.
+        exact: Give a token the same bits whatever is computed beside it: drafts, other requests and chunks then change
+            no output in any float type, and tokens are those of an exact `dense` (with verifier `rejection`, their
+            distribution is). Needs the Triton kernels of all ops.
+        checked: Check the parts' promises in every step, and fill fresh pages with NaN: slow, for tests.
     """
 
-    max_batch: int = 8
-    max_context: int | None = None
-    page_size: int = 16
-    n_pages: int | None = None
+    max_num_seqs: int = 8
+    max_model_len: int | None = None
+    block_size: int = 16
+    num_gpu_blocks: int | None = None
     seed: int = 0
     graphs: bool | None = None
     exact: bool = False
     checked: bool = False
 
     def __post_init__(self) -> None:
-        # a context holds a prompt and an output, and page 0 belongs to nobody
-        least = {"max_batch": 1, "page_size": 1, "max_context": 2, "n_pages": 2}
+        # a request has a prompt and an output, and page 0 is never handed out
+        least = {"max_num_seqs": 1, "block_size": 1, "max_model_len": 2, "num_gpu_blocks": 2}
         for name, low in least.items():
             value = getattr(self, name)
-            if value is None and name in ("max_context", "n_pages"):
+            if value is None and name in ("max_model_len", "num_gpu_blocks"):
                 continue
             if not _is_whole(value) or value < low:
                 raise BadOption(f"{name} is a whole number of {low} or more, got {show(value)}")
@@ -66,29 +66,29 @@ def _is_whole(value: object) -> TypeGuard[int]:
 def geometry_of(model: Transformer, parts: Parts, options: Options) -> Geometry:
     """Return the sizes that every part is bound to; raises `BadOption` where they cannot work."""
     config = model.config
-    context = options.max_context or config.max_context
-    if context > config.max_context:
-        raise BadOption(f"max_context must be at most the model's {config.max_context} tokens, got {context}")
-    blocks = -(-context // options.page_size)
-    n_pages = options.n_pages
+    context = options.max_model_len or config.max_model_len
+    if context > config.max_model_len:
+        raise BadOption(f"max_model_len must be at most the model's {config.max_model_len} tokens, got {context}")
+    blocks = -(-context // options.block_size)
+    n_pages = options.num_gpu_blocks
     if n_pages is None:
         token_bytes = 2 * config.n_layers * config.n_kv_heads * config.head_dim
-        page_bytes = token_bytes * model.dtype.itemsize * options.page_size
-        n_pages = 1 + min(options.max_batch * blocks, max(blocks, DEFAULT_KV_BYTES // page_bytes))
+        page_bytes = token_bytes * model.dtype.itemsize * options.block_size
+        n_pages = 1 + min(options.max_num_seqs * blocks, max(blocks, DEFAULT_KV_BYTES // page_bytes))
     return Geometry(
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         n_kv_heads=config.n_kv_heads,
         head_dim=config.head_dim,
         vocab=config.vocab,
-        n_seats=options.max_batch,
-        max_context=context,
-        page_size=options.page_size,
-        n_pages=n_pages,
+        n_seats=options.max_num_seqs,
+        max_model_len=context,
+        block_size=options.block_size,
+        num_gpu_blocks=n_pages,
         dtype=str(model.dtype).removeprefix("torch."),
         device=str(model.device),
         scored=parts.selector.scored,
-        groups=parts.selector.lists(config.n_kv_heads),
+        groups=parts.selector.num_groups(config.n_kv_heads),
         max_draft=parts.length.max_draft,
         max_guess=parts.length.max_guess,
         checked=options.checked,

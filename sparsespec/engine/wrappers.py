@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from sparsespec.core.divergence import first_divergence
 from sparsespec.core.errors import BadOption, NotLossless, show
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.result import RowResult
@@ -22,7 +23,7 @@ from sparsespec.engine.outputs import Completion, StepResult
 class AnyEngine(Protocol):
     """The verbs of an engine."""
 
-    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+    def add(self, prompt: Sequence[int], sampling_params: SamplingParams | None = None, *, stream: bool = True) -> int:
         """Queue a prompt and return its request id."""
         ...
 
@@ -60,9 +61,9 @@ class Wrapper:
             raise BadOption(f"a wrapper goes around an engine, and {show(engine)} has no {', '.join(lacks)}")
         self.engine = engine
 
-    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+    def add(self, prompt: Sequence[int], sampling_params: SamplingParams | None = None, *, stream: bool = True) -> int:
         """Queue a prompt and return its request id."""
-        return self.engine.add(prompt, params)
+        return self.engine.add(prompt, sampling_params, stream=stream)
 
     def step(self) -> StepResult:
         """Run one round."""
@@ -109,10 +110,10 @@ class CheckLossless(Wrapper):
         self._expected: dict[int, dict[int, Completion]] = {}
         self.n_checked = 0
 
-    def add(self, prompt: Sequence[int], params: SamplingParams | None = None) -> int:
+    def add(self, prompt: Sequence[int], sampling_params: SamplingParams | None = None, *, stream: bool = True) -> int:
         """Queue a prompt and remember how it is to be decoded again."""
-        request = self.engine.add(prompt, params)
-        self._params[request] = params or SamplingParams()
+        request = self.engine.add(prompt, sampling_params, stream=stream)
+        self._params[request] = sampling_params or self._dense.default_sampling_params
         return request
 
     def step(self) -> StepResult:
@@ -134,15 +135,13 @@ class CheckLossless(Wrapper):
     def _check(self, done: Completion) -> None:
         if done.request_id not in self._expected:
             self._expected[done.request_id] = self._decode(done)
-        expected = self._expected[done.request_id][done.sample]
-        if done.token_ids != expected.token_ids or done.text != expected.text:
-            pairs = zip(done.token_ids, expected.token_ids, strict=False)
-            same = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-            where = min(len(done.token_ids), len(expected.token_ids)) if same is None else same
-            raise NotLossless(
-                f"request {done.request_id}, sample {done.sample}, parts from dense decoding at output token {where}: "
-                f"{done.token_ids[where : where + 4]} instead of {expected.token_ids[where : where + 4]}"
-            )
+        expected = self._expected[done.request_id][done.sample_index]
+        name = f"request {done.request_id}, sample {done.sample_index},"
+        divergence = first_divergence(name, done.token_ids, expected.token_ids)
+        if divergence:
+            raise NotLossless(divergence.sentence)
+        if done.text != expected.text:
+            raise NotLossless(f"{name} has dense decoding's tokens and another text, {show(done.text)}")
         self.n_checked += 1
 
     def _decode(self, done: Completion) -> dict[int, Completion]:
@@ -153,12 +152,12 @@ class CheckLossless(Wrapper):
         while self._dense.has_work:
             for event in self._dense.step().events:
                 if event.completion is not None:
-                    outputs[event.sample] = event.completion
+                    outputs[event.sample_index] = event.completion
         return outputs
 
 
 def _plain(result: RowResult) -> dict[str, Any]:
-    """Return a heard row as JSON values: the phase by name, a confidence that nobody has as None."""
+    """Return a collected row as JSON values: the phase by name, a confidence that is NaN as None."""
     confidence = None if result.confidence != result.confidence else result.confidence
     return result._asdict() | {"phase": result.phase.name, "confidence": confidence}
 
@@ -172,8 +171,12 @@ def _appended(path: Path) -> TextIO:
         ) from error
 
 
+_SHOWN = ("step", "n_output", "n_waiting", "n_running", "free_pages", "host_pages", "moving_pages", "moves")
+"""What a trace says of a step as it is; times are left out, so that runs can be compared."""
+
+
 class RecordTrace(Wrapper):
-    """Writes one JSON line per step: who was placed, in which phase, and what was heard.
+    """Writes one JSON line per step: which rows were placed, in which phase, and what was collected.
 
     Args:
         engine: The engine to watch.
@@ -192,12 +195,13 @@ class RecordTrace(Wrapper):
         """Run one round and write it down."""
         result = self.engine.step()
         info = result.info
-        step = asdict(info) | {
+        shown = {name: getattr(info, name) for name in _SHOWN}
+        step = shown | {
             "placed": [
                 {"seat": r.seat, "phase": r.phase.name, "n_query": r.n_query, "k": r.k} for r in info.placed.rows
             ],
             "preempted": list(info.placed.preempted),
-            "heard": [_plain(r) for r in info.heard],
+            "collected": [_plain(r) for r in info.collected],
         }
         self.steps.append(step)
         if self._file:

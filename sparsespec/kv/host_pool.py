@@ -1,7 +1,7 @@
-"""Slots for pages in the host's memory, page-locked so that a GPU's copies run beside its rounds; as many as needed.
+"""Host pages: page-locked memory of the host, so that a GPU's copies run beside its rounds; taken as it is needed.
 
-While memory is locked nothing can be launched, and most of the time that takes is spent on finding pages and clearing
-them, which needs no lock. So a thread does that ahead, with huge pages where the system has them. What is left is 1 to
+While memory is locked nothing can be launched, and most of the time that takes is spent on finding memory and clearing
+it, which needs no lock. So a thread does that ahead, with huge pages where the system has them. What is left is 1 to
 2 ms for a piece, of 24 on the same machine where torch does all at once; and that is spent ahead too, or a copy would
 begin when the round beside which it should run is over. The thread calls nothing of CUDA: to lock memory while another
 thread records a graph would spoil the graph.
@@ -29,7 +29,7 @@ from sparsespec.kv.two_tiers import CHUNK_BYTES
 PIECE = 16 << 20
 """Bytes that the pool gains at a time."""
 AHEAD = 2 * -(-CHUNK_BYTES // PIECE)
-"""Pieces that are there before they are needed, once one was needed: those of two copies."""
+"""Pieces that are made before they are needed, once one was needed: enough for two copies."""
 _PORTABLE = 1
 """Locked for all devices, whichever is current."""
 _HUGE = 2 << 20
@@ -37,22 +37,22 @@ _HUGE = 2 << 20
 
 
 class HostPool:
-    """Keys and values of all layers of a page in one slot each.
+    """Keys and values of all layers, in host pages that are numbered from 0.
 
     Args:
         geometry: What a page is.
-        n_slots: The highest slot; no memory is locked for others but the rest of the last piece.
+        n_host_pages: The highest host page; no memory is locked for others but the rest of the last piece.
 
     Attributes:
         pieces: The memory there is, by number.
     """
 
-    def __init__(self, geometry: Geometry, n_slots: int) -> None:
+    def __init__(self, geometry: Geometry, n_host_pages: int) -> None:
         g = geometry
-        self._slots = max(1, PIECE // g.page_bytes)
-        self._shape = (self._slots, 2, g.n_layers, g.page_size, g.n_kv_heads, g.head_dim)
+        self._per_piece = max(1, PIECE // g.page_bytes)
+        self._shape = (self._per_piece, 2, g.n_layers, g.block_size, g.n_kv_heads, g.head_dim)
         self._dtype, self._device = float_type(g.dtype), torch.device(g.device)
-        self._n_pieces, self._wanted = 1 + n_slots // self._slots, 0
+        self._n_pieces, self._wanted = 1 + n_host_pages // self._per_piece, 0
         self.pieces: dict[int, Tensor] = {}
         self._coming = deque[Future[Tensor]]()
         if self._device.type == "cuda":
@@ -60,28 +60,28 @@ class HostPool:
             weakref.finalize(self, _let_go, self._thread, self.pieces, self._device, os.getpid())
 
     def at(self, first: int, n: int) -> list[Tensor]:
-        """Return slots `first` … `first + n - 1` [n, 2, L, P, Hkv, D], in as many parts as they lie in."""
-        self._order(-(-(first + n) // self._slots))
+        """Return host pages `first` … `first + n - 1` [n, 2, L, P, Hkv, D], one part for each piece they lie in."""
+        self._order(-(-(first + n) // self._per_piece))
         parts: list[Tensor] = []
         while n:
-            piece, start = divmod(first, self._slots)
+            piece, start = divmod(first, self._per_piece)
             if piece not in self.pieces:
                 self.pieces[piece] = self._made()
-            end = min(start + n, self._slots)
+            end = min(start + n, self._per_piece)
             parts.append(self.pieces[piece][start:end])
             first, n = first + end - start, n - (end - start)
         return parts
 
     def ahead(self) -> None:
-        """Lock a piece that will be needed, if its pages are there; to be called when nobody waits."""
+        """Lock a piece that will be needed, if its memory was found; to be called when no launch waits."""
         if self._coming and self._coming[0].done():
             lacking = next(piece for piece in range(self._wanted) if piece not in self.pieces)
-            # whoever needs it asks again, and is told what is wrong
+            # `at` tries again when it needs the piece, and raises what is wrong
             with suppress(OSError, RuntimeError):
                 self.pieces[lacking] = self._made()
 
     def _order(self, n_pieces: int) -> None:
-        """Let pages be found for the first `n_pieces`, and for those that may be needed next."""
+        """Let memory be found for the first `n_pieces`, and for those that may be needed next."""
         self._wanted = max(self._wanted, min(n_pieces + AHEAD, self._n_pieces))
         while self._device.type == "cuda" and len(self.pieces) + len(self._coming) < self._wanted:
             self._coming.append(self._thread.submit(mapped, self._shape, self._dtype))
@@ -94,7 +94,7 @@ class HostPool:
         try:
             torch.cuda.check_error(_runtime().cudaHostRegister(piece.data_ptr(), piece.nbytes, _PORTABLE))
         except RuntimeError:
-            # CUDA tells the next launch as well, whoever it belongs to, unless somebody has heard it before
+            # CUDA would report it again at the next launch, whatever that is, so it is taken here
             with suppress(RuntimeError):
                 torch.zeros(1, device=self._device)
             raise
@@ -102,7 +102,11 @@ class HostPool:
 
 
 def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return zeros whose pages are there, in huge ones if the system has any; raises `OSError` for want of memory."""
+    """Return zeros in memory that is mapped already, in huge pages if the system has any.
+
+    Raises:
+        OSError: There is not enough memory.
+    """
     n_bytes = torch.Size(shape).numel() * dtype.itemsize
     area = mmap.mmap(-1, n_bytes + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for advice in ("MADV_HUGEPAGE", "MADV_DONTFORK"):
@@ -119,7 +123,7 @@ def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 def _let_go(
     thread: ThreadPoolExecutor, pieces: MutableMapping[int, Tensor], device: torch.device, process: int
 ) -> None:
-    """Unlock everything, once nobody copies from it or to it; a forked process leaves that to the one that locked."""
+    """Unlock everything, once no copy reads or writes it; a forked process leaves that to the one that locked."""
     # this may be that thread itself, if it was the one to collect garbage
     thread.shutdown(wait=False, cancel_futures=True)
     if not pieces or os.getpid() != process:

@@ -1,12 +1,12 @@
 """Carries out what the tier manager decided about pages, as launches, and says when copies have ended.
 
-The tier manager is integers; this is the only place that turns its words into work on the pools. Copies run in the side
+The tier manager is integers; this is the only place that turns its moves into work on the pools. Copies run in the side
 stream, in order, behind everything the main stream had been given before: what is copied out was written by then, and
-what is copied in lands where nobody reads any more. The main stream never waits for a copy.
+what is copied in lands where no launched step reads any more. The main stream never waits for a copy.
 
-Pages of all layers are gathered to one place on the device, and from there neighbouring slots are copied at once. The
-gathering may be recorded beforehand: to launch it by hand takes the host a multiple, and steps of small models are the
-host's.
+Pages of all layers are gathered in one buffer on the device, and copies between it and neighbouring host pages are done
+at once. The gathering may be recorded beforehand: to launch it by hand takes the host several times as long, and steps
+of small models are bound by the host.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ PATIENCE = 16
 
 
 class Trip(NamedTuple):
-    """Pages that go one way.
+    """Pages that are copied in one direction.
 
     Attributes:
         out: Whether to the host.
-        numbers: How many they are, twice, and (from, to) of each; what lies behind means nothing.
-        parts: The host's memory that is theirs.
+        numbers: [1 + pages of the buffer, 2]: how many pages there are, twice, and (from, to) of each; entries behind
+            those mean nothing.
+        parts: The host's memory of their host pages.
     """
 
     out: bool
@@ -51,7 +52,7 @@ class Trip(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A launched copy: its pages, how they go, its end, and in which step it began."""
+    """A launched copy: its moves, its trips by direction, the event of its end, and the step in which it began."""
 
     moves: tuple[Move, ...]
     trips: list[Trip]
@@ -66,12 +67,12 @@ class Mover:
         device: Where copies are launched.
         pool: Keys and values on the device.
         geometry: What a page is.
-        n_slots: The host's highest slot; 0 if nothing is ever copied.
+        n_host_pages: The highest host page; 0 if nothing is ever copied.
     """
 
-    def __init__(self, device: Device, pool: KVPool, geometry: Geometry, n_slots: int) -> None:
-        self._device, self._pool, self._geometry, self._n_slots = device, pool, geometry, n_slots
-        self._host = HostPool(geometry, n_slots)
+    def __init__(self, device: Device, pool: KVPool, geometry: Geometry, n_host_pages: int) -> None:
+        self._device, self._pool, self._geometry, self._n_host_pages = device, pool, geometry, n_host_pages
+        self._host = HostPool(geometry, n_host_pages)
         self._n_staged = chunk_of(geometry)
         self._staged: tuple[Tensor, Tensor] | None = None
         self._gathers: dict[bool, Callable[[], object]] = {}
@@ -81,17 +82,17 @@ class Mover:
 
     @property
     def n_out(self) -> int:
-        """Copies that began and were not said to have ended."""
+        """Copies that began and were not yielded by `ended` yet."""
         return len(self._copies)
 
     @property
     def memory(self) -> tuple[object, ...]:
-        """What it allocated on the device."""
+        """What the mover allocated on the device."""
         return (self._staged,)
 
     @property
     def pinned(self) -> tuple[object, ...]:
-        """What it allocated of the host's memory."""
+        """What the mover allocated of the host's memory."""
         return (self._host.pieces,)
 
     def fresh(self, pages: Sequence[int]) -> None:
@@ -138,7 +139,7 @@ class Mover:
 
     def rehearse(self) -> None:
         """Record what gathers and scatters pages, before the first copy, if there will be any."""
-        for out in {True, False} - self._gathers.keys() if self._n_slots else ():
+        for out in {True, False} - self._gathers.keys() if self._n_host_pages else ():
             self._device.wait(self._device.launch(partial(self._record, out), "side"))
 
     def _begin(self, moves: tuple[Move, ...], after: Sequence[Event]) -> None:
@@ -146,21 +147,20 @@ class Mover:
         try:
             # memory is locked here, so that a copy's time is that of the copy
             trips = self._trips(moves)
-        except Exception as raised:  # it belongs to whose pages these are
+        except Exception as raised:  # reported with these pages, when the copy has ended
             error = raised
         event = self._device.launch(partial(self._copy, trips, error), "side", after)
         self._copies.append(Copy(moves, trips, event, self._step))
 
     def _trips(self, moves: Sequence[Move]) -> list[Trip]:
         """Return one direction after the other; raises if the host has no memory."""
-        ways = {
-            out: sorted((move for move in moves if move.out is out), key=attrgetter("slot")) for out in (True, False)
-        }
+        ordered = sorted(moves, key=attrgetter("host_page"))
+        ways = {out: [move for move in ordered if move.out is out] for out in (True, False)}
         return [self._trip(few, out) for out, few in ways.items() if few]
 
     def _trip(self, moves: Sequence[Move], out: bool) -> Trip:
-        runs = _runs([move.slot for move in moves])
-        parts = [part for slot, n in runs for part in self._host.at(slot, n)]
+        runs = _runs([move.host_page for move in moves])
+        parts = [part for first, n in runs for part in self._host.at(first, n)]
         numbers = self._numbers[out].pop() if self._numbers[out] else self._fresh_numbers()
         array = numbers.numpy()
         array[0] = len(moves)
@@ -168,7 +168,7 @@ class Mover:
         return Trip(out, numbers, parts)
 
     def _fresh_numbers(self) -> Tensor:
-        """Return numbers that lack pages: places between the pools are used in order."""
+        """Return numbers that lack pages of the pool; pages of the buffer are used in order."""
         numbers = torch.arange(-1, self._n_staged)[:, None].repeat(1, 2)
         return numbers.pin_memory() if self._pool.kv.is_cuda else numbers
 
@@ -181,7 +181,7 @@ class Mover:
 
     @torch.inference_mode()
     def _through(self, trip: Trip) -> None:
-        """Copy pages by way of a place where their layers lie together."""
+        """Copy pages by way of a buffer where their layers lie together."""
         (staged, pairs), first = self._stage(), 0
         pairs.copy_(trip.numbers, non_blocking=True)
         if trip.out:
@@ -195,7 +195,7 @@ class Mover:
             self._gather(False)
 
     def _gather(self, out: bool) -> None:
-        """Gather pages in front of a copy out, or scatter them behind a copy in."""
+        """Gather pages before a copy out, or scatter them after a copy in."""
         if out in self._gathers:
             self._gathers[out]()
         else:
@@ -204,7 +204,7 @@ class Mover:
     @torch.inference_mode()
     def _record(self, out: bool) -> None:
         gather, (_, pairs) = self._gathering(out), self._stage()
-        # those of an earlier copy are none of this
+        # no pages: those of an earlier copy are not copied again
         pairs.zero_()
         gather()
         # it allocates nothing, and may run beside a round although graphs share what they allocate
@@ -218,7 +218,7 @@ class Mover:
         return partial(copy_pages, source, target, pairs[1:], pairs[0, 0], impl=fastest(pool))
 
     def _stage(self) -> tuple[Tensor, Tensor]:
-        """Return the place between the pools, and that of page numbers; both come with the first copy and stay."""
+        """Return the buffers of pages and of page numbers; both are allocated at the first copy and kept."""
         if self._staged is None:
             kv, n = self._pool.kv, self._n_staged
             pairs = kv.new_zeros((1 + n, 2), dtype=torch.int64)
@@ -227,15 +227,15 @@ class Mover:
 
 
 def _nothing() -> None:
-    """Stand in the main stream, to be waited for."""
+    """Do nothing in the main stream; copies wait for the event."""
 
 
-def _runs(slots: list[int]) -> list[tuple[int, int]]:
-    """Return (first, length) of the runs of neighbours in ascending `slots`."""
+def _runs(pages: list[int]) -> list[tuple[int, int]]:
+    """Return (first, length) of the runs of neighbours in ascending `pages`."""
     runs: list[tuple[int, int]] = []
-    for slot in slots:
-        if runs and runs[-1][0] + runs[-1][1] == slot:
+    for page in pages:
+        if runs and runs[-1][0] + runs[-1][1] == page:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1)
         else:
-            runs.append((slot, 1))
+            runs.append((page, 1))
     return runs

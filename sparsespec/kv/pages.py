@@ -1,10 +1,10 @@
 """The books of the KV pool: which pages are free, and how many owners each of the others has.
 
-Integers only; the pages' contents live in `kv/pool.py`. Page 0 belongs to nobody: dead queries write there. A page has
-more than one owner only while samples of one prompt share it.
+Integers only; the pages' contents live in `kv/pool.py`. Page 0 has no owner: dead queries write there. A page has more
+than one owner only while samples of one prompt share it, or a copy reads or writes it.
 
-The lowest free page is handed out first. For slots of the host's memory that matters: who leaves and comes back in
-parts finds neighbours, which a copy takes at once, and memory behind the last slot ever used is never taken.
+The lowest free page is handed out first. For host pages that matters: a request that leaves and comes back in parts
+gets neighbours, which one copy takes, and memory behind the last host page ever used is never taken.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PageBook:
 
     @property
     def n_free(self) -> int:
-        """Pages that nobody owns, page 0 excluded."""
+        """Pages without an owner, page 0 excluded."""
         return len(self._free)
 
     def owners(self, page: int) -> int:
@@ -60,7 +60,7 @@ class PageBook:
         held = Counter(page for table in tables for page in table)
         free = set(self._free)
         if 0 in held or 0 in free or self._owners[0]:
-            raise ContractBroken("page 0 is owned or free; it belongs to nobody")
+            raise ContractBroken("page 0 is owned or free; it is never handed out")
         if len(free) != len(self._free):
             raise ContractBroken("a page stands in the free list twice")
         if len(free) + len(held) + 1 != self._n_pages or free & held.keys():

@@ -1,6 +1,6 @@
 """The KV pool itself: keys and values of all layers, in pages of the device.
 
-Only launched functions touch it. Which page belongs to whom is the tier manager's business (`kv/gpu.py`).
+Only launched functions touch it. Which request holds which page is the tier manager's business (`kv/paged.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sparsespec.core.errors import BadOption
 
 def pool_bytes(geometry: Geometry) -> int:
     """Return the bytes of keys and values together."""
-    return geometry.n_pages * geometry.page_bytes
+    return geometry.num_gpu_blocks * geometry.page_bytes
 
 
 class KVPool:
@@ -31,14 +31,14 @@ class KVPool:
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
-        shape = (2, g.n_layers, g.n_pages, g.page_size, g.n_kv_heads, g.head_dim)
+        shape = (2, g.n_layers, g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim)
         try:
             # not zeros: that would touch gigabytes, and what was never written is never read
             self.kv: Tensor = torch.empty(shape, dtype=float_type(g.dtype), device=g.device)
         except RuntimeError as error:
             raise BadOption(
-                f"the KV pool of {g.n_pages} pages takes {pool_bytes(g) / 2**30:.3g} GiB, more than {g.device} has; "
-                "lower n_pages, or max_batch and max_context from which it follows"
+                f"the KV pool of {g.num_gpu_blocks} pages takes {pool_bytes(g) / 2**30:.3g} GiB, more than {g.device} "
+                "has; lower num_gpu_blocks, or max_num_seqs and max_model_len from which it follows"
             ) from error
         # page 0 is written by dead queries only, and must be finite before the first of them
         self.kv[:, :, 0] = 0

@@ -1,4 +1,4 @@
-"""Tier manager `reserve`: a request is admitted only if everybody can grow to the end, so nobody ever gives way.
+"""Tier manager `reserve`: a request is admitted only if all can grow to the end, so none ever gives way.
 
 The control of `host` and `gpu`: what reserving the worst case costs, because few requests become as long as they may.
 """
@@ -12,18 +12,18 @@ class ReserveTier(Paged):
     """Reserves, in numbers, as many pages as each request may ever need; they are handed out as they are needed."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def reset(self) -> None:
-        """Forget everybody."""
+        """Forget all requests."""
         super().reset()
         self._reserved: dict[int, int] = {}
 
     def admit(self, seat: int, n_prompt: int, limit: int) -> bool:
-        """Admit whoever fits beside all others, however long all of them get."""
+        """Admit a request that fits beside all others, however long all of them get."""
         # the last token is never fed back, so its KV needs no place
         worst = self._blocks(limit - 1)
-        if sum(self._reserved.values()) + worst > self._n_pages - 1:  # page 0 belongs to nobody
+        if sum(self._reserved.values()) + worst > self._n_pages - 1:  # page 0 is never handed out
             return False
         self._reserved[seat] = worst
         return True

@@ -1,6 +1,6 @@
-"""Who gives way when pages are short: the one for whom a function of three numbers is largest.
+"""Which request gives way when pages are short: the one for which a function of three numbers is largest.
 
-The numbers are its order of arrival, the pages it holds, and the tokens it may still say; none depends on what was
+The numbers are its order of arrival, the pages it holds, and the tokens it may still generate; none depends on what was
 drafted.
 """
 

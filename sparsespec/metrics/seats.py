@@ -6,6 +6,8 @@ from collections import Counter
 
 import numpy as np
 
+from sparsespec.core.plan import Phase
+from sparsespec.core.result import RowResults
 from sparsespec.core.view import Bools, Floats, Ints
 from sparsespec.metrics.speculation import SpecMetrics
 
@@ -53,42 +55,29 @@ class SeatCounts:
         """Count positions of `seats` that are filled again."""
         self._counts["num_recomputed_tokens"][seats] += tokens
 
-    def hear(
-        self,
-        seat: Ints,
-        verify: Bools,
-        live: Ints,
-        candidates: Ints,
-        accepted: Ints,
-        kv_read: Floats,
-        kv_full: Floats,
-        output: Ints,
-    ) -> None:
-        """Add heard rows [R], each of another seat, VERIFY rows and DRAFT rows; `output` of their tokens are output."""
+    def add(self, results: RowResults, output: Ints) -> None:
+        """Add rows that were collected [R], each of another seat; `output` [R] of their tokens became output."""
+        seat, live = results.seat, results.live
+        verify = results.phase == Phase.VERIFY
         draft = ~verify
-        judged = verify & (candidates > 0)
+        judged = verify & (results.n_candidates > 0)
         self._add(seat, "num_verify_steps", verify)
         self._add(seat, "num_draft_steps", draft & (live > 0))
-        self._add(seat, "num_guess_tokens", draft * candidates)
-        self._add(seat, "num_accepted_guesses", draft * accepted)
+        self._add(seat, "num_guess_tokens", draft * results.n_candidates)
+        self._add(seat, "num_accepted_guesses", draft * results.n_accepted)
         self._add(seat, "num_spec_rounds", judged)
-        self._add(seat, "num_draft_tokens", judged * candidates)
-        self._add(seat, "num_accepted_tokens", judged * accepted)
-        self._add(seat, "kv_read", kv_read)
-        self._add(seat, "kv_read_draft", draft * kv_read)
-        self._add(seat, "kv_full_draft", draft * kv_full)
+        self._add(seat, "num_draft_tokens", judged * results.n_candidates)
+        self._add(seat, "num_accepted_tokens", judged * results.n_accepted)
+        self._add(seat, "kv_read", results.kv_read)
+        self._add(seat, "kv_read_draft", draft * results.kv_read)
+        self._add(seat, "kv_full_draft", draft * results.kv_full)
         # dense decoding reads the context once per token: kv_full belongs to the row's last live query
-        self._add(seat, "kv_dense", verify * (output * (kv_full - live + 1) + output * (output - 1) // 2))
-        self._histogram[seat[judged], accepted[judged]] += 1
+        read = output * (results.kv_full - live + 1) + output * (output - 1) // 2
+        self._add(seat, "kv_dense", verify * read)
+        self._histogram[seat[judged], results.n_accepted[judged]] += 1
 
     def _add(self, seat: Ints, name: str, numbers: Bools | Ints | Floats) -> None:
         self._counts[name][seat] += numbers
-
-    def accepted_mean(self, seat: Ints) -> Floats:
-        """Return the accepted drafts of `seat` per round that drafted; NaN before the first."""
-        rounds = self._counts["num_spec_rounds"][seat]
-        accepted = self._counts["num_accepted_tokens"][seat]
-        return np.divide(accepted, rounds, out=np.full(len(rounds), np.nan), where=rounds > 0)
 
     def write(self, seat: int, metrics: SpecMetrics) -> None:
         """Set the counts of `metrics` to what `seat` has counted; the output is for the caller to count."""

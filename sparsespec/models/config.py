@@ -7,12 +7,16 @@ before a byte of weights is read. Not the engine's configuration.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sparsespec.core.errors import BadModel, show
+from sparsespec.core.errors import BadModel, BadRequest, show
+from sparsespec.core.params import SamplingParams
 from sparsespec.models.rope_config import RopeConfig
+
+_log = logging.getLogger(__name__)
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 _QWEN3_HEAD_DIM = 128  # the family's own default; hidden / heads is not
@@ -38,8 +42,9 @@ class ModelConfig:
         o_bias: the product behind attention has one.
         mlp_bias: the products of the MLP have one.
         qk_norm: q and k are normalised per head before RoPE.
-        max_context: longest context in tokens.
+        max_model_len: longest context in tokens.
         eos_ids: tokens that end a text, from config.json and generation_config.json.
+        default_sampling_params: how requests without parameters are sampled, from generation_config.json.
         bos_id: token that starts a text, or None.
         name: for messages.
     """
@@ -59,13 +64,14 @@ class ModelConfig:
     o_bias: bool
     mlp_bias: bool
     qk_norm: bool
-    max_context: int
+    max_model_len: int
     eos_ids: tuple[int, ...] = ()
+    default_sampling_params: SamplingParams = field(default_factory=SamplingParams)
     bos_id: int | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
-        sizes = ("n_layers", "hidden", "n_heads", "n_kv_heads", "head_dim", "vocab", "intermediate", "max_context")
+        sizes = ("n_layers", "hidden", "n_heads", "n_kv_heads", "head_dim", "vocab", "intermediate", "max_model_len")
         for name in sizes:
             value: object = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -120,13 +126,31 @@ class ModelConfig:
             o_bias=bias,
             mlp_bias=bool(config.get("mlp_bias", False)) and family == "llama",
             qk_norm=family == "qwen3",
-            max_context=max(_context(config), int(rope.factor * rope.original_context))
+            max_model_len=max(_context(config), int(rope.factor * rope.original_context))
             if rope.type == "yarn"
             else _context(config),
             eos_ids=eos_ids(config, generation),
+            default_sampling_params=default_sampling_params(generation or {}),
             bos_id=config.get("bos_token_id"),
             name=name,
         )
+
+
+def default_sampling_params(generation: Mapping[str, Any]) -> SamplingParams:
+    """Return the sampling that a `generation_config.json` asks for; what it leaves open is that of `SamplingParams`.
+
+    `do_sample` false is greedy, whatever stands beside it. A `repetition_penalty` is not supported and left out.
+    """
+    if generation.get("do_sample") is False:
+        return SamplingParams(temperature=0.0)
+    if generation.get("repetition_penalty") not in (None, 1, 1.0):
+        penalty = generation["repetition_penalty"]
+        _log.warning("repetition_penalty=%s of generation_config.json is not supported and left out", penalty)
+    names = ("temperature", "top_p", "top_k", "min_p")
+    try:
+        return SamplingParams(**{name: generation[name] for name in names if generation.get(name) is not None})
+    except BadRequest as error:
+        raise BadModel(f"generation_config.json has sampling parameters that cannot work: {error}") from error
 
 
 def eos_ids(config: Mapping[str, Any], generation: Mapping[str, Any] | None) -> tuple[int, ...]:

@@ -16,10 +16,10 @@ from torch import Tensor
 from sparsespec.models.rope_config import RopeConfig
 
 
-def rope_table(rope: RopeConfig, head_dim: int, max_context: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return `(cos, sin)`, each `[max_context, head_dim / 2]`, yarn's attention factor included."""
+def rope_table(rope: RopeConfig, head_dim: int, max_model_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return `(cos, sin)`, each `[max_model_len, head_dim / 2]`, yarn's attention factor included."""
     inv_freq, scale = frequencies(rope, head_dim)
-    angles = torch.arange(max_context, dtype=torch.float32)[:, None] * inv_freq
+    angles = torch.arange(max_model_len, dtype=torch.float32)[:, None] * inv_freq
     wide = angles.double()
     return (wide.cos() * scale).to(dtype), (wide.sin() * scale).to(dtype)
 

@@ -32,7 +32,7 @@ def tiny(
     head_dim: int = 8,
     intermediate: int = 48,
     vocab: int = 61,
-    max_context: int = 256,
+    max_model_len: int = 256,
     rope: RopeConfig | None = None,
     tied: bool = False,
     eos_ids: tuple[int, ...] = (),
@@ -52,7 +52,7 @@ def tiny(
         head_dim: D, even.
         intermediate: width of the MLP.
         vocab: V.
-        max_context: tokens.
+        max_model_len: tokens.
         rope: rotary parameters; the default type and base if None.
         tied: the LM head is the embedding; such a model tends to repeat its last token.
         eos_ids: tokens that end a text.
@@ -74,7 +74,7 @@ def tiny(
         intermediate=intermediate,
         rope=rope or RopeConfig(),
         tied=tied,
-        max_context=max_context,
+        max_model_len=max_model_len,
         eos_ids=eos_ids,
     )
     generator = torch.Generator().manual_seed(seed)

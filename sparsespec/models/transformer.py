@@ -37,7 +37,7 @@ class Transformer:
         parameters: the tensors, never written to.
         dtype: of every tensor.
         device: of every tensor.
-        rope: `(cos, sin)`, each `[max_context, D/2]`, the model's dtype; dimension i turns with
+        rope: `(cos, sin)`, each `[max_model_len, D/2]`, the model's dtype; dimension i turns with
             i + D/2.
         linear_impl: the `linear` in use: `cpu` for float32 on a CPU, else `reference`; `triton`
             in a twin that is `exact`.
@@ -50,7 +50,7 @@ class Transformer:
         self.parameters = parameters
         self.dtype = parameters.embed.dtype
         self.device = parameters.embed.device
-        cos, sin = rope_table(config.rope, config.head_dim, config.max_context, self.dtype)
+        cos, sin = rope_table(config.rope, config.head_dim, config.max_model_len, self.dtype)
         self.rope = (cos.to(self.device), sin.to(self.device))
         fast = self.device.type == "cpu" and self.dtype == torch.float32
         self.linear_impl = "cpu" if fast else "reference"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
-from sparsespec.kernels.draw.api import draw
 from sparsespec.kernels.implementations import fastest
+from sparsespec.kernels.sample.api import sample
 from sparsespec.sampling.spread import LogitRows, match, spread
 
 
@@ -16,7 +16,7 @@ class Greedy:
     """Argmax, ties to the lowest id; serves requests of temperature 0 only."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate nothing."""
@@ -30,13 +30,13 @@ class Greedy:
             "use temperature=0 or verifier='shared-noise'"
         )
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        """See `core.protocols.Verifier.chain`; `q` is not read."""
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        """See `core.protocols.Verifier.verify`; `q` is not read."""
         at = spread(rows, len(logits))
-        return match(self.draw(logits, at), at, rows)
+        return match(self.sample(logits, at), at, rows)
 
-    def draw(self, logits: Tensor, at: LogitRows) -> Tensor:
+    def sample(self, logits: Tensor, at: LogitRows) -> Tensor:
         """Return the best token of each logit row, [T] int64."""
         zero = torch.zeros_like(at.temperature)
-        key = (at.seed, at.sample, at.position, torch.zeros_like(at.seed))
-        return draw(logits, zero, at.top_k, at.top_p, at.min_p, *key, impl=fastest(logits))
+        key = (at.seed, at.sample_index, at.position, torch.zeros_like(at.seed))
+        return sample(logits, zero, at.top_k, at.top_p, at.min_p, *key, impl=fastest(logits))

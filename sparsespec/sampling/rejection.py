@@ -17,13 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import ContractBroken
 from sparsespec.core.noise import ACCEPT, DRAW, RESIDUAL, Key, pack_tag
-from sparsespec.kernels.draw.api import draw, law
 from sparsespec.kernels.implementations import fastest
-from sparsespec.kernels.verify_chain.api import verify_chain
+from sparsespec.kernels.sample.api import probs, sample
+from sparsespec.kernels.verify_tokens.api import verify_tokens
 from sparsespec.sampling.spread import spread
 
 
@@ -34,7 +34,7 @@ class Rejection:
     """
 
     needs: frozenset[str] = frozenset({"draft_probs"})
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     mass: float = 1.0
     """What the weights of every law add up to."""
 
@@ -45,15 +45,15 @@ class Rejection:
         """Return None: every temperature is served, and the laws of temperature 0 are one-hot."""
         return None
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        """See `core.protocols.Verifier.chain`; one pass over candidate index, all rows at once.
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        """See `core.protocols.Verifier.verify`; one pass over candidate index, all rows at once.
 
         Laws of logit rows that no row owns mean nothing.
         """
         at = spread(rows, len(logits))
-        laws = self.law(logits, at.temperature, at.top_k, at.top_p, at.min_p)
+        laws = self.probs(logits, at.temperature, at.top_k, at.top_p, at.min_p)
         draws = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
-        stands = torch.zeros_like(draws, dtype=torch.bool)
+        is_accepted = torch.zeros_like(draws, dtype=torch.bool)
         running = rows.count >= 0
         width = rows.candidates.shape[1] + 1
         for j in range(width):
@@ -66,26 +66,28 @@ class Rejection:
                 break
             slot = rows.first[judged] + j
             p, q_j = laws[self.logit_row(rows, judged, j)], self._law_of(rows, judged, j, q, laws)
-            draws[slot], stands[slot] = self._judge(p, q_j, rows, judged, j)
-            running = torch.zeros_like(running).index_fill_(0, judged[stands[slot]], True)
-        return Chained(*verify_chain(draws, stands, rows.first, rows.count, width=width, impl=fastest(draws)))
+            draws[slot], is_accepted[slot] = self._judge(p, q_j, rows, judged, j)
+            running = torch.zeros_like(running).index_fill_(0, judged[is_accepted[slot]], True)
+        return VerifyOutput(
+            *verify_tokens(draws, is_accepted, rows.first, rows.count, width=width, impl=fastest(draws))
+        )
 
-    def law(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    def probs(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
         """Return the law of each row of logits [n, V], adding up to `mass`."""
-        return law(logits, temperature, top_k, top_p, min_p, impl=fastest(logits))
+        return probs(logits, temperature, top_k, top_p, min_p, impl=fastest(logits))
 
     def choose(self, weights: Tensor, key: Key) -> Tensor:
         """Return an index per row drawn in proportion to `weights` [n, m], which need not add up to 1, [n] int64."""
         one = torch.ones(len(weights), dtype=torch.float64, device=weights.device)
         off = torch.zeros_like(one)
-        return draw(weights.log(), one, off.long(), one, off, *key, impl=fastest(weights))
+        return sample(weights.log(), one, off.long(), one, off, *key, impl=fastest(weights))
 
-    def key(self, rows: ChainRows, r: Tensor, j: int, purpose: int) -> Key:
+    def key(self, rows: VerifyInputs, r: Tensor, j: int, purpose: int) -> Key:
         """Return the keys [n] of a choice at candidate index `j` of rows `r` [n]."""
-        tag = pack_tag(rows.c[r], rows.level[r], purpose)
-        return Key(rows.seed[r], rows.sample[r], rows.position[r] + j, tag)
+        tag = pack_tag(rows.n_committed[r], rows.level[r], purpose)
+        return Key(rows.seed[r], rows.sample_index[r], rows.position[r] + j, tag)
 
-    def logit_row(self, rows: ChainRows, r: Tensor, j: int) -> Tensor:
+    def logit_row(self, rows: VerifyInputs, r: Tensor, j: int) -> Tensor:
         """Return which logit rows [n] hold the laws for candidate index `j` of rows `r` [n]."""
         return rows.first[r] + j
 
@@ -102,26 +104,26 @@ class Rejection:
         # A candidate falls only if p lacks what q has, so p has more elsewhere; rounding can hide that.
         return torch.where((more > 0).any(1, keepdim=True), more, p)
 
-    def _judge(self, p: Tensor, q: Tensor, rows: ChainRows, r: Tensor, j: int) -> tuple[Tensor, Tensor]:
+    def _judge(self, p: Tensor, q: Tensor, rows: VerifyInputs, r: Tensor, j: int) -> tuple[Tensor, Tensor]:
         """Return the token at candidate index `j` of rows `r` [n], and whether it is the candidate that stood."""
         token = rows.candidates[r, j]
-        stands = self.choose(self.accept_weights(p, q, token), self.key(rows, r, j, ACCEPT)) == 0
-        fell = (~stands).nonzero()[:, 0]
-        if len(fell):
-            key = self.key(rows, r[fell], j, RESIDUAL)
-            token[fell] = self.choose(self.residual(p[fell], q[fell]), key)
-        return token, stands
+        is_accepted = self.choose(self.accept_weights(p, q, token), self.key(rows, r, j, ACCEPT)) == 0
+        rejected = (~is_accepted).nonzero()[:, 0]
+        if len(rejected):
+            key = self.key(rows, r[rejected], j, RESIDUAL)
+            token[rejected] = self.choose(self.residual(p[rejected], q[rejected]), key)
+        return token, is_accepted
 
-    def _law_of(self, rows: ChainRows, r: Tensor, j: int, q: Tensor | None, laws: Tensor) -> Tensor:
+    def _law_of(self, rows: VerifyInputs, r: Tensor, j: int, q: Tensor | None, laws: Tensor) -> Tensor:
         """Return the law that candidate `j` of each of rows `r` came from, [n, V]; a guess is sure of itself."""
         out = laws.new_zeros(len(r), laws.shape[1])
         out.scatter_(1, rows.candidates[r, j][:, None], self.mass)
-        drawn = rows.drawn[r]
+        drawn = rows.sampled[r]
         if not bool(drawn.any()):
             return out
         if q is None or j >= q.shape[1]:
             raise ContractBroken("rejection needs q, the logits of drafts, for rows whose candidates were drawn")
         some = r[drawn]
         filters = (x[some] for x in (rows.temperature, rows.top_k, rows.top_p, rows.min_p))
-        out[drawn] = self.law(q[some, j], *filters)
+        out[drawn] = self.probs(q[some, j], *filters)
         return out

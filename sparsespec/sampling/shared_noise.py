@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
 from sparsespec.core.noise import Key
-from sparsespec.kernels.draw.api import draw
 from sparsespec.kernels.implementations import fastest
+from sparsespec.kernels.sample.api import sample
 from sparsespec.sampling.spread import LogitRows, match, spread
 
 
@@ -21,7 +21,7 @@ class SharedNoise:
     """Draws each logit row with the noise of its position; candidates stand while they equal what was drawn."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
 
     def bind(self, geometry: Geometry) -> None:
         """Allocate nothing."""
@@ -30,18 +30,18 @@ class SharedNoise:
         """Return None: every temperature is served, and 0 is greedy."""
         return None
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        """See `core.protocols.Verifier.chain`; `q` is not read."""
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        """See `core.protocols.Verifier.verify`; `q` is not read."""
         at = spread(rows, len(logits))
-        return match(self.draw(logits, at, self.key(at)), at, rows)
+        return match(self.sample(logits, at, self.key(at)), at, rows)
 
     def key(self, at: LogitRows) -> Key:
         """Return the key of each logit row's noise, [T].
 
         The tag is 0 in drafting, verifying and plain decoding alike: that is the whole method.
         """
-        return Key(at.seed, at.sample, at.position, torch.zeros_like(at.seed))
+        return Key(at.seed, at.sample_index, at.position, torch.zeros_like(at.seed))
 
-    def draw(self, logits: Tensor, at: LogitRows, key: Key) -> Tensor:
+    def sample(self, logits: Tensor, at: LogitRows, key: Key) -> Tensor:
         """Return one token per logit row, [T] int64; a hook for tests that bring a noise space of their own."""
-        return draw(logits, at.temperature, at.top_k, at.top_p, at.min_p, *key, impl=fastest(logits))
+        return sample(logits, at.temperature, at.top_k, at.top_p, at.min_p, *key, impl=fastest(logits))

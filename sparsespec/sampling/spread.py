@@ -1,6 +1,6 @@
 """Ragged rows seen from their logit rows: who owns logit row t, and what is to be drawn from it.
 
-`ChainRows` speaks of rows, the draw op of logit rows; `spread` turns one into the other. This file also holds what
+`VerifyInputs` speaks of rows, the draw op of logit rows; `spread` turns one into the other. This file also holds what
 `greedy` and `shared-noise` have in common: a candidate stands iff it is what was drawn.
 """
 
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
-from sparsespec.kernels.chain_rows.api import LogitRows
-from sparsespec.kernels.chain_rows.api import spread as spread_rows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.kernels.implementations import fastest
-from sparsespec.kernels.verify_chain.api import match_chain
+from sparsespec.kernels.verify_inputs.api import LogitRows
+from sparsespec.kernels.verify_inputs.api import spread as spread_rows
+from sparsespec.kernels.verify_tokens.api import match_tokens
 
 
-def spread(rows: ChainRows, n_logits: int) -> LogitRows:
+def spread(rows: VerifyInputs, n_logits: int) -> LogitRows:
     """Return `rows` per logit row, T = `n_logits`."""
     return spread_rows(rows, n_logits, impl=fastest(rows.first))
 
 
-def match(draws: Tensor, at: LogitRows, rows: ChainRows) -> Chained:
+def match(draws: Tensor, at: LogitRows, rows: VerifyInputs) -> VerifyOutput:
     """Return what rows emit where a candidate stands iff it equals what was drawn from its logit row.
 
     Args:
@@ -29,5 +29,5 @@ def match(draws: Tensor, at: LogitRows, rows: ChainRows) -> Chained:
         rows: The rows.
     """
     width = rows.candidates.shape[1] + 1
-    chained = match_chain(draws, at.candidate, rows.first, rows.count, width=width, impl=fastest(draws))
-    return Chained(*chained)
+    verified = match_tokens(draws, at.candidate, rows.first, rows.count, width=width, impl=fastest(draws))
+    return VerifyOutput(*verified)

@@ -1,4 +1,4 @@
-"""Scheduler `lockstep`: everybody drafts together and verifies together.
+"""Scheduler `lockstep`: all requests draft together and verify together.
 
 The published baselines (MagicDec, Vegas) run like this. A row whose round is full waits until all the others are
 full too.
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import StepPlan, draft_rows, drafters, verify_rows
-from sparsespec.core.result import RowResult
+from sparsespec.core.result import RowResults
 from sparsespec.core.view import View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
 
 
 class Lockstep:
-    """Everybody drafts, then everybody verifies: a barrier at every round.
+    """All requests draft, then all verify: a barrier at every round.
 
     Args:
         chunk: Prompt tokens filled per step, all rows together, beside the decoding rows.
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, chunk: int = 256) -> None:
         check_chunk(chunk)
@@ -36,12 +36,12 @@ class Lockstep:
         """Forget nothing."""
 
     def plan(self, view: View) -> StepPlan:
-        """Draft while anybody can, else verify everybody."""
+        """Draft while any row can, else verify all."""
         drafting, decoding = drafters(view), view.to_prefill == 0
-        # rows that starve for pages hold nobody up: who waits for them holds the pages they need
+        # rows that starve for pages hold no others up: those that wait for them hold the pages they need
         barred = (drafting & ~view.starved).any()
         verifying = decoding & ~drafting & ~barred
         return StepPlan(draft_rows(view, drafting), verify_rows(view, verifying), prefill_rows(view, self.chunk))
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""

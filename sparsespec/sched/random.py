@@ -1,4 +1,4 @@
-"""Scheduler `random`: requests stand at points of their rounds that chance chose, and nothing is balanced.
+"""Scheduler `random`: requests are at random points of their rounds, and nothing is balanced.
 
 The control of `staggered`: what spreading verifications by chance alone achieves.
 """
@@ -11,13 +11,13 @@ import numpy as np
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import StepPlan, draft_rows, drafters, verify_rows
-from sparsespec.core.result import RowResult
+from sparsespec.core.result import RowResults
 from sparsespec.core.seeds import derive_seed
 from sparsespec.core.view import View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
 
 
-class Random:
+class RandomScheduler:
     """Cuts each request's first round short at a length drawn from its number; later rounds are whole.
 
     Args:
@@ -26,7 +26,7 @@ class Random:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, chunk: int = 256, seed: int = 0) -> None:
         check_chunk(chunk)
@@ -47,5 +47,5 @@ class Random:
         verifying = decoding & np.logical_not(can)
         return StepPlan(draft_rows(view, can), verify_rows(view, verifying), prefill_rows(view, self.chunk))
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""

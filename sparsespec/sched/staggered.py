@@ -1,4 +1,4 @@
-"""Scheduler `staggered`: requests stand at different points of their rounds, so every step costs about the same.
+"""Scheduler `staggered`: requests are at different points of their rounds, so every step costs about the same.
 
 Source: the unified batch of SparseSpec (arXiv 2512.01278, section 5). A step then carries some verifications and
 many drafts instead of all of one kind. Unlike the original, what is balanced is KV tokens, because that is what a
@@ -16,7 +16,7 @@ import numpy as np
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption, show
 from sparsespec.core.plan import StepPlan, draft_rows, drafters, verify_rows
-from sparsespec.core.result import RowResult
+from sparsespec.core.result import RowResults
 from sparsespec.core.view import Bools, Floats, Ints, View
 from sparsespec.sched.prefill import check_chunk, prefill_rows
 
@@ -31,7 +31,7 @@ class Staggered:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, chunk: int = 256, gain: float = 0.1) -> None:
         check_chunk(chunk)
@@ -40,18 +40,18 @@ class Staggered:
         self.chunk, self.gain = chunk, gain
 
     def bind(self, geometry: Geometry) -> None:
-        """Start with nobody in the rota."""
+        """Start with no request placed."""
         self.cut_ = np.full(geometry.n_seats, -1)  # drafts of a seat's first round; -1 before it has a place
 
     def reset(self, seats: Sequence[int]) -> None:
-        """Take these seats out of the rota."""
+        """Forget where these seats were placed."""
         self.cut_[list(seats)] = -1
 
     def plan(self, view: View) -> StepPlan:
         """Let every row take its next step; first rounds are cut short to spread them, others where it pays."""
         decoding, can, target = view.to_prefill == 0, drafters(view), self._targets(view)
         wait = np.where(can, np.maximum(target - view.d_lo, 0), 0)  # steps to the next VERIFY
-        # who never drafts weighs the same in every step, and who is new has no place yet
+        # a request that never drafts weighs the same in every step, and a new one has no place yet
         new, placed = can & (target < 0), decoding & (view.k > 0) & (target >= 0)
         # KV tokens verified, by step; as floats they are whole numbers all the same
         weights = view.n_hi[placed].astype(np.float64)
@@ -63,11 +63,11 @@ class Staggered:
         drafting = draft_rows(view, decoding & ~now)
         return StepPlan(drafting, verify_rows(view, now), prefill_rows(view, self.chunk))
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""
 
     def _targets(self, view: View) -> Ints:
-        """Return how many drafts each row makes in this round; -1 for a new row, which has no place in the rota yet."""
+        """Return how many drafts each row makes in this round; -1 for a new row, which has no place yet."""
         cut = self.cut_[view.seat]
         return np.where(view.first_round & (view.k > 0), np.minimum(cut, view.k), view.k)
 

@@ -75,7 +75,7 @@ class Case:
 def model_of(key: ModelKey, dtype: str = "float64") -> Transformer:
     """Return the tiny model of a family and seed; token `EOS` ends its texts."""
     family, seed = key
-    return tiny(family, vocab=VOCAB, max_context=MAX_CONTEXT, eos_ids=(EOS,), seed=seed, dtype=dtype)
+    return tiny(family, vocab=VOCAB, max_model_len=MAX_CONTEXT, eos_ids=(EOS,), seed=seed, dtype=dtype)
 
 
 def engine_of(case: Case, **changes: Any) -> Engine:
@@ -125,17 +125,17 @@ def _dice(seed: int, what: str) -> random.Random:
 
 def _engine_options(dice: random.Random, asks: Sequence[Ask]) -> dict[str, Any]:
     """Return sizes from "fits exactly the largest request" to ample."""
-    page_size = dice.choice((1, 2, 4, 16))
+    block_size = dice.choice((1, 2, 4, 16))
     limits = [len(ask.prompt) + ask.params.max_tokens for ask in asks]
     # the last token is never fed back, so its KV needs no place
-    pages = [-(-(limit - 1) // page_size) for limit in limits for _ in range(2)]
+    pages = [-(-(limit - 1) // block_size) for limit in limits for _ in range(2)]
     least, most = max(1, *pages), sum(pages) + 4
     n_pages = 1 + dice.choice((least, least, least, least + dice.randint(0, least), most))
     return {
-        "max_batch": dice.choice((1, 2, 3, 4, 4)),
-        "max_context": dice.choice((max(limits), MAX_CONTEXT)),
-        "page_size": page_size,
-        "n_pages": n_pages,
+        "max_num_seqs": dice.choice((1, 2, 3, 4, 4)),
+        "max_model_len": dice.choice((max(limits), MAX_CONTEXT)),
+        "block_size": block_size,
+        "num_gpu_blocks": n_pages,
         "seed": dice.randrange(1 << 32),
         "checked": True,
     }

@@ -1,8 +1,8 @@
 """Scheduler `chaos`: an adversary that runs random subsets of the rows and verifies whenever it likes.
 
-Every plan is legal and nobody starves for ever; nothing else about it is sensible. What an engine emits must not
-depend on who ran when, so whatever passes under `chaos` passes under any scheduler. Its choices are a function of seed
-and step alone: it keeps no state, and a run can be repeated.
+Every plan is legal and no request starves for ever; nothing else about it is sensible. What an engine emits must not
+depend on which requests ran when, so whatever passes under `chaos` passes under any scheduler. Its choices are a
+function of seed and step alone: it keeps no state, and a run can be repeated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Row, StepPlan, can_draft, draft_row, prefill_row, verify_row
-from sparsespec.core.result import RowResult
+from sparsespec.core.result import RowResults
 from sparsespec.core.view import View
 
 
@@ -28,7 +28,7 @@ class Chaos:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, seed: int = 0, idle: float = 0.3, early: float = 0.2, chunk: int = 16) -> None:
         if not (0 <= idle < 1 and 0 <= early < 1):
@@ -50,7 +50,7 @@ class Chaos:
         dice.shuffle(rows)
         return StepPlan(tuple(rows))
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""
 
     def _row(self, view: View, i: int, dice: random.Random) -> Row:

@@ -13,8 +13,9 @@ from typing import Any
 from sparsespec.core import registry
 from sparsespec.core.capabilities import check_capabilities
 from sparsespec.core.errors import SparseSpecError
+from sparsespec.core.loops import LOOPS
 from sparsespec.core.options import parameters_of
-from sparsespec.core.spec import LOOPS, SHELVES, EngineSpec, PartSpec
+from sparsespec.core.spec import SHELVES, EngineSpec, PartSpec
 from sparsespec.testing.adversaries import register_adversaries
 
 Options = dict[str, Any]
@@ -43,7 +44,7 @@ def draw_spec(
     for _ in range(1000):
         names = {shelf: dice.choice(found) for shelf, found in shelves.items()}
         spec = EngineSpec.of(**{shelf: _part(shelf, name, names, dice) for shelf, name in names.items()})
-        spec = spec.replace(loop=dice.choice(LOOPS))
+        spec = spec.replace(loop=dice.choice(tuple(LOOPS)))
         if _is_legal(spec):
             return spec
     raise SparseSpecError(

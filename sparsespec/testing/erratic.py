@@ -9,11 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+import numpy as np
+
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 
 class Erratic:
@@ -27,7 +29,7 @@ class Erratic:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, max_draft: int = 5, max_guess: int = 0, stop: float = 0.3, seed: int = 0) -> None:
         if max_draft < 0 or max_guess < 0:
@@ -42,14 +44,21 @@ class Erratic:
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""
 
-    def propose(self, row: RowView) -> Lengths:
-        """Return random lengths for this round; the extremes are as likely as all between them."""
-        dice = random.Random(f"{self.seed}/{row.arrival}/{row.n_lo}")
-        stop_below = dice.random() if self.max_draft and dice.random() < self.stop else 0.0
-        return Lengths(self._draw(self.max_draft, dice), self._draw(self.max_guess, dice), stop_below)
+    def propose(self, view: View, index: Ints) -> Lengths:
+        """Return random lengths for each round; the extremes are as likely as all between them."""
+        rounds = [
+            self._round(*row) for row in zip(view.arrival[index].tolist(), view.n_lo[index].tolist(), strict=True)
+        ]
+        draft, guess, stop_below = zip(*rounds, strict=True) if rounds else ((), (), ())
+        return Lengths(np.array(draft, np.int64), np.array(guess, np.int64), np.array(stop_below, np.float64))
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""
+
+    def _round(self, arrival: int, n_lo: int) -> tuple[int, int, float]:
+        dice = random.Random(f"{self.seed}/{arrival}/{n_lo}")
+        stop_below = dice.random() if self.max_draft and dice.random() < self.stop else 0.0
+        return self._draw(self.max_draft, dice), self._draw(self.max_guess, dice), stop_below
 
     @staticmethod
     def _draw(most: int, dice: random.Random) -> int:

@@ -23,7 +23,7 @@ def dense_tokens(
     params: SamplingParams,
     *,
     seed: int,
-    sample: int = 0,
+    sample_index: int = 0,
     eos_ids: Sequence[int] = (),
     noise: bool = True,
 ) -> list[int]:
@@ -42,7 +42,7 @@ def dense_tokens(
     stops = {*params.stop_token_ids, *(() if params.ignore_eos else eos_ids)}
     while len(text) < len(prompt) + params.max_tokens:
         logits = next_logits(model, text)
-        text.append(_draw(logits, params, seed, sample, len(text), noise))
+        text.append(_draw(logits, params, seed, sample_index, len(text), noise))
         if text[-1] in stops:
             break
     return text[len(prompt) :]
@@ -89,7 +89,7 @@ def _rotate(model: Transformer, x: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
-def _draw(logits: Tensor, p: SamplingParams, seed: int, sample: int, position: int, noise: bool) -> int:
+def _draw(logits: Tensor, p: SamplingParams, seed: int, sample_index: int, position: int, noise: bool) -> int:
     """Return the token of one position: processors in their order, then noise, then argmax."""
     wide = torch.promote_types(logits.dtype, torch.float32)
     x = logits.to(wide)
@@ -111,5 +111,5 @@ def _draw(logits: Tensor, p: SamplingParams, seed: int, sample: int, position: i
     def column(value: int) -> Tensor:
         return torch.tensor([value - (1 << 64) if value >> 63 else value])
 
-    drawn = gumbel(column(seed), column(sample), column(position), column(0), len(x), wide)
+    drawn = gumbel(column(seed), column(sample_index), column(position), column(0), len(x), wide)
     return int((x + drawn[0]).argmax())

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from tests.arch.house import ROOT
+from tests.arch.layout import ROOT
 
 _BLOCK = """
 import json, sys

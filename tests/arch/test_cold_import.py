@@ -67,7 +67,7 @@ for path in sorted(pathlib.Path(ROOT, "sparsespec").rglob("*.py")):
         if "is blocked" in str(error):
             failed.append(f"{name}: {error}")
 from sparsespec.core import registry
-result = [failed, seen, {row.name: [row.error, sorted(row.gives)] for row in registry.describe("attention")}]
+result = [failed, seen, {row.name: [row.error, sorted(row.provides)] for row in registry.describe("attention")}]
 """,
         blocked=("triton", "flashinfer"),
     )

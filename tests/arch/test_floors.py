@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.arch.house import FLOOR, imports, modules, violations
+from tests.arch.layout import FLOOR, imports, modules, violations
 
-HOUSE = {
+LAYOUT = {
     "sparsespec": "",
     "sparsespec.cli": "",
     "sparsespec.cli.app": "",
@@ -21,29 +21,27 @@ HOUSE = {
     "sparsespec.sched.lockstep": "",
     "sparsespec.engine": "",
     "sparsespec.engine.engine": "",
-    "sparsespec.sim": "",
-    "sparsespec.sim.clock": "",
     "sparsespec.metrics": "",
     "sparsespec.metrics.table": "",
     "sparsespec.testing": "",
     "sparsespec.testing.chaos": "",
     "sparsespec.kernels": "",
     "sparsespec.kernels.shapes": "",
-    "sparsespec.kernels.draw": "",
-    "sparsespec.kernels.draw.api": "",
-    "sparsespec.kernels.draw.reference": "",
-    "sparsespec.kernels.draw.triton": "",
+    "sparsespec.kernels.sample": "",
+    "sparsespec.kernels.sample.api": "",
+    "sparsespec.kernels.sample.reference": "",
+    "sparsespec.kernels.sample.triton": "",
     "sparsespec.kernels.linear": "",
     "sparsespec.kernels.linear.api": "",
 }
 
 
 def test_no_import_points_up_or_sideways() -> None:
-    house = modules()
-    assert len(house) >= 40
-    assert {name.split(".")[1] for name in house if "." in name} >= FLOOR.keys() - {"sim"}
-    assert sum(1 for name, source in house.items() for _ in imports(name, source, house)) >= 100
-    assert violations(house) == []
+    known = modules()
+    assert len(known) >= 40
+    assert {name.split(".")[1] for name in known if "." in name} >= FLOOR.keys()
+    assert sum(1 for name, source in known.items() for _ in imports(name, source, known)) >= 100
+    assert violations(known) == []
 
 
 @pytest.mark.parametrize(
@@ -59,23 +57,22 @@ def test_no_import_points_up_or_sideways() -> None:
         ("kv.gpu", "def f():\n    from ..sched.lockstep import Lockstep", "sideways"),
         ("kv.gpu", "import sparsespec.engine.engine", "points up"),
         ("kv", "from ..engine import engine", "points up"),
-        ("engine.engine", "from sparsespec.sim.clock import Clock", "sideways"),
         ("engine.engine", "from sparsespec.testing import chaos", "points up"),
         ("engine.engine", "from sparsespec.llm import LLM", "points up"),
         ("llm", "from sparsespec.testing.chaos import Chaos", "points up"),
-        ("metrics.table", "from sparsespec.kernels.draw.api import draw", "core only"),
+        ("metrics.table", "from sparsespec.kernels.sample.api import sample", "core only"),
         ("kv.gpu", "from sparsespec.metrics.table import Table", "sideways"),
-        ("kernels.draw.api", "from sparsespec.kernels.linear.api import linear", "sideways"),
-        ("kernels.draw.api", "from sparsespec.kv import pages", "points up"),
-        ("kernels.draw.triton", "from .reference import draw", "neither another"),
-        ("kernels.draw.triton", "from . import reference", "neither another"),
-        ("kernels.draw.reference", "from .triton import draw", "oracle may import"),
-        ("kernels.draw.reference", "import numpy", "oracle may import"),
-        ("kernels.draw.reference", "from sparsespec.kernels.draw.api import x", "oracle may"),
+        ("kernels.sample.api", "from sparsespec.kernels.linear.api import linear", "sideways"),
+        ("kernels.sample.api", "from sparsespec.kv import pages", "points up"),
+        ("kernels.sample.triton", "from .reference import sample", "neither another"),
+        ("kernels.sample.triton", "from . import reference", "neither another"),
+        ("kernels.sample.reference", "from .triton import sample", "oracle may import"),
+        ("kernels.sample.reference", "import numpy", "oracle may import"),
+        ("kernels.sample.reference", "from sparsespec.kernels.sample.api import x", "oracle may"),
     ],
 )
 def test_a_forbidden_import_is_seen(module: str, line: str, why: str) -> None:
-    found = violations(HOUSE | {f"sparsespec.{module}": line})
+    found = violations(LAYOUT | {f"sparsespec.{module}": line})
     assert len(found) == 1
     assert why in found[0]
 
@@ -92,12 +89,12 @@ def test_a_forbidden_import_is_seen(module: str, line: str, why: str) -> None:
             "from sparsespec.kv.gpu import GpuTier\nfrom sparsespec.metrics import x",
         ),
         ("testing.chaos", "import sparsespec\nfrom sparsespec.engine.engine import Engine"),
-        ("kernels.draw.api", "from . import reference, triton"),
-        ("kernels.draw.api", "from sparsespec.kernels.shapes import check"),
-        ("kernels.draw.reference", "import math\nimport torch\nfrom torch import Tensor"),
-        ("kernels.draw.triton", "import triton\nimport triton.language as tl"),
+        ("kernels.sample.api", "from . import reference, triton"),
+        ("kernels.sample.api", "from sparsespec.kernels.shapes import check"),
+        ("kernels.sample.reference", "import math\nimport torch\nfrom torch import Tensor"),
+        ("kernels.sample.triton", "import triton\nimport triton.language as tl"),
         ("metrics.table", "from sparsespec.core import spec"),
     ],
 )
 def test_an_import_that_points_down_or_inside_is_allowed(module: str, line: str) -> None:
-    assert violations(HOUSE | {f"sparsespec.{module}": line}) == []
+    assert violations(LAYOUT | {f"sparsespec.{module}": line}) == []

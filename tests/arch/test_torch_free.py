@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from tests.arch.fresh import run
-from tests.arch.house import modules
+from tests.arch.layout import modules
 
 TENSOR_FILES = {
     "sparsespec.core.noise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.arch.house import ROOT
+from tests.arch.layout import ROOT
 
 # Written in pieces, so that this file does not contain what it looks for.
 FORBIDDEN = tuple("/" + path for path in ("work" + "/", "root" + "/", "tmp/" + "venvs"))

@@ -34,10 +34,10 @@ class _Paged:
         assert len(queries) == len(starts) == len(last) + 1 > 1
         assert int(starts[0]) == int(queries[0]) == 0 and int(starts[-1]) == len(pages)
         assert (starts.diff() > 0).all() and (queries.diff() > 0).all(), "a row without pages or queries"
-        n_heads, n_kv_heads, self.head_dim, self.page_size = sizes
+        n_heads, n_kv_heads, self.head_dim, self.block_size = sizes
         assert n_heads % n_kv_heads == 0
-        assert ((last >= 1) & (last <= self.page_size)).all()
-        lengths = (starts.diff() - 1) * self.page_size + last
+        assert ((last >= 1) & (last <= self.block_size)).all()
+        lengths = (starts.diff() - 1) * self.block_size + last
         assert (lengths >= queries.diff()).all(), "a row of more queries than tokens"
         assert types["q_data_type"] == types["kv_data_type"]
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
@@ -49,7 +49,7 @@ class _Paged:
         k_pages, v_pages = paged_kv_cache
         assert q.shape == (self.queries[-1], self.n_heads, self.head_dim) and q.dtype == self.dtype
         for x in (k_pages, v_pages):
-            assert x.shape[1:] == (self.page_size, self.n_kv_heads, self.head_dim) and x.dtype == self.dtype
+            assert x.shape[1:] == (self.block_size, self.n_kv_heads, self.head_dim) and x.dtype == self.dtype
         wide = torch.promote_types(q.dtype, torch.float32)
         out, lse = torch.empty_like(q), torch.empty(q.shape[:2], dtype=wide)
         for r, length in enumerate(self.lengths):
@@ -85,11 +85,11 @@ class BatchDecodeWithPagedKVCacheWrapper(_Paged):
         num_qo_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        page_size: int,
+        block_size: int,
         **types: Any,
     ) -> None:
         queries = torch.arange(len(last_page_len) + 1, dtype=torch.int32)
-        self._keep(queries, indptr, indices, last_page_len, (num_qo_heads, num_kv_heads, head_dim, page_size), types)
+        self._keep(queries, indptr, indices, last_page_len, (num_qo_heads, num_kv_heads, head_dim, block_size), types)
 
 
 class BatchPrefillWithPagedKVCacheWrapper(_Paged):
@@ -108,11 +108,11 @@ class BatchPrefillWithPagedKVCacheWrapper(_Paged):
         num_qo_heads: int,
         num_kv_heads: int,
         head_dim_qk: int,
-        page_size: int,
+        block_size: int,
         *,
         causal: bool = False,
         **types: Any,
     ) -> None:
         assert causal
-        sizes = (num_qo_heads, num_kv_heads, head_dim_qk, page_size)
+        sizes = (num_qo_heads, num_kv_heads, head_dim_qk, block_size)
         self._keep(qo_indptr, paged_kv_indptr, paged_kv_indices, paged_kv_last_page_len, sizes, types)

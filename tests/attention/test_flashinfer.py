@@ -129,7 +129,7 @@ def test_sparse_lists_name_the_selection_and_the_tail_of_each_group(seed: int, g
     kept = made.of.pages
     for layer in (other, chosen):
         made.refill(layer)
-        assert made.of.pages is kept and made.of.page_size == 1 and (made.of.last == 1).all()
+        assert made.of.pages is kept and made.of.block_size == 1 and (made.of.last == 1).all()
         for r, (row, group) in enumerate((row, group) for row in live for group in range(groups)):
             n, tail = int(layer.counts[row.seat]), int(layer.tail_from[row.seat])
             read = [*layer.positions[group, row.seat, :n].tolist(), *range(tail, row.start + row.live)]
@@ -206,8 +206,8 @@ LISTS = {
     "no page for a group": ("slot * self.of.groups + self._group", "slot * self.of.groups"),
     "tail from the wrong end": ("tail + place - count", "tail + place"),
     "queries of the first group": ("(row.offset + j) * groups + g for", "(row.offset + j) * groups for"),
-    "a page too many": ("-(-row.end // page_size)", "row.end // page_size + 1"),
-    "a full last page": ("(row.end - 1) % page_size + 1", "page_size"),
+    "a page too many": ("-(-row.end // block_size)", "row.end // block_size + 1"),
+    "a full last page": ("(row.end - 1) % block_size + 1", "block_size"),
     "another seat's list": ("self._group * n_seats + seat", "self._group * n_seats"),
 }
 BACKEND = {

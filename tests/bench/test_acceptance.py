@@ -68,18 +68,18 @@ def all_rounds(bench: Bench, selector: str, tokens: Tensor) -> tuple[Tensor, lis
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_a_round_accepts_what_the_engine_accepts_there(bench: Bench, tokens: Tensor, truth: Any, selector: str) -> None:
     drafts, shares = all_rounds(bench, selector, tokens)
-    heard = dict[int, int]()
+    collected = dict[int, int]()
 
-    def hear(row: RowResult) -> None:
+    def collect(row: RowResult) -> None:
         if row.phase is Phase.VERIFY:
-            heard.setdefault(row.seat, row.n_accepted)
+            collected.setdefault(row.seat, row.n_accepted)
 
     # where a prompt is cut into chunks decides which of its queries are scored
     parts = {"selector": selector, "length": f"fixed(draft={DRAFT})", "scheduler": f"lockstep(chunk={CHUNK})"}
     engine = Engine.compose(bench.model, "dense", eos_ids=(), **parts, **sizes(4, tokens.shape[1]))
-    decode(engine, tokens[:, :CONTEXT].tolist(), bench.laws, hear)
+    decode(engine, tokens[:, :CONTEXT].tolist(), bench.laws, collect)
     # later rounds begin elsewhere in an engine that is not told where to go
-    assert accepted(drafts, truth[0])[:, 0].tolist() == [heard[seat] for seat in range(4)]
+    assert accepted(drafts, truth[0])[:, 0].tolist() == [collected[seat] for seat in range(4)]
     assert all(0 < share < 0.7 for share in shares)
 
 

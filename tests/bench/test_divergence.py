@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench import divergence, divergence_tap
 from bench.divergence_tap import Tap
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.errors import BadOption, BadRequest
 from sparsespec.core.noise import Key
 from sparsespec.core.params import SamplingParams
@@ -93,10 +93,10 @@ class WrongLogits(Tap):
 
     size = 0.0
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         generator = torch.Generator().manual_seed(1)
         off = self.size * torch.randn(logits.shape[1], generator=generator)
-        return super().chain((logits.float() + off).to(logits.dtype), rows, q)
+        return super().verify((logits.float() + off).to(logits.dtype), rows, q)
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_logits_that_round_otherwise_part_at_ties_only(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_a_tap_holds_the_logits_of_every_token() -> None:
-    model = tiny(max_context=256)
+    model = tiny(max_model_len=256)
     prompts = ((1, 2, 3, 4, 5), tuple(range(40)))
     params = tuple(SamplingParams(temperature=t, max_tokens=9, seed=i, ignore_eos=True) for i, t in enumerate((0, 0.8)))
     work = divergence_tap.Work(prompts, params, 9)
@@ -141,5 +141,5 @@ def test_what_cannot_be_compared_is_a_sentence(tmp_path: Path) -> None:
         measured(tmp_path / "out.jsonl", "--preset", "sparsespec:verifier=greedy")
     with pytest.raises(BadRequest, match="temperature"):
         measured(tmp_path / "out.jsonl", "--temperature", "-1")
-    with pytest.raises(BadOption, match="max_context"):
+    with pytest.raises(BadOption, match="max_model_len"):
         measured(tmp_path / "out.jsonl", "--tokens", "5000")

@@ -118,11 +118,11 @@ def test_measuring_ends_with_the_first_output(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_composition_that_fails_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--preset", "dense:max_context=50", "dense", "--context", "90"]
+    options = ["--preset", "dense:max_model_len=50", "dense", "--context", "90"]
     _, bad, good = measured(tmp_path / "a.jsonl", *options, code=1)
     assert re.match("the prompt has 90 tokens and the context holds 50", bad["failed"])
     assert good["tokens"] > 0
-    assert "dense:max_context=50: the prompt has 90 tokens" in capsys.readouterr().out
+    assert "dense:max_model_len=50: the prompt has 90 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def test_geometries_have_the_sizes_of_their_models(name: str) -> None:
         (["tiny", "--preset", "dense:loop"], "^changes of a preset are written name=value,…, got 'loop'$"),
         (["tiny", "--preset", "dense:lop=sync"], "^unknown part or engine option 'lop'; did you mean 'loop'"),
         (["tiny", "--preset", "dense:loop=sync,loop=sync"], "^loop is given twice in"),
-        (["tiny", "--preset", "dense:page_size=)"], r"^cannot read page_size=\)"),
+        (["tiny", "--preset", "dense:block_size=)"], r"^cannot read block_size=\)"),
         (["tiny", "--preset", "sparsespec:selector=none"], "^length 'fixed' drafts up to 8 tokens"),
         (["tiny", "--loop", "late"], "^unknown loop 'late'"),
         (["tiny", "--scheduler", "lok"], "^unknown scheduler 'lok'"),

@@ -25,7 +25,7 @@ def model() -> Transformer:
 
 
 def engine_of(model: Transformer, preset: str, *, fill: bool, **changes: Any) -> tuple[Engine, Inside]:
-    engine = Engine.compose(model, preset, max_batch=3, max_context=120, eos_ids=(), **changes)
+    engine = Engine.compose(model, preset, max_num_seqs=3, max_model_len=120, eos_ids=(), **changes)
     inside = Inside.of(engine)
     if fill:
         draw_kv(inside, 0)
@@ -37,12 +37,21 @@ def engine_of(model: Transformer, preset: str, *, fill: bool, **changes: Any) ->
 
 def books(inside: Inside) -> dict[int, tuple[int, ...]]:
     """Return, by request, what host and device believe: tokens, unfilled ones, pages, c, filled."""
-    tiers, state, known = inside.parts.tiers, inside.state, inside.roster
+    tiers, state, known = inside.parts.tiers, inside.state, inside.table
     return {
         r.number: tuple(
-            map(int, (known.n[seat], known.to_prefill[seat], tiers.pages(seat), state.c[seat], state.filled[seat]))
+            map(
+                int,
+                (
+                    known.n[seat],
+                    known.to_prefill[seat],
+                    tiers.pages(seat),
+                    state.n_committed[seat],
+                    state.n_computed[seat],
+                ),
+            )
         )
-        for seat, r in inside.desk.seated.items()
+        for seat, r in inside.queue.seated.items()
     }
 
 
@@ -72,7 +81,7 @@ def test_requests_run_to_their_end_and_leave_nothing_behind(model: Transformer, 
             assert event.completion is None or event.completion.error is None
         inside.parts.tiers.check()
     assert said == dict.fromkeys(range(len(PROMPTS)), PARAMS.max_tokens)
-    assert inside.parts.tiers.free_pages() == engine.geometry.n_pages - 1
+    assert inside.parts.tiers.free_pages() == engine.geometry.num_gpu_blocks - 1
 
 
 def test_what_is_left_of_a_prompt_is_prefilled(model: Transformer) -> None:
@@ -91,9 +100,9 @@ def test_the_last_position_of_a_prompt_warms_a_selection_up(model: Transformer) 
         engine, inside = engine_of(model, "sparsespec", fill=False, loop="sync", selector=budget)
         draw_kv(inside, 0)
         inside.seat_filled().leave = leave
-        heard = [row for _ in range(4) for row in engine.step().info.heard if row.phase is Phase.DRAFT]
-        assert heard
-        drafts[leave] = all(row.kv_read < row.kv_full for row in heard)
+        collected = [row for _ in range(4) for row in engine.step().info.collected if row.phase is Phase.DRAFT]
+        assert collected
+        drafts[leave] = all(row.kv_read < row.kv_full for row in collected)
     assert drafts == {0: False, 1: True}
 
 

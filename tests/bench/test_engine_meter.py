@@ -53,11 +53,11 @@ def test_a_line_is_added_up_also_where_it_raises() -> None:
     def broken() -> None:
         raise ValueError
 
-    clock, desk = Clock(), SimpleNamespace(view=broken)
+    clock, queue = Clock(), SimpleNamespace(view=broken)
     clock.start()
-    clock.wrap(desk, "view", "view")
+    clock.wrap(queue, "view", "view")
     with pytest.raises(ValueError):
-        desk.view()
+        queue.view()
     assert clock.seconds["view"] > 0
 
 

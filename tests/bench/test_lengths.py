@@ -82,7 +82,7 @@ def test_real_weights_are_prefilled_and_make_nothing_up(
             return [byte % 50 for byte in text.encode()]
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    model = tiny(max_context=400, dtype="float32", seed=0)
+    model = tiny(max_model_len=400, dtype="float32", seed=0)
     monkeypatch.setattr(lengths, "model_of", lambda *args: (model, Bytes()))
     assert lengths.main(["real", "--batch", "2", *SMALL]) == 0
     rows = capsys.readouterr().out.splitlines()[2:-1]
@@ -127,21 +127,27 @@ def test_only_the_length_whose_turn_it_is_proposes_and_hears() -> None:
 
 @pytest.mark.slow
 def test_all_contenders_of_a_run_meet_the_same_coins_and_the_next_run_others() -> None:
-    model = tiny(max_context=600, dtype="float32", seed=1)
-    sizes = {"max_batch": 1, "max_context": 500, "n_pages": 40, "length": "fixed(draft=4)", "verifier": Synthetic(0.0)}
+    model = tiny(max_model_len=600, dtype="float32", seed=1)
+    sizes = {
+        "max_num_seqs": 1,
+        "max_model_len": 500,
+        "num_gpu_blocks": 40,
+        "length": "fixed(draft=4)",
+        "verifier": Synthetic(0.0),
+    }
     stage = Stage(model, PRESET, sizes, random=True)
     prompt = list(range(40))
 
-    def heard(seed: int) -> tuple[int, int]:
+    def collected(seed: int) -> tuple[int, int]:
         window = stage.window(Start([prompt], 40, seed, 0.0), warmup=0, seconds=60.0)
         return window.accepted, window.rounds
 
     stage.aim(2.0, 4)
-    first = heard(3)
-    assert heard(3) == first
-    assert len({heard(seed) for seed in range(4, 9)}) > 1
+    first = collected(3)
+    assert collected(3) == first
+    assert len({collected(seed) for seed in range(4, 9)}) > 1
     stage.aim(4.0, 4)
-    accepted, rounds = heard(3)
+    accepted, rounds = collected(3)
     assert accepted == 4 * rounds
     stage.close()
 

@@ -11,7 +11,7 @@ import torch
 
 from bench.synthetic import Synthetic, chance_for, mean_accepted
 from sparsespec.core import registry
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.protocols import Verifier
@@ -26,30 +26,30 @@ GEOMETRY = Geometry(
     head_dim=2,
     vocab=V,
     n_seats=4,
-    max_context=64,
-    page_size=16,
-    n_pages=9,
+    max_model_len=64,
+    block_size=16,
+    num_gpu_blocks=9,
     dtype="float32",
     max_draft=K,
 )
 
 
-def rows_of(counts: list[int], *, level: int = 0, seed: int = 0) -> tuple[torch.Tensor, ChainRows]:
+def rows_of(counts: list[int], *, level: int = 0, seed: int = 0) -> tuple[torch.Tensor, VerifyInputs]:
     """Return logits and rows with random candidates; row r has a seed of its own."""
     generator = torch.Generator().manual_seed(seed)
     n, count = len(counts), torch.tensor(counts)
     size = count.clamp(min=0) + 1
     whole = torch.zeros(n, dtype=torch.int64)
-    rows = ChainRows(
+    rows = VerifyInputs(
         first=size.cumsum(0) - size,
         count=count,
         candidates=torch.randint(V, (n, K), generator=generator),
-        drawn=torch.ones(n, dtype=torch.bool),
+        sampled=torch.ones(n, dtype=torch.bool),
         level=whole + level,
         position=torch.randint(1, 50, (n,), generator=generator),
-        c=whole + 1,
+        n_committed=whole + 1,
         seed=torch.randint(1 << 62, (n,), generator=generator),
-        sample=whole,
+        sample_index=whole,
         temperature=torch.full((n,), 0.7, dtype=torch.float64),
         top_k=whole,
         top_p=torch.ones(n, dtype=torch.float64),
@@ -66,7 +66,7 @@ def bound(mean: float) -> Synthetic:
 
 def test_it_is_a_verifier_and_stands_on_no_shelf() -> None:
     assert isinstance(Synthetic(1.0), Verifier)
-    assert "capturable" in Synthetic.gives
+    assert "capturable" in Synthetic.provides
     assert not [name for name in registry.names("verifier") if "synth" in name]
     assert not Synthetic.__module__.startswith("sparsespec")
 
@@ -75,7 +75,7 @@ def test_it_is_a_verifier_and_stands_on_no_shelf() -> None:
 def test_the_mean_of_many_rounds_is_the_wanted_one(mean: float) -> None:
     n = 4000
     logits, rows = rows_of([K] * n)
-    accepted = bound(mean).chain(logits, rows, None).accepted.double()
+    accepted = bound(mean).verify(logits, rows, None).accepted.double()
     chance = chance_for(mean, K)
     # Var = Σ (2j - 1) p^j - mean²
     variance = sum((2 * j - 1) * chance**j for j in range(1, K + 1)) - mean**2
@@ -85,7 +85,7 @@ def test_the_mean_of_many_rounds_is_the_wanted_one(mean: float) -> None:
 def test_each_count_of_accepted_drafts_is_as_frequent_as_a_coin_makes_it() -> None:
     n, chance = 6000, chance_for(6.16, K)
     logits, rows = rows_of([K] * n, seed=1)
-    accepted = bound(6.16).chain(logits, rows, None).accepted
+    accepted = bound(6.16).verify(logits, rows, None).accepted
     law = torch.tensor([chance**j * ((1 - chance) if j < K else 1) for j in range(K + 1)])
     seen = torch.bincount(accepted, minlength=K + 1)
     # 8 degrees of freedom; exceeded once in 10**5 times
@@ -94,33 +94,33 @@ def test_each_count_of_accepted_drafts_is_as_frequent_as_a_coin_makes_it() -> No
 
 def test_what_stands_is_the_candidate_and_what_follows_the_last_one_is_drawn() -> None:
     logits, rows = rows_of([K] * 50, seed=2)
-    chained = bound(5.0).chain(logits, rows, None)
-    drawn = SharedNoise().chain(logits, dataclasses.replace(rows, count=rows.count * 0), None)
-    for r, stood in enumerate(chained.accepted.tolist()):
-        assert chained.tokens[r, :stood].tolist() == rows.candidates[r, :stood].tolist()
-        assert chained.emitted[r] == stood + 1
-        if stood < K:
-            assert chained.tokens[r, stood] != rows.candidates[r, stood]
-        if not stood and drawn.tokens[r, 0] != rows.candidates[r, 0]:
-            assert chained.tokens[r, 0] == drawn.tokens[r, 0]
+    verified = bound(5.0).verify(logits, rows, None)
+    drawn = SharedNoise().verify(logits, dataclasses.replace(rows, count=rows.count * 0), None)
+    for r, accepted in enumerate(verified.accepted.tolist()):
+        assert verified.tokens[r, :accepted].tolist() == rows.candidates[r, :accepted].tolist()
+        assert verified.emitted[r] == accepted + 1
+        if accepted < K:
+            assert verified.tokens[r, accepted] != rows.candidates[r, accepted]
+        if not accepted and drawn.tokens[r, 0] != rows.candidates[r, 0]:
+            assert verified.tokens[r, 0] == drawn.tokens[r, 0]
 
 
-def same(a: Chained, b: Chained) -> bool:
+def same(a: VerifyOutput, b: VerifyOutput) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a[:3], b[:3], strict=True))
 
 
 @pytest.mark.parametrize(("counts", "level"), [([0] * 20, 0), ([3, 0, -1, 2], 1), ([-1, -1], 0)])
 def test_drawing_drafting_and_dead_rows_are_those_of_shared_noise(counts: list[int], level: int) -> None:
     logits, rows = rows_of(counts, level=level)
-    assert same(bound(4.0).chain(logits, rows, None), SharedNoise().chain(logits, rows, None))
+    assert same(bound(4.0).verify(logits, rows, None), SharedNoise().verify(logits, rows, None))
 
 
 def test_a_run_can_be_repeated_and_neighbours_do_not_matter() -> None:
     logits, rows = rows_of([K, 3, -1, 0, K], seed=3)
-    first = bound(6.0).chain(logits, rows, None)
-    assert same(first, bound(6.0).chain(logits, rows, None))
-    alone = ChainRows(**{f.name: getattr(rows, f.name)[4:] for f in dataclasses.fields(rows)})
-    again = bound(6.0).chain(logits, alone, None)
+    first = bound(6.0).verify(logits, rows, None)
+    assert same(first, bound(6.0).verify(logits, rows, None))
+    alone = VerifyInputs(**{f.name: getattr(rows, f.name)[4:] for f in dataclasses.fields(rows)})
+    again = bound(6.0).verify(logits, alone, None)
     assert torch.equal(again.tokens[0], first.tokens[4])
 
 
@@ -135,7 +135,7 @@ def test_the_host_looks_at_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
                 return draw(*args)
 
         monkeypatch.setattr(SharedNoise, "draw", elsewhere)
-        verifier.chain(logits, rows, None)
+        verifier.verify(logits, rows, None)
 
 
 def test_chances() -> None:

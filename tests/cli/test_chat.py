@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ def test_every_turn_knows_those_before_it(say: Any, folder: Path, capsys: Captur
 
 
 def test_reset_forgets_and_exit_ends(say: Any, capsys: Capture) -> None:
-    assert say("the fox", "/reset", "the fox", "/exit", "never heard", options=("--json",)) == 0
+    options = ("--json", "--temperature", "0")
+    assert say("the fox", "/reset", "the fox", "/exit", "never read", options=options) == 0
     first, second = turns(capsys)
     assert first["assistant"] == second["assistant"]
 
@@ -55,9 +57,19 @@ def test_reset_forgets_and_exit_ends(say: Any, capsys: Capture) -> None:
 def test_a_system_message_stands_first(say: Any, capsys: Capture) -> None:
     said = []
     for options in ((), ("--system", "jump over the lazy dog")):
-        assert say("the fox", options=(*options, "--json")) == 0
+        assert say("the fox", options=(*options, "--json", "--temperature", "0")) == 0
         said.append(turns(capsys)[0]["assistant"])
     assert said[0] != said[1]
+
+
+def test_the_default_temperature_is_that_of_the_model(say: Any, folder: Path, capsys: Capture) -> None:
+    assert say("the fox", options=("--json", "--seed", "3")) == 0
+    (turn,) = turns(capsys)
+    with LLM(folder, "dense") as dense:
+        params = replace(dense.default_sampling_params, max_tokens=6, seed=3)
+        (output,) = dense.chat([{"role": "user", "content": "the fox"}], params)
+    assert params.temperature == 1.0
+    assert turn["assistant"] == output.outputs[0].text
 
 
 def test_in_words_a_turn_ends_with_what_speculation_did(say: Any, capsys: Capture) -> None:
@@ -68,7 +80,7 @@ def test_in_words_a_turn_ends_with_what_speculation_did(say: Any, capsys: Captur
 
 
 def test_a_turn_that_does_not_fit_costs_no_other(say: Any, capsys: Capture) -> None:
-    assert say("the fox " * 30, "fox", "/nothing", options=("--json", "--context", "64")) == 1
+    assert say("the fox " * 30, "fox", "/nothing", options=("--json", "--max-model-len", "64")) == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["user"] for line in out.splitlines()] == ["fox"]
     assert "/reset starts again" in err
@@ -81,10 +93,11 @@ def test_a_turn_that_does_not_fit_costs_no_other(say: Any, capsys: Capture) -> N
         (("--preset", "magic"), "did you mean 'magicdec'"),
         (("--selector", "pillar(budget=7)"), "in (0, 1], got 7"),
         (("--temperature", "-1"), "temperature must be"),
-        (("--context", "1"), "max_context is a whole number of 2 or more"),
-        (("--context", "long"), "--context"),
+        (("--max-model-len", "1"), "max_model_len is a whole number of 2 or more"),
+        (("--max-model-len", "long"), "--max-model-len"),
         (("--model", "tiny"), "has no tokenizer"),
         (("--n", "2"), "No such option"),
+        (("--enable-prefix-caching",), "the samples of one request share the KV of their prompt"),
         (("hello",), "unexpected extra argument"),
     ],
 )

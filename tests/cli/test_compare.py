@@ -49,7 +49,8 @@ def test_a_table_says_what_an_equality_is_worth(capsys: Capture) -> None:
     code = compare("-p", "sparsespec", "-p", "sparsespec:selector=full", "--temperature", "0.8", "--seed", "7")
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
-    for words in ("tiny, generated (2 × 8 tokens), T=0.8, seed 7, batch 8", "baseline", "identical 2/2", "of dense"):
+    title = "tiny, generated (2 × 8 tokens), T=0.8, seed 7, max_num_seqs 8"
+    for words in (title, "baseline", "identical 2/2", "of dense"):
         assert words in out
     assert "sparsespec:selector=full: no draft was rejected, so being equal to dense proves nothing" in out
 
@@ -63,19 +64,21 @@ def test_one_that_fails_says_why_below_the_table_and_the_others_stand(capsys: Ca
 
 def test_tokens_that_part_are_shown_and_fail(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     from sparsespec.comparison import row
+    from sparsespec.core.divergence import first_divergence
 
-    monkeypatch.setattr(row, "first_divergence", lambda tokens, expected: 3)
+    monkeypatch.setattr(row, "first_divergence", lambda name, ours, dense: first_divergence(name, ours, dense[:3]))
     assert compare("-p", "magicdec") == 1
     out = capsys.readouterr().out
     assert "parted 0/2" in out
-    assert "magicdec: prompt 1 parts from dense at output token 3" in out
+    assert "magicdec: prompt 1 parts from dense decoding at output token 3" in out
 
 
 @pytest.mark.slow
 def test_rows_of_one_name_are_told_apart_by_what_differs(capsys: Capture) -> None:
-    assert compare("-p", "magicdec", "--min-budget", "16", "--batch", "1", "--batch", "2", "--max-tokens", "5") == 0
+    sizes = ("--max-num-seqs", "1", "--max-num-seqs", "2", "--max-tokens", "5")
+    assert compare("-p", "magicdec", "--min-budget", "16", *sizes) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "batch 1" in out and "batch 2" in out
+    assert "max_num_seqs 1" in out and "max_num_seqs 2" in out
     assert "min_budget=16" in out and "min_budget=8" in out
     assert " budget=" not in out
 
@@ -103,10 +106,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown part": (["-p", "sparsespec:selector=pilar"], "did you mean 'pillar'"),
     "unknown place": (["-p", "sparsespec:selectr=pillar"], "did you mean 'selector'"),
     "parts that do not fit": (["-p", "dense:length=fixed(draft=4)"], "use selector='full'"),
-    "budget of nobody": (["-p", "ngram"], "no selector of dense, ngram has a min_budget"),
+    "a budget without a selector": (["-p", "ngram"], "no selector of dense, ngram has a min_budget"),
     "budget of 0": (["--budget", "0"], "in (0, 1], got 0"),
-    "batch 0": (["--batch", "0"], "batch is a number of requests, 1 or more, got 0"),
-    "batch in words": (["--batch", "many"], "--batch"),
+    "no requests": (["--max-num-seqs", "0"], "max_num_seqs is a whole number of 1 or more, got 0"),
+    "requests in words": (["--max-num-seqs", "many"], "--max-num-seqs"),
     "n of 0": (["--n", "0"], "n is a number of prompts"),
     "no such prompts": (["--prompts", "nothing.jsonl"], "give a file of JSON lines in UTF-8"),
     "a file without prompts": (["--prompts", "EMPTY"], "has no prompts"),
@@ -126,6 +129,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "negative temperature": (["--temperature", "-1"], "temperature must be"),
     "negative seed": (["--seed", "-1", "--temperature", "1"], "seed must be"),
     "unsupported option": (["--top-p", "0.9"], "No such option"),
+    "an option of vLLM": (["--tensor-parallel-size", "2"], "an engine runs on one device"),
 }
 
 

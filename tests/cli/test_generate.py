@@ -29,7 +29,7 @@ LONG = "the quick brown fox jumps over the lazy dog " * 6
 
 
 def generate(folder: Path, *more: str) -> int:
-    few = ("--max-tokens", "16", "--selector", SPARSE, "--length", "fixed(draft=3)")
+    few = ("--max-tokens", "16", "--selector", SPARSE, "--length", "fixed(draft=3)", "--temperature", "0")
     return cli.run(["generate", LONG, "--model", str(folder), *few, *more])
 
 
@@ -67,12 +67,14 @@ def test_an_output_that_parts_is_shown_and_fails(
 ) -> None:
     from sparsespec.cli import check as cli_check
 
-    honest = cli_check.compare
-    monkeypatch.setattr(cli_check, "compare", lambda ours, dense: honest(ours, [_shorter(c) for c in dense]))
+    honest = cli_check.check_outputs
+    monkeypatch.setattr(cli_check, "check_outputs", lambda ours, dense: honest(ours, [_shorter(c) for c in dense]))
     assert generate(folder, "--check") == 1
     out = capsys.readouterr().out
     assert "identical to dense: 0 of 1" in out
-    assert re.search(r"parts from dense at output token 15: \[\d+\] instead of the end \(lengths 16 and 15\)", out)
+    assert re.search(
+        r"parts from dense decoding at output token 15: \[\d+\] instead of the end \(lengths 16 and 15\)", out
+    )
 
 
 def _shorter(completion: object) -> object:
@@ -90,11 +92,36 @@ def test_json_is_one_object_with_spec_params_and_figures(folder: Path, capsys: C
     assert generate(folder, "--json", "--n", "2", "--seed", "3", "--stop", "zzz") == 0
     said = json.loads(capsys.readouterr().out)
     assert said["spec"]["selector"]["options"]["min_budget"] == 8
-    assert said["params"]["stop"] == ["zzz"]
-    assert [o["sample"] for o in said["outputs"]] == [0, 1]
+    assert said["sampling_params"]["stop"] == ["zzz"]
+    assert [o["sample_index"] for o in said["outputs"]] == [0, 1]
     assert {o["seed"] for o in said["outputs"]} == {3}
     assert said["metrics"]["num_output_tokens"] == 32
     assert said["check"] is None
+
+
+def test_the_default_temperature_is_the_models_and_options_change_it(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "generation_config.json").write_text('{"temperature": 0.4, "top_p": 0.8, "top_k": 5}', "utf-8")
+    names = ("temperature", "top_p", "top_k", "min_p")
+    for model, options, expected in (
+        (folder, (), (1.0, 1.0, 0, 0.0)),
+        (copy, (), (0.4, 0.8, 5, 0.0)),
+        (copy, ("--temperature", "0"), (0.0, 0.8, 5, 0.0)),
+        (copy, ("--top-p", "1", "--min-p", "0.1"), (0.4, 1.0, 5, 0.1)),
+    ):
+        assert cli.run(["generate", "the fox", "-m", str(model), "--max-tokens", "2", "--json", *options]) == 0
+        said = json.loads(capsys.readouterr().out)["sampling_params"]
+        assert tuple(said[name] for name in names) == expected
+
+
+def test_a_check_that_the_default_temperature_allows_is_made(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "generation_config.json").write_text('{"do_sample": false}', "utf-8")
+    arguments = ["generate", "the fox", "-m", str(copy), "--max-tokens", "4", "--check", "--verifier", "rejection"]
+    assert cli.run(arguments) == 0
+    assert "identical to dense: 1 of 1" in capsys.readouterr().out
 
 
 def test_the_prompt_comes_from_argument_file_or_stdin(
@@ -104,7 +131,7 @@ def test_the_prompt_comes_from_argument_file_or_stdin(
     seen = []
     for source in (["the fox"], ["--file", str(tmp_path / "prompt.txt")], [], ["-"]):
         monkeypatch.setattr(sys, "stdin", io.StringIO("the fox"))
-        assert cli.run(["generate", *source, "-m", str(folder), "--max-tokens", "4", "--json"]) == 0
+        assert cli.run(["generate", *source, "-m", str(folder), "--max-tokens", "4", "--seed", "1", "--json"]) == 0
         seen.append(json.loads(capsys.readouterr().out))
     assert len({(s["prompt_tokens"], s["outputs"][0]["text"]) for s in seen}) == 1
 
@@ -156,7 +183,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "guesses without a proposer": (["--length", "fixed(draft=4,guess=2)"], "use proposer='ngram'"),
     "negative draft": (["--length", "fixed(draft=-1)"], "numbers of tokens"),
     "a greedy verifier that samples": (["--verifier", "greedy", "--temperature", "1"], "temperature"),
-    "a check of a law": (["--verifier", "rejection", "--temperature", "1", "--check"], "--temperature 0"),
+    "a check of a distribution": (["--verifier", "rejection", "--temperature", "1", "--check"], "--temperature 0"),
     "max_tokens 0": (["--max-tokens", "0"], "max_tokens must be a whole number of at least 1"),
     "no samples": (["--n", "0"], "n must be"),
     "negative temperature": (["--temperature", "-1"], "temperature must be"),
@@ -172,12 +199,16 @@ BAD: dict[str, tuple[list[str], str]] = {
     "output too long": (["--max-tokens", "100000"], "lower max_tokens to at most"),
     "no such file": (["--file", "nothing.txt"], "give a text file"),
     "unknown option": (["--topp", "1"], "--top-p"),
-    "unsupported option": (["--frequency-penalty", "1"], "No such option"),
+    "a check of a distribution at the default temperature": (["--verifier", "rejection", "--check"], "--temperature 0"),
+    "an option of nobody": (["--frobnicate", "1"], "No such option"),
+    "a sampling parameter of vLLM": (["--frequency-penalty", "1"], "is not supported: temperature, top_p"),
+    "an engine option of vLLM": (["--gpu-memory-utilization", "0.9"], "num_gpu_blocks sets the pages of the KV pool"),
+    "an option of vLLM with another name": (["--enforce-eager"], "enforce_eager is called graphs here: graphs=False"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_mistake_isone_sentence_and_exit_code_2(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_mistake_is_one_sentence_and_exit_code_2(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     arguments, fragment = BAD[name]
     (tmp_path / "long.txt").write_text("x" * 2 * CONTEXT, "utf-8")
     arguments = [str(tmp_path / "long.txt") if a == "LONG" else a for a in arguments]
@@ -247,7 +278,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_model_folder_isone_sentence(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_broken_model_folder_is_one_sentence(name: str, folder: Path, tmp_path: Path, capsys: Capture) -> None:
     mar, fragment = BROKEN[name]
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     mar(copy)

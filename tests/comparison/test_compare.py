@@ -1,4 +1,4 @@
-"""`sparsespec.compare`: rows beside dense decoding, what an equality is worth, and who pays for a failure."""
+"""`sparsespec.compare`: rows beside dense decoding, what an equality proves, and what a failure costs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sparsespec import PRESETS, EngineSpec, SparseSpecError, compare
-from sparsespec.comparison.row import Row
+from sparsespec.comparison.row import ComparisonRow
 from sparsespec.core import registry
 from sparsespec.core.errors import BadOption, BadRequest, UnknownName
 from sparsespec.core.plan import StepPlan
@@ -26,29 +26,29 @@ QUICK: dict[str, Any] = {"max_tokens": 8, "min_budgets": [8]}
 MODEL = tiny(dtype="float32")
 
 
-def quick(compositions: Any, prompts: Any = PROMPTS, **changes: Any) -> list[Row]:
+def quick(compositions: Any, prompts: Any = PROMPTS, **changes: Any) -> list[ComparisonRow]:
     return compare(MODEL, compositions, prompts, **{**QUICK, **changes})
 
 
 @pytest.fixture(scope="module")
-def presets() -> list[Row]:
+def presets() -> list[ComparisonRow]:
     return quick(None, temperatures=[0.0, 0.8], seeds=[1, 2])
 
 
-def of(rows: Sequence[Row], name: str) -> Row:
+def of(rows: Sequence[ComparisonRow], name: str) -> ComparisonRow:
     return next(row for row in rows if row.composition == name and row.setting.temperature)
 
 
-def test_every_preset_has_a_row_under_every_setting(presets: list[Row]) -> None:
-    laws = [(0.0, None), (0.8, 1), (0.8, 2)]
+def test_every_preset_has_a_row_under_every_setting(presets: list[ComparisonRow]) -> None:
+    samplings = [(0.0, None), (0.8, 1), (0.8, 2)]
     assert [(row.composition, row.setting.temperature, row.setting.seed) for row in presets] == [
-        (name, *law) for name in PRESETS for law in laws
+        (name, *sampling) for name in PRESETS for sampling in samplings
     ]
     assert {row.setting.n_prompts for row in presets} == {2}
     assert all(row.tokens == 16 and row.error is None for row in presets)
 
 
-def test_identical_is_said_only_where_drafts_were_rejected(presets: list[Row]) -> None:
+def test_identical_is_said_only_where_drafts_were_rejected(presets: list[ComparisonRow]) -> None:
     for row in presets:
         if row.composition == "dense":
             assert (row.verdict, row.drafts, row.rejected) == ("baseline", 0, 0)
@@ -61,30 +61,33 @@ def test_identical_is_said_only_where_drafts_were_rejected(presets: list[Row]) -
     assert all(row.draft_kv_share and row.draft_kv_share < 0.5 for row in sparse)
 
 
-def test_figures_are_those_of_the_counts(presets: list[Row]) -> None:
+def test_figures_are_those_of_the_counts(presets: list[ComparisonRow]) -> None:
     dense, sparse = of(presets, "dense"), of(presets, "sparsespec")
-    assert (dense.forwards_a_token, dense.kv_of_dense, dense.speed_of_dense) == (1.0, 1.0, 1.0)
-    assert dense.accepted_a_round is None and dense.draft_kv_share is None
+    assert (dense.forwards_per_token, dense.kv_of_dense, dense.speed_of_dense) == (1.0, 1.0, 1.0)
+    assert dense.mean_acceptance_length is None and dense.draft_kv_share is None
     # float32: 2 layers, K and V of 2 heads of 8; contexts from 70 to 77
-    assert dense.kv_bytes_a_token == pytest.approx(2 * 2 * 2 * 8 * 4 * 73.5)
+    assert dense.kv_bytes_per_token == pytest.approx(2 * 2 * 2 * 8 * 4 * 73.5)
     assert sparse.seconds and sparse.tokens and sparse.tokens_per_second == sparse.tokens / sparse.seconds
     assert sparse.speed_of_dense == pytest.approx(sparse.tokens_per_second / (dense.tokens_per_second or 0))
-    assert sparse.kv_bytes_a_token == pytest.approx((sparse.kv_of_dense or 0) * dense.kv_bytes_a_token)
+    assert sparse.kv_bytes_per_token == pytest.approx((sparse.kv_of_dense or 0) * dense.kv_bytes_per_token)
     first = sparse.by_position[0]
-    assert first.at == 1 and first.judged >= first.stood
+    assert first.at == 1 and first.verified >= first.accepted
+    # every round that verifies drafts verifies its first one; the bonus token of each is counted too
+    accepted = (sparse.drafts or 0) - (sparse.rejected or 0)
+    assert sparse.mean_acceptance_length == pytest.approx(1 + accepted / first.verified)
     for curve in (sparse.by_position, sparse.by_context):
-        assert sum(one.judged for one in curve) == sparse.drafts
-        assert sum(one.stood for one in curve) == (sparse.drafts or 0) - (sparse.rejected or 0)
+        assert sum(one.verified for one in curve) == sparse.drafts
+        assert sum(one.accepted for one in curve) == (sparse.drafts or 0) - (sparse.rejected or 0)
 
 
-def test_a_row_is_what_an_engine_of_its_own_says(presets: list[Row]) -> None:
+def test_a_row_is_what_an_engine_of_its_own_says(presets: list[ComparisonRow]) -> None:
     row = of(presets, "vegas")
     assert row.spec is not None and row.spec.selector.options["min_budget"] == 8
     spec = EngineSpec.from_dict(json.loads(json.dumps(row.to_dict()))["spec"])
     assert spec == row.spec
     with LLM(MODEL, spec) as llm:
-        assert llm.engine.geometry.n_seats == row.setting.batch == 8
-        assert llm.engine.geometry.max_context == 70 + 8
+        assert llm.engine.geometry.n_seats == row.setting.max_num_seqs == 8
+        assert llm.engine.geometry.max_model_len == 70 + 8
 
 
 @pytest.mark.slow
@@ -114,25 +117,25 @@ def test_an_equality_without_a_rejection_proves_nothing() -> None:
     assert quick(["dense:loop=delayed"], min_budgets=[])[1].verdict == "equal, proves nothing"
 
 
-def test_a_verifier_that_keeps_the_law_only_is_not_compared_by_tokens() -> None:
+def test_a_verifier_that_keeps_the_distribution_only_is_not_compared_by_tokens() -> None:
     greedy, sampled = quick(["sparsespec:verifier=rejection"], temperatures=[0.0, 0.8])[2:]
     assert greedy.verdict == "identical"
-    assert (sampled.verdict, sampled.error) == ("other noise", None)
+    assert (sampled.verdict, sampled.error) == ("not compared", None)
 
 
 def test_tokens_that_part_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsespec.comparison import question
+    from sparsespec.comparison import runner
 
-    honest = question._run
+    honest = runner._run
 
     def shorter(llm: LLM, *rest: Any) -> Any:
         run = honest(llm, *rest)
         return run if not llm.engine.geometry.max_draft else replace(run, tokens=tuple(t[:-1] for t in run.tokens))
 
-    monkeypatch.setattr(question, "_run", shorter)
+    monkeypatch.setattr(runner, "_run", shorter)
     row = quick(["sparsespec"])[1]
     assert (row.verdict, row.n_identical) == ("parted", 0)
-    assert "prompt 0 parts from dense at output token 7" in row.parted[0]
+    assert "prompt 0 parts from dense decoding at output token 7: the end instead of [" in row.parted[0]
     assert "instead of" in row.parted[0] and "(lengths 7 and 8)" in row.parted[0]
 
 
@@ -168,16 +171,16 @@ def test_one_that_fails_costs_its_own_rows_and_says_why(monkeypatch: pytest.Monk
 
 
 def test_without_dense_nothing_is_called_identical(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sparsespec.comparison import question
+    from sparsespec.comparison import runner
 
-    honest = question._Course._open
+    honest = runner._VariantRunner._open
 
     def broken(self: Any) -> LLM:
-        if self.subject.name == "dense":
+        if self.variant.name == "dense":
             raise MemoryError("nowhere to put it")
         return honest(self)
 
-    monkeypatch.setattr(question._Course, "_open", broken)
+    monkeypatch.setattr(runner._VariantRunner, "_open", broken)
     dense, ours = quick(["sparsespec"])
     assert (dense.verdict, dense.error) == ("failed", "MemoryError: nowhere to put it")
     assert (ours.verdict, ours.n_identical, ours.speed_of_dense, ours.kv_of_dense) == ("no baseline", None, None, None)
@@ -185,9 +188,9 @@ def test_without_dense_nothing_is_called_identical(monkeypatch: pytest.MonkeyPat
 
 
 def test_prompts_are_made_up_where_there_are_none() -> None:
-    rows = compare("tiny", ["ngram"], n=2, max_tokens=4, batches=[1, 2])
-    assert [(r.setting.batch, r.setting.prompts, r.setting.n_prompts) for r in rows] == [
-        (batch, "generated", 2) for batch in (1, 1, 2, 2)
+    rows = compare("tiny", ["ngram"], n=2, max_tokens=4, max_num_seqs=[1, 2])
+    assert [(r.setting.max_num_seqs, r.setting.prompts, r.setting.n_prompts) for r in rows] == [
+        (n, "generated", 2) for n in (1, 1, 2, 2)
     ]
     assert all(row.setting.model == "tiny" and row.tokens == 8 for row in rows)
 
@@ -196,7 +199,10 @@ def test_sets_models_and_specs_may_have_names() -> None:
     spec = EngineSpec.of(selector="window(min_budget=8)", length="fixed(draft=2)")
     rows = compare([MODEL, "tiny"], {"mine": spec}, {"a": PROMPTS[:1], "b": PROMPTS}, n=1, max_tokens=6)
     assert [(row.setting.model, row.setting.prompts, row.composition) for row in rows] == [
-        (model, name, who) for model in (MODEL.config.name, "tiny") for who in ("dense", "mine") for name in "ab"
+        (model, name, composition)
+        for model in (MODEL.config.name, "tiny")
+        for composition in ("dense", "mine")
+        for name in "ab"
     ]
 
 
@@ -217,10 +223,10 @@ BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "unknown preset": ({"compositions": ["sparspec"]}, UnknownName, "did you mean 'sparsespec'"),
     "unknown part": ({"compositions": ["dense:selector=pilar"]}, UnknownName, "did you mean 'pillar'"),
     "unknown place": ({"compositions": ["dense:selectr=pillar"]}, UnknownName, "did you mean 'selector'"),
-    "a place of ours": ({"compositions": ["dense:max_batch=3"]}, UnknownName, "unknown part or engine option"),
+    "a place of ours": ({"compositions": ["dense:max_num_seqs=3"]}, UnknownName, "unknown part or engine option"),
     "no value": ({"compositions": ["dense:loop="]}, BadOption, "name=value"),
     "twice": ({"compositions": ["dense:loop=sync,loop=sync"]}, BadOption, "loop is given twice"),
-    "unreadable option": ({"compositions": ["dense:page_size=1/0"]}, BadOption, "like 'page_size=32'"),
+    "unreadable option": ({"compositions": ["dense:block_size=1/0"]}, BadOption, "like 'block_size=32'"),
     "parts that do not fit": ({"compositions": ["dense:length=fixed(draft=4)"]}, BadOption, "use selector='full'"),
     "a text": ({"compositions": "dense"}, BadOption, "compositions are a list"),
     "a number": ({"compositions": [3]}, BadOption, "a composition is a preset"),
@@ -240,8 +246,9 @@ BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "too long": ({"prompts": [[1] * 250]}, BadRequest, "prompt 0 has 250 tokens and the model has room for 244"),
     "no room": ({"max_tokens": 256}, BadRequest, "leaves no room for a prompt"),
     "no tokens": ({"max_tokens": 0}, BadRequest, "max_tokens must be"),
-    "batch 0": ({"batches": [0]}, BadOption, "batch is a number of requests, 1 or more, got 0"),
-    "no batch": ({"batches": []}, BadOption, "there is no batch"),
+    "no requests": ({"max_num_seqs": [0]}, BadOption, "max_num_seqs is a whole number of 1 or more, got 0"),
+    "no max_num_seqs": ({"max_num_seqs": []}, BadOption, "there is no max_num_seqs"),
+    "an option of vLLM": ({"compositions": ["dense:enforce_eager=True"]}, UnknownName, "is called graphs here"),
     "no seed": ({"seeds": []}, BadOption, "there are no seeds"),
     "no temperature": ({"temperatures": []}, BadOption, "there are no temperatures"),
     "a temperature below 0": ({"temperatures": [-1.0]}, BadRequest, "temperature must be"),

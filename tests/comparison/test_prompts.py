@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sparsespec.comparison.prompts import made_up, prompt_sets, read_prompts
+from sparsespec.comparison.prompts import generated_prompts, prompt_sets, read_prompts
 from sparsespec.core.errors import BadRequest
 
 
@@ -47,13 +47,13 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_made_up_prompts_are_the_same_every_time_and_differ_from_one_another() -> None:
-    texts = made_up(12, None, 100)
-    assert texts == made_up(12, None, 100)
+    texts = generated_prompts(12, None, 100)
+    assert texts == generated_prompts(12, None, 100)
     assert len({str(text) for text in texts}) == 12
-    lists = made_up(5, 61, 200)
-    assert lists == made_up(5, 61, 200)
+    lists = generated_prompts(5, 61, 200)
+    assert lists == generated_prompts(5, 61, 200)
     assert all(0 <= token < 61 for tokens in lists for token in tokens)  # type: ignore[operator]
-    assert [len(tokens) for tokens in made_up(3, 61, 10)] == [10] * 3
+    assert [len(tokens) for tokens in generated_prompts(3, 61, 10)] == [10] * 3
     # half of what is there has been there before, one motif earlier
     tokens = list(lists[0])
     assert sum(a == b for a, b in zip(tokens, tokens[24:], strict=False)) > len(tokens) // 3

@@ -10,8 +10,8 @@ from sparsespec.core.errors import BadOption, ContractBroken
 from sparsespec.core.spec import PRESETS
 
 
-def part(needs: str = "", gives: str = "", **attributes: Any) -> object:
-    body = {"needs": frozenset(needs.split()), "gives": frozenset(gives.split()), **attributes}
+def part(needs: str = "", provides: str = "", **attributes: Any) -> object:
+    body = {"needs": frozenset(needs.split()), "provides": frozenset(provides.split()), **attributes}
     return type("Part", (), body)()
 
 
@@ -26,7 +26,7 @@ def compose(**parts: object) -> dict[str, object]:
         "length": length(8, 4),
         "scheduler": part(),
         "tiers": part(),
-        "attention": part(gives="scores step_query"),
+        "attention": part(provides="scores step_query"),
         "verifier": part(needs="draft_probs"),
     }
     return plain | parts
@@ -39,12 +39,12 @@ def test_parts_whose_needs_are_given_may_live_together(loop: str) -> None:
 
 @pytest.mark.parametrize("need", ["scores", "step_query"])
 def test_a_gap_names_both_sides_and_who_would_give_it(need: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = registry.Row("reference", {}, frozenset(), frozenset({need}), "sparsespec", "")
+    row = registry.PartInfo("reference", {}, frozenset(), frozenset({need}), "sparsespec", "")
     monkeypatch.setattr(registry, "describe", lambda shelf: [row])
     parts = compose(selector=part(need, drafts=True), attention=part())
     with pytest.raises(
         BadOption,
-        match=f"selector 'Part' needs '{need}', which attention 'Part' does not give.*: reference",
+        match=f"selector 'Part' needs '{need}', which attention 'Part' does not provide.*: reference",
     ):
         check_capabilities(parts, "sync")
 
@@ -81,13 +81,13 @@ def test_guesses_need_a_length_that_takes_some() -> None:
 
 @pytest.mark.parametrize("selector", ["pillar", "snapkv"])
 def test_who_selects_by_scores_needs_a_backend_that_gives_them(selector: str) -> None:
-    parts = compose(selector=registry.make(f"selector/{selector}"), attention=part(gives="step_query"))
+    parts = compose(selector=registry.make(f"selector/{selector}"), attention=part(provides="step_query"))
     with pytest.raises(BadOption, match=f"selector '{selector}' needs 'scores', which attention 'Part'.*reference"):
         check_capabilities(parts, "sync")
 
 
 def test_who_looks_at_keys_needs_a_backend_that_shows_them() -> None:
-    parts = compose(selector=registry.make("selector/quest"), attention=part(gives="scores"))
+    parts = compose(selector=registry.make("selector/quest"), attention=part(provides="scores"))
     with pytest.raises(BadOption, match="selector 'quest' needs 'step_query', which attention 'Part'"):
         check_capabilities(parts, "sync")
 

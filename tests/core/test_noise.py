@@ -33,8 +33,8 @@ def test_tensor_philox_equals_plain_philox(key: tuple, counter: tuple) -> None:
     assert tuple(int(word) for word in philox(tensors(key), tensors(counter))) == seeds.philox(key, counter)
 
 
-def noise_of(seed: int, sample: int, position: int, tag: int, tokens: torch.Tensor | int) -> torch.Tensor:
-    key = [torch.tensor([part]) for part in (seed, sample, position, tag)]
+def noise_of(seed: int, sample_index: int, position: int, tag: int, tokens: torch.Tensor | int) -> torch.Tensor:
+    key = [torch.tensor([part]) for part in (seed, sample_index, position, tag)]
     return gumbel(*key, tokens, torch.float32)
 
 

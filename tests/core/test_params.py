@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import copy
+import inspect
 import math
-from dataclasses import fields
+import pickle
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,6 +14,8 @@ from hypothesis import strategies as st
 
 from sparsespec.core.errors import BadRequest, UnknownName
 from sparsespec.core.params import SamplingParams
+
+FEW = SamplingParams(0.0, max_tokens=3)
 
 params = st.builds(
     SamplingParams,
@@ -81,15 +87,20 @@ def test_loose_spellings_become_one_form() -> None:
     assert SamplingParams(stop=None) == SamplingParams()  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["presence_penalty", "logit_bias", "best_of"])
-def test_an_unsupported_parameter_raises_and_says_what_is_supported(name: str) -> None:
-    with pytest.raises(BadRequest, match=f"{name} is not supported; supported: .*max_tokens"):
-        SamplingParams.of(**{name: 0})
-
-
-def test_a_misspelt_parameter_names_the_near_miss() -> None:
+@pytest.mark.parametrize(
+    "make",
+    [lambda values: SamplingParams(**values), SamplingParams.from_dict, lambda values: replace(FEW, **values)],
+    ids=["constructor", "from_dict", "replace"],
+)
+def test_a_misspelt_parameter_names_the_near_miss(make: Callable[[dict[str, Any]], object]) -> None:
     with pytest.raises(UnknownName, match="did you mean 'temperature'"):
-        SamplingParams.of(temprature=1)
+        make({"temprature": 1})
+
+
+def test_params_are_copied_pickled_and_shown_as_the_dataclass_that_they_are() -> None:
+    assert pickle.loads(pickle.dumps(FEW)) == copy.deepcopy(FEW) == FEW
+    assert replace(FEW, n=2) == SamplingParams(0.0, max_tokens=3, n=2)
+    assert list(inspect.signature(SamplingParams).parameters) == [field.name for field in fields(SamplingParams)]
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", "3"])

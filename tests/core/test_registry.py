@@ -19,7 +19,7 @@ class Toy:
     """
 
     needs = frozenset({"scores"})
-    gives = frozenset({"capturable"})
+    provides = frozenset({"capturable"})
 
     def __init__(self, size: int, budget: float = 0.5, scored: tuple[int, int] = (1, 1)) -> None:
         self.size, self.budget, self.scored = size, budget, scored
@@ -193,5 +193,5 @@ def test_describe_says_what_a_part_takes_needs_and_gives() -> None:
     registry.register("selector", "toy", Toy)
     row = next(row for row in registry.describe("selector") if row.name == "toy")
     assert row.options == {"size": ..., "budget": 0.5, "scored": (1, 1)}
-    assert (row.needs, row.gives) == (Toy.needs, Toy.gives)
+    assert (row.needs, row.provides) == (Toy.needs, Toy.provides)
     assert (row.origin, row.doc) == ("registered", "A toy part.")

@@ -2,38 +2,46 @@ from __future__ import annotations
 
 import random
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
+import pytest
 
-from sparsespec.core.view import RowView, View, build_view
-from sparsespec.testing.checks.drawn_views import draw_row
+from sparsespec.core.view import COLUMNS, View
+from sparsespec.testing.checks.drawn_views import BLANK, ViewRow, draw_row, draw_view, view_of
 
-_DTYPES = {"Ints": np.int64, "Bools": np.bool_, "Floats": np.float64}
-SCALARS: dict[str, Any] = {
-    "step": 3, "free_pages": 5, "host_free_pages": 0, "page_size": 4, "max_batch": 9, "lag": 1
-}  # fmt: skip
-
-
-def by_names(rows: list[RowView]) -> dict[str, Any]:
-    """Build the columns one by one, each by its name."""
-    types = {f.name: str(f.type) for f in fields(View)}
-    return {name: np.array([getattr(r, name) for r in rows], _DTYPES[types[name]]) for name in RowView._fields}
+_DTYPES = {"Ints": np.int64, "Bools": np.bool_}
 
 
 def test_columns_are_the_rows_fields_by_name() -> None:
-    dice = random.Random(0)
+    dice, types = random.Random(0), {f.name: str(f.type) for f in fields(View)}
     for size in (0, 1, 9):
-        rows = [draw_row(dice, seat, 2 * seat, 1)._replace(confidence=0.25) for seat in range(size)]
-        view = build_view(rows, **SCALARS)
-        for name, column in by_names(rows).items():
+        rows = [draw_row(dice, seat, 2 * seat, 1) for seat in range(size)]
+        view = view_of(*rows, step=3, num_running=9)
+        assert (len(view), view.step, view.num_running) == (size, 3, 9)
+        for name in COLUMNS:
             got = getattr(view, name)
-            assert got.dtype == column.dtype, name
-            np.testing.assert_array_equal(got, column, err_msg=name)
-        assert {name: getattr(view, name) for name in SCALARS} == SCALARS
-        for i, row in enumerate(rows):
-            assert view.row(i)._replace(accepted_mean=0.0) == row._replace(accepted_mean=0.0)
+            assert got.dtype == _DTYPES[types[name]], name
+            assert got.tolist() == [getattr(row, name) for row in rows], name
 
 
-def test_a_row_has_the_views_columns_in_their_order() -> None:
-    assert RowView._fields == tuple(f.name for f in fields(View) if str(f.type) in _DTYPES)
+def test_a_row_of_a_test_has_the_views_columns_in_their_order() -> None:
+    assert ViewRow._fields == COLUMNS
+    assert (*COLUMNS, "num_running", "step") == tuple(f.name for f in fields(View))
+
+
+@pytest.mark.parametrize("n_seats", [1, 4, 9])
+def test_seats_are_found_and_others_are_not(n_seats: int) -> None:
+    dice = random.Random(n_seats)
+    for _ in range(50):
+        view = draw_view(dice, n_seats)
+        asked = np.array([dice.randint(-2, 2 * n_seats) for _ in range(dice.randint(0, 9))], dtype=np.int64)
+        seats = view.seat.tolist()
+        assert view.find(asked).tolist() == [seats.index(seat) if seat in seats else -1 for seat in asked.tolist()]
+
+
+def test_a_row_is_described_by_its_columns() -> None:
+    view = view_of(BLANK, BLANK._replace(seat=3, k=4, starved=True))
+    assert view.describe(1) == (
+        "seat=3, arrival=0, to_prefill=0, n_lo=8, n_hi=8, d_lo=0, d_hi=0, k=4, guess=0, "
+        "first_round=False, starved=True, must_verify=False"
+    )

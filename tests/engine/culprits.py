@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from sparsespec.core.plan import Lengths, Phase, Row, StepPlan
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView, View
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 from sparsespec.models.tiny import tiny
 from sparsespec.models.transformer import Transformer
 from sparsespec.policies.lengths.fixed import Fixed
@@ -26,22 +26,23 @@ class ProposesNot(Fixed):
         super().__init__(draft=4)
         self.number, self.after = number, after
 
-    def propose(self, row: RowView) -> Lengths:
-        if row.arrival == self.number and row.n_lo >= self.after:
+    def propose(self, view: View, index: Ints) -> Lengths:
+        if ((view.arrival[index] == self.number) & (view.n_lo[index] >= self.after)).any():
             raise ValueError("no proposal")
-        return super().propose(row)
+        return super().propose(view, index)
 
 
 class ObservesNot(Fixed):
-    """Cannot observe the first row of one phase that it hears from seat 1."""
+    """Cannot observe the first row of one phase that is collected from seat 1, among others or alone."""
 
     def __init__(self, phase: str = "VERIFY") -> None:
         super().__init__(draft=4)
         self.phase, self._armed = phase, True
 
-    def observe(self, result: RowResult) -> None:
-        if self._armed and result.seat == 1 and result.phase is Phase[self.phase]:
-            self._armed = False
+    def observe(self, results: RowResults) -> None:
+        if self._armed and ((results.seat == 1) & (results.phase == Phase[self.phase])).any():
+            # asked again row by row, it raises once more
+            self._armed = len(results) > 1
             raise KeyError("no observation")
 
 
@@ -97,9 +98,9 @@ class JudgesNot(SharedNoise):
     def __init__(self, at: int = 5) -> None:
         self.at, self._fuse = at, Fuse(at)
 
-    def chain(self, logits: Tensor, rows: Any, q: Tensor | None) -> Any:
+    def verify(self, logits: Tensor, rows: Any, q: Tensor | None) -> Any:
         self._fuse.burn()
-        return super().chain(logits, rows, q)
+        return super().verify(logits, rows, q)
 
 
 class PlansIllegally(Lockstep):

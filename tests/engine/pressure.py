@@ -19,7 +19,7 @@ STATES = ("leaving", "out", "coming back")
 
 
 def tight(tiers: str = HOST, loop: str = "sync", early: float = 0.3, seed: int = 0, **changes: Any) -> Engine:
-    parts = {**SPARSE, "tiers": tiers, "loop": loop, "n_pages": TIGHT, **changes}
+    parts = {**SPARSE, "tiers": tiers, "loop": loop, "num_gpu_blocks": TIGHT, **changes}
     return compose(device=LazyDevice(early, seed), **parts)
 
 
@@ -35,5 +35,5 @@ def where(engine: Engine, seat: int) -> str:
         return "coming back"
     if seat not in part._out:
         return "here"
-    slots = {-move.slot for move in part._moving.values() if move.out}
+    slots = {-move.host_page for move in part._moving.values() if move.out}
     return "out" if slots.isdisjoint(part._tables[seat]) else "leaving"

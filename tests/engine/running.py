@@ -8,12 +8,12 @@ from functools import cache
 from typing import Any
 
 from sparsespec.core.params import SamplingParams
-from sparsespec.core.plan import Phase, Row
+from sparsespec.core.plan import Row
 from sparsespec.core.spec import EngineSpec, PartSpec, preset
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.outputs import Completion, StepResult
 from sparsespec.engine.request import Request
-from sparsespec.engine.roster import Bounds
+from sparsespec.engine.request_table import Bounds
 from sparsespec.models.transformer import Transformer
 from sparsespec.testing.cases import EOS, model_of
 from sparsespec.testing.oracle import dense_tokens
@@ -46,7 +46,7 @@ def prompt_of(length: int = 20, shift: int = 0) -> tuple[int, ...]:
 
 def compose(base: str | EngineSpec = "dense", model: Transformer | None = None, **changes: Any) -> Engine:
     """Return a checked engine with small pages; outside parts go in by shelf."""
-    sizes: dict[str, Any] = {"max_batch": 3, "page_size": 4, "checked": True}
+    sizes: dict[str, Any] = {"max_num_seqs": 3, "block_size": 4, "checked": True}
     return Engine.compose(
         model or model_of(KEY), base, **(changes if isinstance(base, EngineSpec) else sizes | changes)
     )
@@ -59,7 +59,7 @@ def small(name: str) -> EngineSpec:
         options = {**spec.selector.options, "min_budget": 8, "budget": 0.2}
         few = PartSpec("length", spec.length.name, {**spec.length.options, "draft": 4})
         spec = spec.replace(selector=PartSpec("selector", spec.selector.name, options), length=few)
-    return spec.replace(engine={"max_batch": 3, "page_size": 4, "checked": True})
+    return spec.replace(engine={"max_num_seqs": 3, "block_size": 4, "checked": True})
 
 
 def run(engine: Any, each: Callable[[StepResult], None] | None = None) -> Done:
@@ -71,8 +71,8 @@ def run(engine: Any, each: Callable[[StepResult], None] | None = None) -> Done:
         result = engine.step()
         for event in result.events:
             if event.completion is not None:
-                assert (event.request_id, event.sample) not in done, "a sample ended twice"
-                done[event.request_id, event.sample] = event.completion
+                assert (event.request_id, event.sample_index) not in done, "a sample ended twice"
+                done[event.request_id, event.sample_index] = event.completion
         if each:
             each(result)
     raise AssertionError(f"still at work after {STEPS} steps")
@@ -84,7 +84,7 @@ def until(engine: Engine, reached: Callable[[StepResult], bool]) -> Done:
     for _ in range(STEPS):
         assert engine.has_work, "the work ended first"
         result = engine.step()
-        done |= {(e.request_id, e.sample): e.completion for e in result.events if e.completion is not None}
+        done |= {(e.request_id, e.sample_index): e.completion for e in result.events if e.completion is not None}
         if reached(result):
             return done
     raise AssertionError(f"not reached in {STEPS} steps")
@@ -92,48 +92,56 @@ def until(engine: Engine, reached: Callable[[StepResult], bool]) -> Done:
 
 def requests_of(engine: Engine, request_id: int) -> list[Request]:
     """Return the samples of a request that wait or run, in order."""
-    alive = [*engine._desk.waiting, *engine._desk.seated.values()]
-    return sorted((r for r in alive if r.group == request_id), key=lambda r: r.sample)
+    alive = [*engine._queue.waiting, *engine._table.requests.values()]
+    return sorted((r for r in alive if r.group == request_id), key=lambda r: r.sample_index)
+
+
+def said(engine: Engine, request: Request) -> tuple[int, ...]:
+    """Return the output of a request so far."""
+    processor = engine._output_processor
+    return processor._newest(request, int(processor._n_output[request.seat])) if request.seat >= 0 else ()
 
 
 class Known:
-    """What an engine's roster says of a seated request."""
+    """What an engine's table says of a seated request."""
 
-    def __init__(self, engine: Engine, who: Request) -> None:
-        self.engine, self.who = engine, who
+    def __init__(self, engine: Engine, request: Request) -> None:
+        self.engine, self.request = engine, request
 
     def __getattr__(self, name: str) -> Any:
-        if self.who.seat < 0:
+        if self.request.seat < 0:
             return 0
-        return getattr(self.engine._roster, name)[self.who.seat].item()
+        return getattr(self.engine._table, name)[self.request.seat].item()
 
     @property
-    def unheard(self) -> list[Row]:
-        """Its rows that were launched and not heard, oldest first."""
-        phases = (Phase.DRAFT, Phase.VERIFY)
+    def in_flight(self) -> list[Row]:
+        """Its decoding rows that were launched and not collected, oldest first."""
         return [
-            Row(seat, phases[verify], n_query, k)
-            for sent in self.engine._roster.unheard
-            for seat, number, verify, n_query, k in zip(*(c.tolist() for c in sent[:5]), strict=True)
-            if number == self.who.number
+            row
+            for step in self.engine._executor.in_flight
+            for row, number in zip(step.decoding, step.number.tolist(), strict=False)
+            if number == self.request.number
         ]
 
     @property
     def bounds(self) -> Bounds:
         """Its bounds, as plain numbers."""
-        return Bounds(*(column[self.who.seat].item() for column in self.engine._roster.bounds()))
+        bounds = self.engine._table.bounds(self.engine._executor.in_flight)
+        return Bounds(*(column[self.request.seat].item() for column in bounds))
 
 
 def oracle(done: Completion, params: SamplingParams, eos_ids: tuple[int, ...] = (EOS,)) -> tuple[int, ...]:
     """Return what dense decoding emits for a completion's prompt, seed and sample."""
-    return _oracle(done.prompt_token_ids, replace(params, n=1, stop=(), logprobs=None), done.seed, done.sample, eos_ids)
+    return _oracle(
+        done.prompt_token_ids, replace(params, n=1, stop=(), logprobs=None), done.seed, done.sample_index, eos_ids
+    )
 
 
 @cache
 def _oracle(
-    prompt: tuple[int, ...], params: SamplingParams, seed: int, sample: int, eos_ids: tuple[int, ...]
+    prompt: tuple[int, ...], params: SamplingParams, seed: int, sample_index: int, eos_ids: tuple[int, ...]
 ) -> tuple[int, ...]:
-    return tuple(dense_tokens(model_of(KEY), prompt, params, seed=seed, sample=sample, eos_ids=eos_ids))
+    return tuple(dense_tokens(model_of(KEY), prompt, params, seed=seed, sample_index=sample_index, eos_ids=eos_ids))
 
 
 def assert_dense(done: Completion, params: SamplingParams) -> None:
@@ -146,12 +154,12 @@ def assert_empty(engine: Engine) -> None:
     tiers = engine._parts.tiers
     assert not engine.has_work
     tiers.check()
-    assert tiers.free_pages() == engine.geometry.n_pages - 1
+    assert tiers.free_pages() == engine.geometry.num_gpu_blocks - 1
     assert (tiers.host_pages(), tiers.moving_pages()) == (0, 0)
     assert not any(tiers.pages(seat) for seat in range(engine.geometry.n_seats))
     assert not set(tiers.away())
-    assert engine._deck.n_out == 0
-    assert not engine._speaker._streams
+    assert not engine._executor.is_busy
+    assert not engine._output_processor._samples
 
 
 def is_sentence(message: str) -> bool:

@@ -21,6 +21,7 @@ from tests.engine.running import (
     prompt_of,
     requests_of,
     run,
+    said,
     sampled,
     until,
 )
@@ -39,24 +40,24 @@ def _known(engine: Engine) -> Known:
 
 
 STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
-    "waiting": (lambda engine, _: _victim(engine).seat < 0, {"max_batch": 2}, ("sync", "resident")),
+    "waiting": (lambda engine, _: _victim(engine).seat < 0, {"max_num_seqs": 2}, ("sync", "resident")),
     "prefilling": (
         lambda engine, _: 0 < _known(engine).to_prefill < 19,
         {"scheduler": "staggered(chunk=3)"},
         LOOPS,
     ),
     "filled": (lambda engine, _: _victim(engine).seat >= 0 and not _known(engine).to_prefill, {}, ("delayed",)),
-    "drafting": (lambda engine, _: 0 < _known(engine).d < 4, {"scheduler": "staggered"}, LOOPS),
-    "decoding": (lambda engine, _: len(_victim(engine).output) >= 4, {}, ("sync", "resident")),
-    "preempted": (lambda engine, _: _known(engine).preempted, {"n_pages": 18}, LOOPS),
-    "starved": (lambda engine, _: _known(engine).starved, {"n_pages": 18}, ("delayed",)),
+    "drafting": (lambda engine, _: 0 < _known(engine).n_drafted < 4, {"scheduler": "staggered"}, LOOPS),
+    "decoding": (lambda engine, _: len(said(engine, _victim(engine))) >= 4, {}, ("sync", "resident")),
+    "preempted": (lambda engine, _: _known(engine).preempted, {"num_gpu_blocks": 18}, LOOPS),
+    "starved": (lambda engine, _: _known(engine).starved, {"num_gpu_blocks": 18}, ("delayed",)),
     "refilling": (
         lambda engine, _: _known(engine).must_verify and _known(engine).to_prefill > 0,
-        {"n_pages": 22, "scheduler": "staggered(chunk=4, gain=100)"},
+        {"num_gpu_blocks": 22, "scheduler": "staggered(chunk=4, gain=100)"},
         LOOPS,
     ),
-    "unheard": (
-        lambda engine, _: len(_known(engine).unheard) > 0 and len(_victim(engine).output) > 0,
+    "in_flight": (
+        lambda engine, _: len(_known(engine).in_flight) > 0 and len(said(engine, _victim(engine))) > 0,
         {},
         ("delayed", "resident"),
     ),
@@ -77,7 +78,7 @@ def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) 
     for shift in range(3):
         engine.add(prompt_of(20, shift), PARAMS)
     done = until(engine, lambda result: reached(engine, result))
-    known = tuple(_victim(engine).output)
+    known = said(engine, _victim(engine))
     engine.abort(VICTIM)
     assert requests_of(engine, VICTIM) == []
     done |= run(engine)
@@ -93,21 +94,21 @@ def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) 
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_abort_ends_all_samples_wherever_they_are(loop: str) -> None:
-    engine = compose(loop=loop, max_batch=2, **SPARSE)
+    engine = compose(loop=loop, max_num_seqs=2, **SPARSE)
     other = engine.add(prompt_of(9), PARAMS)
     request = engine.add(prompt_of(20, 1), sampled(10, n=3))
-    done = until(engine, lambda _: len(requests_of(engine, request)[0].output) >= 3)
+    done = until(engine, lambda _: len(said(engine, requests_of(engine, request)[0])) >= 3)
     assert {r.seat >= 0 for r in requests_of(engine, request)} == {True, False}
     engine.abort(request)
     done |= run(engine)
-    assert [done[request, sample].finish_reason for sample in range(3)] == ["abort"] * 3
+    assert [done[request, sample_index].finish_reason for sample_index in range(3)] == ["abort"] * 3
     assert_dense(done[other, 0], PARAMS)
     assert_empty(engine)
 
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_a_seat_left_by_abort_is_taken_by_the_next_in_the_queue(loop: str) -> None:
-    engine = compose(loop=loop, max_batch=1, **SPARSE)
+    engine = compose(loop=loop, max_num_seqs=1, **SPARSE)
     for shift in range(5):
         engine.add(prompt_of(15, shift), PARAMS)
     for request in range(4):

@@ -33,7 +33,7 @@ def test_late_requests_join_the_running_batch(loop: str) -> None:
         engine.add(prompt_of(14 + shift, shift), PARAMS)
         until_next = engine._step + 3
         done |= until(engine, lambda result, until_next=until_next: result.info.step >= until_next)
-    assert len(engine._desk.seated) > 1
+    assert len(engine._table.requests) > 1
     done |= run(engine)
     assert sorted(done) == [(i, 0) for i in range(4)]
     for completion in done.values():
@@ -43,14 +43,14 @@ def test_late_requests_join_the_running_batch(loop: str) -> None:
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_more_requests_than_seats_are_served_first_come_first_served(loop: str) -> None:
-    engine, seats = compose(loop=loop, max_batch=2, **SPARSE), list[int]()
+    engine, seats = compose(loop=loop, max_num_seqs=2, **SPARSE), list[int]()
     for shift in range(5):
         engine.add(prompt_of(6 + 3 * (shift % 3), shift), PARAMS)
     order = list[int]()
 
     def look(result: object) -> None:
-        seats.append(len(engine._desk.seated))
-        order.extend(r.number for r in engine._desk.seated.values() if r.number not in order)
+        seats.append(len(engine._table.requests))
+        order.extend(r.number for r in engine._table.requests.values() if r.number not in order)
 
     done = run(engine, look)
     assert order == sorted(order)
@@ -60,7 +60,7 @@ def test_more_requests_than_seats_are_served_first_come_first_served(loop: str) 
 
 
 def test_a_small_request_does_not_overtake_a_large_one_that_waits_for_pages() -> None:
-    engine = compose(max_batch=3, n_pages=11)
+    engine = compose(max_num_seqs=3, num_gpu_blocks=11)
     engine.add(prompt_of(14), greedy(8))
     engine.step()
     large = engine.add(prompt_of(30, 1), greedy(4))
@@ -85,7 +85,7 @@ def test_samples_share_whole_prompt_pages_and_fill_the_rest_themselves(loop: str
     until(engine, lambda _: all(r.seat >= 0 and not Known(engine, r).to_prefill for r in requests_of(engine, request)))
     # position 19 begins the first round, so 4 pages of 4 are never written again; a fifth is everyone's own
     assert [engine._parts.tiers.shared_pages(r.seat) for r in requests_of(engine, request)] == [0, 4, 4]
-    assert engine.geometry.n_pages - 1 - engine._parts.tiers.free_pages() == 4 + 3
+    assert engine.geometry.num_gpu_blocks - 1 - engine._parts.tiers.free_pages() == 4 + 3
     done = run(engine)
     assert len({c.token_ids for c in done.values()}) == 3
     assert len({c.seed for c in done.values()}) == 1
@@ -114,10 +114,10 @@ def test_equal_prompts_of_two_requests_share_nothing() -> None:
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_more_samples_than_seats_come_one_after_another(loop: str) -> None:
-    engine, params = compose(loop=loop, max_batch=2, **SPARSE), sampled(6, n=5)
+    engine, params = compose(loop=loop, max_num_seqs=2, **SPARSE), sampled(6, n=5)
     engine.add(prompt_of(13), params)
     done = run(engine)
-    assert sorted(done) == [(0, sample) for sample in range(5)]
+    assert sorted(done) == [(0, sample_index) for sample_index in range(5)]
     for completion in done.values():
         assert_dense(completion, params)
     assert_empty(engine)
@@ -149,7 +149,7 @@ def test_who_shares_a_batch_does_not_change_what_is_said() -> None:
     alone = compose(seed=9)
     alone.add(prompt_of(20), sampled(10))
     (expected,) = run(alone).values()
-    crowd = compose(seed=9, max_batch=2, n_pages=14, **SPARSE)
+    crowd = compose(seed=9, max_num_seqs=2, num_gpu_blocks=14, **SPARSE)
     crowd.add(prompt_of(20), sampled(10))
     for shift in range(1, 4):
         crowd.add(prompt_of(11, shift), replace(greedy(9), n=2))

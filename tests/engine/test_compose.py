@@ -32,8 +32,8 @@ Changes = dict[str, Any]
 
 REFUSED: dict[str, tuple[Changes, type[SparseSpecError], str]] = {
     "no draft level": ({"length": "fixed(draft=4)"}, BadOption, "use selector='full'"),
-    "nobody to guess": ({"length": "fixed(draft=0,guess=3)"}, BadOption, "use proposer='ngram'"),
-    "drafts and nobody to guess": (
+    "guesses without a proposer": ({"length": "fixed(draft=0,guess=3)"}, BadOption, "use proposer='ngram'"),
+    "drafts and guesses without a proposer": (
         {"selector": "full", "length": "fixed(draft=2,guess=3)"},
         BadOption,
         "length with guess=0",
@@ -43,7 +43,8 @@ REFUSED: dict[str, tuple[Changes, type[SparseSpecError], str]] = {
     "unknown part of a spec": ({"scheduler": {"name": "lockstp"}}, UnknownName, "did you mean 'lockstep'"),
     "unknown option of a part": ({"selector": "window(sink=4)"}, UnknownName, "did you mean 'sinks'"),
     "unknown loop": ({"loop": "residents"}, UnknownName, "did you mean 'resident'"),
-    "unknown engine option": ({"pagesize": 4}, UnknownName, "did you mean 'page_size'"),
+    "unknown engine option": ({"blocksize": 4}, UnknownName, "did you mean 'block_size'"),
+    "an option of vLLM": ({"enforce_eager": True}, UnknownName, "enforce_eager is called graphs here: graphs=False"),
     "unknown shelf": ({"selectors": "full"}, UnknownName, "did you mean 'selector'"),
     "a part of another shelf": ({"selector": "length/fixed"}, BadOption, "a part of shelf 'selector' is wanted"),
     "an instance of another shelf": ({"scheduler": Fixed()}, BadOption, "scheduler must be a name"),
@@ -51,16 +52,16 @@ REFUSED: dict[str, tuple[Changes, type[SparseSpecError], str]] = {
     "no part": ({"selector": None}, BadOption, "selector must be a name"),
     "no loop": ({"loop": None}, UnknownName, "have: delayed, resident, sync"),
     "a number for a loop": ({"loop": 1}, UnknownName, "have: delayed, resident, sync"),
-    "no seats": ({"max_batch": 0}, BadOption, "max_batch is a whole number of 1 or more, got 0"),
-    "None seats": ({"max_batch": None}, BadOption, "max_batch is a whole number of 1 or more, got None"),
-    "half a seat": ({"max_batch": 1.5}, BadOption, "max_batch is a whole number of 1 or more, got 1.5"),
-    "True seats": ({"max_batch": True}, BadOption, "max_batch is a whole number of 1 or more, got True"),
-    "no page size": ({"page_size": None}, BadOption, "page_size is a whole number of 1 or more, got None"),
-    "negative pages": ({"page_size": -4}, BadOption, "page_size is a whole number of 1 or more, got -4"),
-    "only page 0": ({"n_pages": 1}, BadOption, "n_pages is a whole number of 2 or more"),
-    "no context": ({"max_context": 0}, BadOption, "max_context is a whole number of 2 or more, got 0"),
-    "context without output": ({"max_context": 1}, BadOption, "max_context is a whole number of 2 or more, got 1"),
-    "more context than the model": ({"max_context": 257}, BadOption, "at most the model's 256 tokens, got 257"),
+    "no seats": ({"max_num_seqs": 0}, BadOption, "max_num_seqs is a whole number of 1 or more, got 0"),
+    "None seats": ({"max_num_seqs": None}, BadOption, "max_num_seqs is a whole number of 1 or more, got None"),
+    "half a seat": ({"max_num_seqs": 1.5}, BadOption, "max_num_seqs is a whole number of 1 or more, got 1.5"),
+    "True seats": ({"max_num_seqs": True}, BadOption, "max_num_seqs is a whole number of 1 or more, got True"),
+    "no page size": ({"block_size": None}, BadOption, "block_size is a whole number of 1 or more, got None"),
+    "negative pages": ({"block_size": -4}, BadOption, "block_size is a whole number of 1 or more, got -4"),
+    "only page 0": ({"num_gpu_blocks": 1}, BadOption, "num_gpu_blocks is a whole number of 2 or more"),
+    "no context": ({"max_model_len": 0}, BadOption, "max_model_len is a whole number of 2 or more, got 0"),
+    "context without output": ({"max_model_len": 1}, BadOption, "max_model_len is a whole number of 2 or more, got 1"),
+    "more context than the model": ({"max_model_len": 257}, BadOption, "at most the model's 256 tokens, got 257"),
     "a word for a seed": ({"seed": "x"}, BadOption, "seed is a whole number, got 'x'"),
     "a word for checked": ({"checked": "yes"}, BadOption, "checked is True or False, got 'yes'"),
 }
@@ -87,8 +88,8 @@ def test_an_unknown_preset_names_the_near_miss() -> None:
 
 
 def test_an_unknown_engine_option_in_a_stored_spec_is_refused_too() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'page_size'"):
-        Engine.compose(model_of(KEY), EngineSpec().replace(engine={"pages_size": 4}))
+    with pytest.raises(UnknownName, match="did you mean 'block_size'"):
+        Engine.compose(model_of(KEY), EngineSpec().replace(engine={"blocks_size": 4}))
 
 
 @pytest.mark.parametrize("name", quick_last(list(PRESETS)))
@@ -111,13 +112,13 @@ def test_every_preset_composes_again_from_its_own_spec(name: str) -> None:
 
 
 def test_a_spec_holds_what_was_resolved_and_what_was_changed() -> None:
-    spec = compose("sparsespec", loop="resident", selector=PILLAR, max_context=99).spec
+    spec = compose("sparsespec", loop="resident", selector=PILLAR, max_model_len=99).spec
     assert spec.loop == "resident"
     assert spec.selector.options["min_budget"] == 8
     assert spec.selector.options["smooth"] == 0.0
     assert spec.length.options == {"draft": 8, "guess": 0}
-    assert spec.engine["max_context"] == 99
-    assert spec.engine["n_pages"] is None
+    assert spec.engine["max_model_len"] == 99
+    assert spec.engine["num_gpu_blocks"] is None
     assert spec.engine["checked"] is True
 
 
@@ -136,20 +137,20 @@ def test_finished_parts_go_in_as_they_are() -> None:
 def test_the_pool_has_room_for_all_seats_but_takes_no_more_than_its_share_of_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert compose(max_batch=3, max_context=30).geometry.n_pages == 1 + 3 * 8
+    assert compose(max_num_seqs=3, max_model_len=30).geometry.num_gpu_blocks == 1 + 3 * 8
     # a page of 4 tokens: keys and values of 2 layers, 2 heads, 8 dimensions, float64
     page = 4 * 2 * 2 * 2 * 8 * 8
     monkeypatch.setattr("sparsespec.engine.sizes.DEFAULT_KV_BYTES", 10 * page)
-    assert compose(max_batch=3, max_context=30).geometry.n_pages == 1 + 10
+    assert compose(max_num_seqs=3, max_model_len=30).geometry.num_gpu_blocks == 1 + 10
     # one full context always fits, or the engine could not serve its own limit
-    assert compose(max_batch=3, max_context=100).geometry.n_pages == 1 + 25
+    assert compose(max_num_seqs=3, max_model_len=100).geometry.num_gpu_blocks == 1 + 25
 
 
 def test_sizes_follow_from_the_model_and_the_parts() -> None:
-    model = tiny("llama", n_kv_heads=4, max_context=64, dtype="float32")
+    model = tiny("llama", n_kv_heads=4, max_model_len=64, dtype="float32")
     engine = Engine.compose(
         model, selector="pillar(groups=heads,scored=[0,3])", proposer="ngram", length="fixed(draft=5,guess=2)"
     )
     sizes = engine.geometry
     assert (sizes.groups, sizes.scored, sizes.max_draft, sizes.max_guess) == (4, (0, 3), 5, 2)
-    assert (sizes.max_context, sizes.dtype, sizes.device, sizes.n_seats) == (64, "float32", "cpu", 8)
+    assert (sizes.max_model_len, sizes.dtype, sizes.device, sizes.n_seats) == (64, "float32", "cpu", 8)

@@ -90,13 +90,13 @@ def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
     spec = in_triton("sparsespec", "delayed", graphs=True).replace(scheduler=scheduler)
     engine = Engine.compose(model, spec)
     engine.warm_up()
-    known = set(engine._deck._rounds._recorded)
+    known = set(engine._executor._runner._recorded)
     asked = (greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))
     for j, params in enumerate(asked):
         engine.add(prompt_of(20 + 7 * j, j), params)
     said = {key: done.token_ids for key, done in run(engine).items()}
     assert said == outputs(in_triton("dense", "sync", graphs=False), model)
-    assert all(shape.n_tokens > shape.n_logits for shape in set(engine._deck._rounds._recorded) - known)
+    assert all(shape.n_tokens > shape.n_logits for shape in set(engine._executor._runner._recorded) - known)
     assert dict(engine.ledger.entries)["graphs"] > 0
 
 
@@ -106,7 +106,7 @@ def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
 def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str) -> None:
     model = narrow()
     spec = in_triton("sparsespec", loop, graphs=graphs).replace(tiers=tiers)
-    tight = spec.replace(engine={**spec.engine, "n_pages": 20})
+    tight = spec.replace(engine={**spec.engine, "num_gpu_blocks": 20})
     moved = {True: 0, False: 0}
     engine = Engine.compose(model, tight)
     asked = (greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))
@@ -125,9 +125,9 @@ def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str)
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_pages_come_back_from_the_host_bit_by_bit(recorded: bool) -> None:
-    chunk = chunk_of(small_geometry(page_size=4, dtype="bfloat16"))
+    chunk = chunk_of(small_geometry(block_size=4, dtype="bfloat16"))
     n = 2 * chunk + 69
-    geometry = replace(small_geometry(n_pages=1 + n, page_size=4, dtype="bfloat16"), device="cuda")
+    geometry = replace(small_geometry(num_gpu_blocks=1 + n, block_size=4, dtype="bfloat16"), device="cuda")
     pool = KVPool(geometry)
     for part in (pool.k, pool.v):
         part.view(torch.int16).random_(-(1 << 15), (1 << 15) - 1)
@@ -151,7 +151,7 @@ def test_pages_come_back_from_the_host_bit_by_bit(recorded: bool) -> None:
 
 
 def test_a_preset_takes_what_suits_a_gpu() -> None:
-    engine = Engine.compose(narrow(), "sparsespec", max_batch=2, max_context=64)
+    engine = Engine.compose(narrow(), "sparsespec", max_num_seqs=2, max_model_len=64)
     assert engine.spec.attention.name == "triton"
     assert engine.spec.engine["graphs"] is True
 
@@ -161,5 +161,5 @@ def test_what_cannot_be_recorded_is_refused_by_name() -> None:
         Engine.compose(narrow(), "sparsespec", selector="oracle", verifier="rejection", graphs=True)
     with pytest.raises(BadOption, match="cannot record checked=True"):
         Engine.compose(narrow(), "sparsespec", checked=True, graphs=True)
-    engine = Engine.compose(narrow(), "sparsespec", verifier="rejection", max_batch=2, max_context=64)
+    engine = Engine.compose(narrow(), "sparsespec", verifier="rejection", max_num_seqs=2, max_model_len=64)
     assert engine.spec.engine["graphs"] is False

@@ -19,43 +19,43 @@ PARAMS = SamplingParams(temperature=0.9, top_p=0.9, max_tokens=16, n=2, ignore_e
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 @pytest.mark.parametrize(
-    ("loop", "n_pages"),
+    ("loop", "n_blocks"),
     [("sync", 80), ("delayed", 17), ("resident", 17)],
 )
 def test_a_draft_is_judged_by_the_logits_it_was_drawn_from(
-    loop: str, n_pages: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+    loop: str, n_blocks: int, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn_from: dict[tuple[int, ...], Tensor] = {}
     n_judged = 0
-    original = Rejection.chain
+    original = Rejection.verify
 
-    def chain(self: Rejection, logits: Tensor, rows: Any, q: Tensor | None) -> Any:
+    def verify(self: Rejection, logits: Tensor, rows: Any, q: Tensor | None) -> Any:
         nonlocal n_judged
-        chained = original(self, logits, rows, q)
+        verified = original(self, logits, rows, q)
         for r, first in enumerate(rows.first.tolist()):
-            who = int(rows.seed[r]), int(rows.sample[r]), int(rows.c[r])
+            who = int(rows.seed[r]), int(rows.sample_index[r]), int(rows.n_committed[r])
             at = int(rows.position[r])
             if rows.level[r]:
-                for j in range(int(chained.emitted[r])):
+                for j in range(int(verified.emitted[r])):
                     drawn_from[(*who, at + j)] = logits[first + j].clone()
-            elif rows.drawn[r]:
+            elif rows.sampled[r]:
                 for j in range(int(rows.count[r])):
                     assert q is not None and torch.equal(q[r, j], drawn_from[(*who, at + j)])
                     n_judged += 1
-        return chained
+        return verified
 
-    monkeypatch.setattr(Rejection, "chain", chain)
+    monkeypatch.setattr(Rejection, "verify", verify)
     engine = compose(
         "triforce",
         tiny(dtype=dtype),
         selector="window(budget=0.2,min_budget=8)",
         verifier="rejection",
         loop=loop,
-        n_pages=n_pages,
+        num_gpu_blocks=n_blocks,
     )
     for shift in range(2):
         engine.add(prompt_of(30, shift), PARAMS)
     done = run(engine).values()
     assert n_judged > 40
-    assert (sum(one.metrics.num_preemptions for one in done) > 0) == (n_pages == 17)
+    assert (sum(one.metrics.num_preemptions for one in done) > 0) == (n_blocks == 17)
     assert sum(one.metrics.num_rejected_tokens for one in done) > 0

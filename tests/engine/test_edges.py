@@ -41,7 +41,7 @@ def test_a_request_may_refuse_to_be_speculated_on(scheduler: str, loop: str) -> 
 @pytest.mark.parametrize("composition", quick_last(list(COMPOSITIONS)))
 @pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_prompts_around_page_borders_from_one_token_on(composition: str, loop: str) -> None:
-    engine = compose(loop=loop, max_batch=9, scheduler="lockstep(chunk=3)", **COMPOSITIONS[composition])
+    engine = compose(loop=loop, max_num_seqs=9, scheduler="lockstep(chunk=3)", **COMPOSITIONS[composition])
     for length in range(1, 10):
         engine.add(prompt_of(length, length), sampled(5))
     for completion in run(engine).values():
@@ -49,9 +49,9 @@ def test_prompts_around_page_borders_from_one_token_on(composition: str, loop: s
     assert_empty(engine)
 
 
-@pytest.mark.parametrize("page_size", [1, 7, 64])
-def test_any_page_size_will_do(page_size: int) -> None:
-    engine = compose(page_size=page_size, **TRIFORCE)
+@pytest.mark.parametrize("block_size", [1, 7, 64])
+def test_any_page_size_will_do(block_size: int) -> None:
+    engine = compose(block_size=block_size, **TRIFORCE)
     for length in (1, 7, 8, 15):
         engine.add(prompt_of(length), sampled(8))
     for completion in run(engine).values():
@@ -75,7 +75,7 @@ def test_one_token_is_never_drafted(composition: str, loop: str) -> None:
 @pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_a_request_may_fill_the_context_and_the_pool_to_the_last_token(composition: str, loop: str) -> None:
     # 24 tokens, of which the last is never fed back: 23 positions are 6 pages of 4
-    engine = compose(loop=loop, max_context=24, n_pages=7, **COMPOSITIONS[composition])
+    engine = compose(loop=loop, max_model_len=24, num_gpu_blocks=7, **COMPOSITIONS[composition])
     for length in (14, 23, 7):
         engine.add(prompt_of(length), sampled(24 - length))
     for completion in run(engine).values():
@@ -86,7 +86,7 @@ def test_a_request_may_fill_the_context_and_the_pool_to_the_last_token(compositi
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_a_page_border_at_the_last_written_position_needs_no_page_more(loop: str) -> None:
-    engine = compose(loop=loop, n_pages=9, **SPARSE)
+    engine = compose(loop=loop, num_gpu_blocks=9, **SPARSE)
     engine.add(prompt_of(20), sampled(13))
     held = list[int]()
     (completion,) = run(engine, lambda result: held.append(8 - result.info.free_pages)).values()

@@ -91,7 +91,7 @@ DEVICE_FAULTS: dict[str, dict[str, Any]] = {
     "reset": {"selector": ForgetsNot(3), "length": "fixed(draft=4)"},
     "select": {"selector": SelectsNot(5), "length": "fixed(draft=4)"},
     "observe": {"selector": LearnsNot(5), "length": "fixed(draft=4)"},
-    "chain": {**SPARSE, "verifier": JudgesNot(5)},
+    "verify": {**SPARSE, "verifier": JudgesNot(5)},
 }
 
 
@@ -99,7 +99,7 @@ DEVICE_FAULTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("verb", DEVICE_FAULTS)
 def test_a_part_that_breaks_on_the_device_costs_those_aboard(verb: str, loop: str) -> None:
     fresh = {shelf: type(p)(p.at) if hasattr(p, "at") else p for shelf, p in DEVICE_FAULTS[verb].items()}
-    engine = compose(loop=loop, max_batch=2, scheduler="staggered", **fresh)
+    engine = compose(loop=loop, max_num_seqs=2, scheduler="staggered", **fresh)
     broken = _broken(_serve(engine), "RuntimeError: the fuse blew")
     # two seats were taken; who waited is served as if nothing had been
     assert broken
@@ -110,7 +110,7 @@ def test_a_part_that_breaks_on_the_device_costs_those_aboard(verb: str, loop: st
 @pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_a_forward_that_does_not_happen_costs_those_aboard(at: int, loop: str) -> None:
-    engine = compose(model=Faulty(at), loop=loop, max_batch=2, **SPARSE)
+    engine = compose(model=Faulty(at), loop=loop, max_num_seqs=2, **SPARSE)
     broken = _broken(_serve(engine), "RuntimeError: the fuse blew")
     assert broken
     assert broken <= {(0, 0), (1, 0)}
@@ -123,7 +123,7 @@ def test_samples_that_took_over_pages_which_were_never_filled_are_lost_with_them
     # the first flight fills the prompt for all; in a loop that lags, the others have taken over before it is heard
     engine, params = compose(model=Faulty(1), loop=loop, checked=checked, **SPARSE), sampled(6, n=3)
     done = _serve(engine, 1, params)
-    lost = [(0, 0)] if loop == "sync" else [(0, sample) for sample in range(3)]
+    lost = [(0, 0)] if loop == "sync" else [(0, sample_index) for sample_index in range(3)]
     assert _broken(done, "RuntimeError: the fuse blew", params) == set(lost)
     _serves_again(engine)
 
@@ -163,15 +163,15 @@ def test_an_illegal_plan_raises_and_launches_nothing(how: str, loop: str) -> Non
         engine.add(prompt_of(13, shift), PARAMS)
     done, raised = Done(), 0
     while engine.has_work:
-        out, free = engine._deck.n_out, engine._parts.tiers.free_pages()
+        out, free = len(engine._executor.in_flight), engine._parts.tiers.free_pages()
         try:
             events: Sequence[Any] = engine.step().events
         except ContractBroken as error:
             assert "the scheduler planned" in str(error)
-            assert (engine._deck.n_out, engine._parts.tiers.free_pages()) == (out, free)
+            assert (len(engine._executor.in_flight), engine._parts.tiers.free_pages()) == (out, free)
             raised += 1
             continue
-        done |= {(e.request_id, e.sample): e.completion for e in events if e.completion}
+        done |= {(e.request_id, e.sample_index): e.completion for e in events if e.completion}
     assert raised == 1
     assert _broken(done, "") == set()
     assert len(done) == 2

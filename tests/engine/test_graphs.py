@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 
 from sparsespec.core.errors import BadOption
-from sparsespec.core.plan import Phase, Row, Rows
+from sparsespec.core.loops import LOOPS as NUMBERS
+from sparsespec.core.plan import Phase, Placed, Row, Rows
 from sparsespec.core.spec import PRESETS
 from sparsespec.engine.engine import Engine
-from sparsespec.engine.pack import ordered, shape_of
-from sparsespec.engine.round import Rounds
-from sparsespec.engine.shape import SHORT, Shape, decoding_shapes, padded
+from sparsespec.engine.graph_runner import GraphRunner
+from sparsespec.engine.graph_shapes import SHORT, StepShape, decoding_shapes, padded
+from sparsespec.engine.pack import PackedStep, pack
+from sparsespec.engine.request_table import RequestTable
 from sparsespec.testing.cases import model_of
+from sparsespec.testing.checks.stage import small_geometry
 from tests.engine.running import KEY, LOOPS, SPARSE, compose, greedy, prompt_of, run, sampled, small
 
 
@@ -43,17 +46,17 @@ def test_padded_steps_say_the_same(name: str, loop: str) -> None:
 
 def test_a_shape_is_recorded_once_and_then_replayed() -> None:
     engine = compose(graphs=True, **SPARSE)
-    rounds: Rounds = engine._deck._rounds
-    fresh, seen = 0, list[Shape]()
-    honest = rounds._replay
+    runner: GraphRunner = engine._executor._runner
+    fresh, seen = 0, list[StepShape]()
+    honest = runner._replay
 
-    def replay(shape: Shape) -> None:
+    def replay(shape: StepShape) -> None:
         nonlocal fresh
-        fresh += shape not in rounds._recorded
+        fresh += shape not in runner._recorded
         seen.append(shape)
         honest(shape)
 
-    rounds._replay = replay  # type: ignore[method-assign]
+    runner._replay = replay  # type: ignore[method-assign]
     engine.add(prompt_of(30), greedy(20))
     run(engine)
     assert fresh == len(set(seen)) < len(seen)
@@ -62,15 +65,15 @@ def test_a_shape_is_recorded_once_and_then_replayed() -> None:
 
 def test_warming_up_records_every_step_without_prefill() -> None:
     engine = compose(graphs=True, **SPARSE)
-    heard = list[tuple[int, int]]()
-    engine.warm_up(lambda done, total: heard.append((done, total)))
-    known = set(engine._deck._rounds._recorded)
-    assert heard == [(j, len(known)) for j in range(len(known) + 1)]
+    collected = list[tuple[int, int]]()
+    engine.warm_up(lambda done, total: collected.append((done, total)))
+    known = set(engine._executor._runner._recorded)
+    assert collected == [(j, len(known)) for j in range(len(known) + 1)]
     for j in range(5):
         engine.add(prompt_of(9 + 5 * j, j), sampled(20, seed=j))
     done = run(engine)
     assert not any(each.error for each in done.values())
-    later = set(engine._deck._rounds._recorded) - known
+    later = set(engine._executor._runner._recorded) - known
     assert all(shape.n_tokens > shape.n_logits for shape in later)
 
 
@@ -78,7 +81,7 @@ def test_warming_up_records_every_step_without_prefill() -> None:
 def test_warming_up_records_copies_where_there_will_be_any(tiers: str, directions: int) -> None:
     engine = compose(graphs=True, tiers=tiers)
     engine.warm_up()
-    assert len(engine._mover._gathers) == directions
+    assert len(engine._executor._mover._gathers) == directions
 
 
 @pytest.mark.slow
@@ -88,19 +91,19 @@ def test_warming_up_changes_nothing() -> None:
     assert outputs(engine) == plain()
     unrecorded = compose(**SPARSE)
     unrecorded.warm_up()
-    assert not unrecorded._deck._rounds._recorded
+    assert not unrecorded._executor._runner._recorded
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 16, 17, 121, 129, 300, 513, 2000])
 @pytest.mark.parametrize("filling", [0, 1, SHORT, SHORT + 1, 200])
 def test_a_shape_holds_its_step_and_is_its_own(n: int, filling: int) -> None:
-    shape = padded(Shape(2, n + filling, n), 7)
+    shape = padded(StepShape(2, n + filling, n), 7)
     assert shape.n_rows == 7
     assert n <= shape.n_logits
     assert n + filling <= shape.n_tokens
     assert padded(shape, 7) == shape
     if n and filling <= SHORT:
-        assert shape == padded(Shape(2, n + filling, n + filling), 7)
+        assert shape == padded(StepShape(2, n + filling, n + filling), 7)
     else:
         assert shape.n_logits <= 1.25 * n + 63
         assert filling <= shape.n_tokens - shape.n_logits <= max(64, 2 * filling)
@@ -109,29 +112,35 @@ def test_a_shape_holds_its_step_and_is_its_own(n: int, filling: int) -> None:
 
 def test_decoding_shapes_are_those_that_steps_are_padded_to() -> None:
     shapes = list(decoding_shapes(6, 9))
-    met = {padded(Shape(6, n, n), 6) for n in range(1, 55 + SHORT)}
+    met = {padded(StepShape(6, n, n), 6) for n in range(1, 55 + SHORT)}
     assert set(shapes) == met
-    assert met == {padded(Shape(6, n + m, n), 6) for n in range(1, 55) for m in range(SHORT + 1)}
+    assert met == {padded(StepShape(6, n + m, n), 6) for n in range(1, 55) for m in range(SHORT + 1)}
     assert shapes == sorted(shapes, reverse=True)
     plain = list(decoding_shapes(6, 2, plain=True))
-    assert set(plain) == {padded(Shape(6, n, n, True), 6) for n in range(1, 13)}
+    assert set(plain) == {padded(StepShape(6, n, n, True), 6) for n in range(1, 13)}
     assert plain == sorted(plain, reverse=True)
 
 
-def test_the_shape_of_a_step_counts_what_draws() -> None:
+def packed(*rows: Row, drafts: bool = True) -> PackedStep:
+    table = RequestTable(small_geometry(n_seats=3), NUMBERS["sync"])
+    return pack(Placed(Rows(rows)), table, 0, drafts=drafts, scored=False)
+
+
+def test_a_packed_step_has_decoding_rows_first_and_counts_what_samples() -> None:
     rows = (Row(0, Phase.VERIFY, 4, 3), Row(1, Phase.PREFILL, 50, 0), Row(2, Phase.DRAFT, 1, 3))
-    decoding_first, n_decoding = ordered(Rows(rows))
-    assert decoding_first == (rows[0], rows[2], rows[1])
-    assert shape_of(decoding_first, n_decoding, may_draft=True) == Shape(3, 55, 5)
+    step = packed(*rows)
+    assert step.rows == (rows[0], rows[2], rows[1])
+    assert step.decoding == (rows[0], rows[2])
+    assert step.shape == StepShape(3, 55, 5)
 
 
-def test_a_step_is_plain_where_nobody_drafts_or_is_judged_or_filled() -> None:
+def test_a_step_is_plain_where_no_row_drafts_is_judged_or_is_filled() -> None:
     plain = Row(0, Phase.VERIFY, 1, 0)
     others = (Row(1, Phase.VERIFY, 1, 3), Row(1, Phase.DRAFT, 1, 3), Row(1, Phase.PREFILL, 5, 0))
-    assert shape_of(Rows([plain]), 1, may_draft=True).plain
-    assert not shape_of(Rows([plain]), 1, may_draft=False).plain, "an engine that never drafts has steps of one kind"
+    assert packed(plain).shape.plain
+    assert not packed(plain, drafts=False).shape.plain, "an engine that never drafts has steps of one kind"
     for other in others:
-        assert not shape_of(*ordered(Rows([plain, other])), may_draft=True).plain
+        assert not packed(plain, other).shape.plain
 
 
 @pytest.mark.parametrize("wrong", [1, "yes", 0.5])

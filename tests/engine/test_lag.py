@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from sparsespec.core.device import Device
-from sparsespec.core.errors import UnknownName
+from sparsespec.core.loops import LOOPS as NUMBERS
+from sparsespec.core.loops import Loop
 from sparsespec.core.plan import Phase
-from sparsespec.engine.flight import N_INTS, SENTINEL
+from sparsespec.engine.in_flight import N_INTS, SENTINEL
 from sparsespec.engine.lazy import LazyDevice
-from sparsespec.engine.loops import LOOPS as NUMBERS
-from sparsespec.engine.loops import Loop, loop
 from tests.engine.running import (
     EVERY,
     LOOPS,
@@ -42,9 +41,6 @@ def _steps(name: str, **changes: Any) -> int:
 
 def test_a_loop_is_two_numbers() -> None:
     assert {"sync": Loop(0, False), "delayed": Loop(1, True), "resident": Loop(1, False)} == NUMBERS
-    assert loop("delayed").sit_out
-    with pytest.raises(UnknownName, match="did you mean 'delayed'"):
-        loop("delay")
 
 
 @pytest.mark.parametrize("name", ["delayed", "resident"])
@@ -81,50 +77,50 @@ def test_a_row_of_unknown_outcome_sits_out_and_a_known_one_does_not(name: str) -
     assert (followed["uncertain"] == 0) == (name == "delayed")
 
 
-def test_bounds_hold_what_was_heard_and_what_is_on_its_way() -> None:
+def test_bounds_hold_what_was_collected_and_what_is_in_flight() -> None:
     engine = compose(loop="resident", **SPARSE)
     request = engine.add(prompt_of(20), sampled(14))
     (waiting,) = requests_of(engine, request)
     who = Known(engine, waiting)
-    until(engine, lambda _: any(s.phase is Phase.VERIFY for s in who.unheard))
-    (sent,) = who.unheard
-    assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n + 1, who.n + sent.n_query)
+    until(engine, lambda _: any(s.phase is Phase.VERIFY for s in who.in_flight))
+    (sent,) = who.in_flight
+    assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n_committed + 1, who.n_committed + sent.n_query)
     assert (who.bounds.d_lo, who.bounds.d_hi) == (0, 0)
-    until(engine, lambda _: [s.phase for s in who.unheard] == [Phase.DRAFT])
-    assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n, who.n)
-    assert (who.bounds.d_lo, who.bounds.d_hi) == (who.d + 1, who.d + 1)
+    until(engine, lambda _: [s.phase for s in who.in_flight] == [Phase.DRAFT])
+    assert (who.bounds.n_lo, who.bounds.n_hi) == (who.n_committed, who.n_committed)
+    assert (who.bounds.d_lo, who.bounds.d_hi) == (who.n_drafted + 1, who.n_drafted + 1)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_as_many_flights_are_out_as_the_loop_lags(name: str) -> None:
+def test_as_many_steps_are_in_flight_as_the_loop_lags(name: str) -> None:
     lag = NUMBERS[name].lag
     engine = compose(loop=name, **SPARSE)
-    assert len(engine._deck._ring) == lag + 1
+    assert len(engine._executor._ring) == lag + 1
     engine.add(prompt_of(20), sampled(8))
     out = list[int]()
-    run(engine, lambda _: out.append(engine._deck.n_out))
+    run(engine, lambda _: out.append(len(engine._executor.in_flight)))
     assert max(out) == lag
     assert out[-1] == 0
     assert_empty(engine)
 
 
 @pytest.mark.parametrize("name", ["delayed", "resident"])
-def test_a_flight_holds_the_sentinel_until_it_has_landed_and_asserts_if_read(name: str) -> None:
+def test_a_step_holds_the_sentinel_until_its_event_and_asserts_if_read(name: str) -> None:
     engine = compose(loop=name, **SPARSE)
     engine.add(prompt_of(20), sampled(8, logprobs=1))
-    until(engine, lambda _: any(flight.wants_logprobs for flight in engine._deck._out))
-    flight = engine._deck._out[0]
-    assert flight.event is not None
-    assert (flight.buffers.results[0, :N_INTS] == SENTINEL).all()
-    assert (flight.logprob_ids == SENTINEL).all()
-    with pytest.raises(AssertionError, match="before it landed"):
-        flight.landed()
-    engine._device.wait(flight.event)
-    landed = flight.landed()
-    (result,) = flight.results(landed, landed.finite)
-    assert flight.requests[0].group == 0
+    until(engine, lambda _: any(step.wants_logprobs for step in engine._executor._in_flight))
+    step = engine._executor._in_flight[0]
+    assert step.event is not None
+    assert (step.buffers.results[0, :N_INTS] == SENTINEL).all()
+    assert (step.logprob_ids == SENTINEL).all()
+    with pytest.raises(AssertionError, match="before its event"):
+        step.output()
+    engine._device.wait(step.event)
+    output = step.output()
+    (result,) = output.results(output.finite)
+    assert step.packed.number.tolist() == [0]
     assert result.live == 1
-    assert not landed.ended.any()
+    assert not output.ended.any()
 
 
 class Watched:
@@ -166,7 +162,7 @@ def test_a_step_returns_without_waiting_for_its_own_launch_where_the_loop_lags(n
     [*(pytest.param(name, 0.5, marks=pytest.mark.slow) for name in LOOPS), ("resident", 0.3), ("resident", 1.0)],
 )
 def test_when_launches_run_changes_nothing(name: str, early: float) -> None:
-    engine = compose(loop=name, device=LazyDevice(early, seed=4), n_pages=16, **SPARSE)
+    engine = compose(loop=name, device=LazyDevice(early, seed=4), num_gpu_blocks=16, **SPARSE)
     for shift in range(3):
         engine.add(prompt_of(17, shift), sampled(8))
     for completion in run(engine).values():

@@ -43,7 +43,7 @@ def test_the_second_text_leaves_no_more_behind_than_the_first() -> None:
 
 
 def test_more_seats_take_more() -> None:
-    few, many = (dict(compose(**SPARSE, max_batch=n, n_pages=65).ledger.entries) for n in (2, 8))
+    few, many = (dict(compose(**SPARSE, max_num_seqs=n, num_gpu_blocks=65).ledger.entries) for n in (2, 8))
     assert few["seats"] < many["seats"]
     assert few["selector"] < many["selector"]
     assert few["KV"] == many["KV"]
@@ -53,7 +53,7 @@ def test_more_seats_take_more() -> None:
 def test_rejection_keeps_the_logits_of_each_draft_in_the_model_s_type(dtype: str, size: int) -> None:
     model = tiny(dtype=dtype)
     held = {
-        verifier: dict(compose(model=model, **SPARSE, verifier=verifier, max_batch=5).ledger.entries)
+        verifier: dict(compose(model=model, **SPARSE, verifier=verifier, max_num_seqs=5).ledger.entries)
         for verifier in ("rejection", "shared-noise")
     }
     assert held["rejection"]["draft logits"] == 5 * 4 * model.config.vocab * size
@@ -69,10 +69,10 @@ def test_the_lines_add_up() -> None:
 
 def test_what_cannot_fit_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "free_bytes", lambda _: 100 * 2**30)
-    with pytest.raises(BadOption, match=r"take .* GiB and the KV pool .* has 100 GiB free; lower n_pages"):
-        compose(max_batch=10**8)
-    with pytest.raises(BadOption, match="lower n_pages"):
-        compose(n_pages=10**9)
+    with pytest.raises(BadOption, match=r"take .* GiB and the KV pool .* has 100 GiB free; lower num_gpu_blocks"):
+        compose(max_num_seqs=10**8)
+    with pytest.raises(BadOption, match="lower num_gpu_blocks"):
+        compose(num_gpu_blocks=10**9)
     monkeypatch.setattr(ledger, "free_bytes", lambda _: None)
     assert compose().ledger.total > 0
 
@@ -89,7 +89,7 @@ def test_a_gpu_that_is_full_says_who_holds_what(monkeypatch: pytest.MonkeyPatch)
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(ReferenceAttention, "bind", bind)
-    with pytest.raises(BadOption, match=r"ran out of memory .* had weights .* GiB, KV .* GiB.*; lower n_pages"):
+    with pytest.raises(BadOption, match=r"ran out of memory .* had weights .* GiB, KV .* GiB.*; lower num_gpu_blocks"):
         compose(**SPARSE)
 
 
@@ -97,7 +97,9 @@ def test_a_closed_engine_keeps_nothing_alive() -> None:
     engine = compose(**SPARSE)
     engine.add(prompt_of(), greedy())
     run(engine)
-    held = [ref(x) for x in (engine._pool.k, engine._deck, engine._deck._state.tokens, engine._deck._rounds)]
+    held = [
+        ref(x) for x in (engine._pool.k, engine._executor, engine._executor._state.tokens, engine._executor._runner)
+    ]
     gc.disable()
     try:
         engine.close()

@@ -49,7 +49,7 @@ def test_each_token_has_its_own_and_the_best_in_order(composition: str, loop: st
 
 
 def test_requests_of_one_batch_get_as_many_as_they_asked_for() -> None:
-    engine = compose(max_batch=4, **SPARSE)
+    engine = compose(max_num_seqs=4, **SPARSE)
     wanted = (2, None, 0, VOCAB)
     for shift, n in enumerate(wanted):
         engine.add(prompt_of(18, shift), greedy(7, logprobs=n))

@@ -1,4 +1,4 @@
-"""A round's own device code looks at no value from the host, so that it can be captured."""
+"""A step's own device code looks at no value from the host, so that it can be captured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sparsespec.attention.reference import ReferenceAttention
-from sparsespec.engine import round, settle
+from sparsespec.engine import graph_runner
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.checks.peeks import Guard, without_peeks
 from tests.engine.running import compose, greedy, prompt_of, run, sampled
@@ -30,12 +30,12 @@ COMPOSITIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[Guard]:
-    """Watch every round of every engine; returns a list that gains a guard in each."""
+    """Watch every step of every engine; returns a list that gains a guard in each."""
     guards: list[Guard] = []
-    honest = round.Rounds.run
+    honest = graph_runner.GraphRunner.run
 
     def run(*args: Any) -> None:
-        with without_peeks("a round") as guard:
+        with without_peeks("a step") as guard:
             guards.append(guard)
             honest(*args)
 
@@ -46,16 +46,16 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[Guard]:
 
         return call
 
-    monkeypatch.setattr(round.Rounds, "run", run)
+    monkeypatch.setattr(graph_runner.GraphRunner, "run", run)
     for verb in ("plan", "run", "read"):
         monkeypatch.setattr(ReferenceAttention, verb, off_duty(getattr(ReferenceAttention, verb)))
-    monkeypatch.setattr(SharedNoise, "draw", off_duty(SharedNoise.draw))
-    monkeypatch.setattr(settle, "logprobs", off_duty(settle.logprobs))
+    monkeypatch.setattr(SharedNoise, "sample", off_duty(SharedNoise.sample))
+    monkeypatch.setattr(graph_runner, "logprobs", off_duty(graph_runner.logprobs))
     return guards
 
 
 @pytest.mark.parametrize("name", quick_last(["dense", "guesses", "pillar", "triforce"]))
-def test_a_round_peeks_at_nothing(name: str, watched: list[Guard]) -> None:
+def test_a_step_peeks_at_nothing(name: str, watched: list[Guard]) -> None:
     engine = compose(**COMPOSITIONS[name], checked=False)
     for i in range(3):
         engine.add(prompt_of(30 + 7 * i, i), sampled(8, seed=i, logprobs=2 if i else None))
@@ -65,10 +65,10 @@ def test_a_round_peeks_at_nothing(name: str, watched: list[Guard]) -> None:
 
 
 def test_a_peek_would_be_noticed(watched: list[Guard], monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = round.lay_out
-    monkeypatch.setattr(round, "lay_out", lambda batch, *sizes: (batch.live.tolist(), honest(batch, *sizes)))
+    honest = graph_runner.lay_out
+    monkeypatch.setattr(graph_runner, "lay_out", lambda batch, *sizes: (batch.live.tolist(), honest(batch, *sizes)))
     engine = compose(checked=False)
     engine.add(prompt_of(3), greedy(2))
     (done,) = run(engine).values()
     assert done.error is not None
-    assert "ContractBroken: a round looks at a tensor's value from the host (tolist)" in done.error
+    assert "ContractBroken: a step looks at a tensor's value from the host (tolist)" in done.error

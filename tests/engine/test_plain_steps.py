@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparsespec.core.batch import Batch
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Lengths, Phase
 from sparsespec.core.protocols import Selection
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 from tests.engine.running import PILLAR, compose, greedy, prompt_of, run, sampled
 
 
@@ -20,21 +21,21 @@ class EveryFourth:
     """Drafts three tokens in every fourth round of a request, and none in the others."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     max_draft, max_guess = 3, 0
 
     def bind(self, geometry: Geometry) -> None:
-        self._rounds = dict.fromkeys(range(geometry.n_seats), 0)
+        self._rounds = np.zeros(geometry.n_seats, dtype=np.int64)
 
     def reset(self, seats: Sequence[int]) -> None:
-        for seat in seats:
-            self._rounds[seat] = 0
+        self._rounds[list(seats)] = 0
 
-    def propose(self, row: RowView) -> Lengths:
-        self._rounds[row.seat] += 1
-        return Lengths(0 if self._rounds[row.seat] % 4 else 3, 0)
+    def propose(self, view: View, index: Ints) -> Lengths:
+        seats = view.seat[index]
+        self._rounds[seats] += 1
+        return Lengths(np.where(self._rounds[seats] % 4, 0, 3), 0)
 
-    def observe(self, result: RowResult) -> None: ...
+    def observe(self, results: RowResults) -> None: ...
 
 
 Seen = list[tuple[set[tuple[Phase, bool]], bool]]

@@ -73,7 +73,7 @@ REFUSALS = {
 @pytest.mark.parametrize("name", REFUSALS)
 def test_a_refusal_says_what_would_have_worked_and_costs_nobody_else(name: str) -> None:
     refusal = REFUSALS[name]
-    engine = compose(max_context=CONTEXT, n_pages=PAGES, **SPARSE)
+    engine = compose(max_model_len=CONTEXT, num_gpu_blocks=PAGES, **SPARSE)
     engine.add(prompt_of(20), greedy(4))
     engine.step()
     with pytest.raises(BadRequest) as error:
@@ -98,14 +98,14 @@ def test_a_verifier_may_refuse_a_temperature() -> None:
 
 
 def test_a_refused_prompt_with_many_samples_adds_none_of_them() -> None:
-    engine = compose(max_context=CONTEXT)
+    engine = compose(max_model_len=CONTEXT)
     with pytest.raises(BadRequest):
         engine.add(prompt_of(CONTEXT), greedy(3, n=4))
     assert not engine.has_work
 
 
 def test_the_longest_request_is_exactly_the_one_that_is_not_refused() -> None:
-    engine = compose(max_context=CONTEXT, n_pages=PAGES)
+    engine = compose(max_model_len=CONTEXT, num_gpu_blocks=PAGES)
     for length in (1, 2, 43, 44):
         engine.add(prompt_of(length), greedy(45 - length))
         with pytest.raises(BadRequest):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
-from sparsespec.engine import pack, round, settle
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
+from sparsespec.engine import graph_runner, pack
 from sparsespec.engine.engine import Engine
 from sparsespec.sampling import rejection, spread
 from sparsespec.sampling.shared_noise import SharedNoise
@@ -21,16 +21,16 @@ from tests.kernels.launched import DEVICE, WHERE, room
 pytestmark = WHERE
 
 room("lay_out")
-CHOOSERS: tuple[ModuleType, ...] = (pack, round, settle, spread, rejection)
+CHOOSERS: tuple[ModuleType, ...] = (pack, graph_runner, spread, rejection)
 """Modules that ask `fastest` for the implementation of such an op."""
 KERNELS = {
     "lay_out.triton": ("_lay_out_rows", "_lay_out_tokens"),
-    "chain_rows.triton": ("_chain_rows", "_spread"),
-    "verify_chain.triton": ("_verify_chain",),
+    "verify_inputs.triton": ("_verify_inputs", "_spread"),
+    "verify_tokens.triton": ("_verify_tokens",),
     "settle.triton": ("_settle",),
-    "draw.triton_law": ("_weights", "_logprobs"),
+    "sample.triton_probs": ("_weights", "_logprobs"),
 }
-REJECTING = {"draw.triton": ("_pick",), "draw.triton_law": ("_law",)}
+REJECTING = {"sample.triton": ("_pick",), "sample.triton_probs": ("_probs",)}
 """What the verifier `rejection` launches besides."""
 
 
@@ -70,14 +70,14 @@ def test_an_engine_says_the_same_on_either(name: str, verifier: str, monkeypatch
 
 def test_a_verifier_may_return_views(monkeypatch: pytest.MonkeyPatch) -> None:
     want = outputs("sparsespec", "reference", monkeypatch)
-    honest = SharedNoise.chain
+    honest = SharedNoise.verify
 
-    def chain(self: SharedNoise, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+    def verify(self: SharedNoise, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         tokens, emitted, accepted = honest(self, logits, rows, q)
         emitted, accepted = torch.stack((emitted, accepted), 1).unbind(1)
-        return Chained(tokens.repeat(1, 2)[:, : tokens.shape[1]], emitted, accepted)
+        return VerifyOutput(tokens.repeat(1, 2)[:, : tokens.shape[1]], emitted, accepted)
 
-    monkeypatch.setattr(SharedNoise, "chain", chain)
+    monkeypatch.setattr(SharedNoise, "verify", verify)
     assert outputs("sparsespec", "triton", monkeypatch) == want
 
 

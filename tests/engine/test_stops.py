@@ -47,12 +47,12 @@ def test_a_stop_token_inside_an_accepted_run_ends_the_output_there(loop: str) ->
     at, overshot = _late_first(TOKENS), list[int]()
     engine = compose(loop=loop, **FULL)
     engine.add(PROMPT, sampled(16, seed=3, stop_token_ids=(TOKENS[at],)))
-    heard = 0
+    collected = 0
 
     def look(result: Any) -> None:
-        nonlocal heard
-        heard += sum(len(r.tokens) for r in result.info.heard if r.phase.name == "VERIFY")
-        overshot.append(heard)
+        nonlocal collected
+        collected += sum(len(r.tokens) for r in result.info.collected if r.phase.name == "VERIFY")
+        overshot.append(collected)
 
     done = run(engine, look)
     assert overshot[-1] > at + 1, "no run went over the stop: this proves nothing"

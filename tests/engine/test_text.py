@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sparsespec.engine.text import TextStream
+from sparsespec.engine.text_stream import TextStream
 from tests.engine.decoders import Late
 
 

@@ -32,7 +32,7 @@ def test_tokens_are_those_of_ample_memory(tiers: str, loop: str) -> None:
     ended = list[dict[Any, Any]]()
     seen = Counter[str]()
     for n_pages in (TIGHT, 200):
-        engine = tight(tiers, loop, n_pages=n_pages, max_batch=4)
+        engine = tight(tiers, loop, num_gpu_blocks=n_pages, max_num_seqs=4)
         ask(engine)
         engine.add(prompt_of(13, 9), PAIR)
 
@@ -73,10 +73,10 @@ def test_pages_come_back_as_they_left(loop: str) -> None:
             engine._device.wait(engine._device.launch(lambda: None, stream))
         for move in result.info.moves:
             if move.out:
-                kept[move.slot] = contents(move.page)
+                kept[move.host_page] = contents(move.page)
             else:
                 compared += 1
-                assert all(map(torch.equal, contents(move.page), kept[move.slot]))
+                assert all(map(torch.equal, contents(move.page), kept[move.host_page]))
 
     run(engine, look)
     assert compared > 5
@@ -85,7 +85,7 @@ def test_pages_come_back_as_they_left(loop: str) -> None:
 
 @pytest.mark.parametrize("tiers", TIERS)
 def test_a_request_larger_than_the_pool_is_refused_with_the_numbers(tiers: str) -> None:
-    engine = tight(tiers, n_pages=9)
+    engine = tight(tiers, num_gpu_blocks=9)
     with pytest.raises(BadRequest, match="need 9 KV pages and the pool has 8; lower max_tokens to at most 13"):
         engine.add(prompt_of(20), PARAMS)
     engine.add(prompt_of(17), PARAMS)
@@ -103,13 +103,13 @@ def _filled(result: StepResult) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("chunk", quick_last([512, 4]))
 def test_recomputed_tokens_are_those_filled_more_than_once(chunk: int, tiers: str, loop: str) -> None:
     # in small chunks some lose their pages before the prompt is filled for the first time
-    engine = tight(tiers, loop, scheduler=f"staggered(chunk={chunk})", n_pages=18)
+    engine = tight(tiers, loop, scheduler=f"staggered(chunk={chunk})", num_gpu_blocks=18)
     ask(engine)
     filled, again = Counter[int](), Counter[int]()
     sitting: dict[int, int] = {}
 
     def look(result: StepResult) -> None:
-        sitting.update({seat: request.group for seat, request in engine._desk.seated.items()})
+        sitting.update({seat: request.group for seat, request in engine._table.requests.items()})
         for seat, n in _filled(result):
             filled[sitting[seat]] += n
 
@@ -130,8 +130,8 @@ def test_the_ledger_counts_what_copies_take() -> None:
     run(engine)
     ledger = engine.ledger
     held = dict(ledger.entries)
-    assert held["pinned host"] == sum(piece.nbytes for piece in engine._mover._host.pieces.values()) > 0
-    assert held["copies"] == sum(x.nbytes for x in engine._mover._staged or ()) > 0
+    assert held["pinned host"] == sum(piece.nbytes for piece in engine._executor._mover._host.pieces.values()) > 0
+    assert held["copies"] == sum(x.nbytes for x in engine._executor._mover._staged or ()) > 0
     assert ledger.total == sum(held.values())
     assert held["KV"] == engine._pool.n_bytes
 
@@ -163,17 +163,17 @@ def test_every_step_tells_where_pages_are(loop: str) -> None:
 
 def test_queueing_is_counted_until_a_seat_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    for module in ("desk", "speaker"):
+    for module in ("request_queue", "output_processor"):
         monkeypatch.setattr(f"sparsespec.engine.{module}.perf_counter", lambda: now)
-    engine = compose(max_batch=1, **SPARSE)
+    engine = compose(max_num_seqs=1, **SPARSE)
     ask(engine, 3)
-    for request in engine._desk.waiting:
+    for request in engine._queue.waiting:
         request.added_at = 100.0
 
     def seated(_: StepResult) -> bool:
         nonlocal now
-        now += len(engine._desk.waiting) > 1
-        return len(engine._desk.waiting) == 1
+        now += len(engine._queue.waiting) > 1
+        return len(engine._queue.waiting) == 1
 
     done = until(engine, seated)
     at = now

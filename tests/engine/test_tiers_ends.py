@@ -21,6 +21,7 @@ from tests.engine.running import (
     prompt_of,
     requests_of,
     run,
+    said,
     sampled,
     until,
 )
@@ -35,11 +36,11 @@ def test_abort_in_any_state_leaves_nothing_behind(state: str, loop: str) -> None
     victim = list[int]()
 
     def reached(_: StepResult) -> bool:
-        victim[:] = [r.group for seat, r in engine._desk.seated.items() if where(engine, seat) == state]
+        victim[:] = [r.group for seat, r in engine._table.requests.items() if where(engine, seat) == state]
         return bool(victim)
 
     done = until(engine, reached)
-    known = tuple(requests_of(engine, victim[0])[0].output)
+    known = said(engine, requests_of(engine, victim[0])[0])
     engine.abort(victim[0])
     done |= run(engine)
     ended = done.pop((victim[0], 0))
@@ -57,7 +58,7 @@ def test_abort_in_any_state_leaves_nothing_behind(state: str, loop: str) -> None
 def test_the_last_one_aborted_leaves_nothing_behind(state: str, loop: str) -> None:
     engine = tight(loop=loop)
     ask(engine, 3)
-    until(engine, lambda _: any(where(engine, seat) == state for seat in engine._desk.seated))
+    until(engine, lambda _: any(where(engine, seat) == state for seat in engine._table.requests))
     for request in range(3):
         engine.abort(request)
     # the copies under way are still to be heard of
@@ -88,7 +89,7 @@ def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkey
 
         def press(result: StepResult, engine: Engine = engine, marks: tuple[int, int] = marks) -> None:
             # all but the oldest must leave whenever what somebody is about to say is not known yet
-            about = [row.phase for r in engine._desk.seated.values() for row in Known(engine, r).unheard]
+            about = [row.phase for r in engine._table.requests.values() for row in Known(engine, r).in_flight]
             now = result.info.step % 2 and Phase.VERIFY in about
             engine._parts.tiers._low, engine._parts.tiers._high = (TIGHT, TIGHT) if now else marks
 
@@ -108,7 +109,7 @@ def test_who_ends_by_what_it_says_may_be_anywhere(reason: str, loop: str, monkey
 def test_copies_under_way_end_before_their_engine_begins_anew(drop: str, state: str) -> None:
     engine = tight(early=0.0)
     ask(engine)
-    until(engine, lambda _: any(where(engine, seat) == state for seat in engine._desk.seated))
+    until(engine, lambda _: any(where(engine, seat) == state for seat in engine._table.requests))
     device: Any = engine._device
     assert device._queues["side"]
     getattr(engine, drop)()

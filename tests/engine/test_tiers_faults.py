@@ -36,7 +36,7 @@ def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]
         assert_dense(completion, PARAMS)
     assert_empty(engine)
     told = [record.getMessage() for record in caplog.records if "computed again" in record.getMessage()]
-    assert len(told) == engine._n_failed
+    assert len(told) == engine._n_failed_copies
     return done, len(told)
 
 
@@ -76,7 +76,7 @@ def test_a_copy_that_fails_costs_time_only(
     at: int, out: bool, loop: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = tight(loop=loop)
-    real, count = engine._mover._through, 0
+    real, count = engine._executor._mover._through, 0
 
     def through(trip: Trip) -> None:
         nonlocal count
@@ -85,7 +85,7 @@ def test_a_copy_that_fails_costs_time_only(
             raise RuntimeError("an uncorrectable error")
         real(trip)
 
-    monkeypatch.setattr(engine._mover, "_through", through)
+    monkeypatch.setattr(engine._executor._mover, "_through", through)
     done, told = _serve(engine, caplog)
     assert told == 1
     assert "an uncorrectable error" in caplog.text
@@ -95,8 +95,8 @@ def test_a_copy_that_fails_costs_time_only(
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", LOOPS)
 def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = tight(loop=loop, max_batch=5, n_pages=24)
-    real, count = engine._mover._copy, 0
+    engine = tight(loop=loop, max_num_seqs=5, num_gpu_blocks=24)
+    real, count = engine._executor._mover._copy, 0
 
     def copy(trips: list[Trip], error: Exception | None) -> None:
         nonlocal count
@@ -105,13 +105,13 @@ def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyP
         if count % 3 == 0:
             raise RuntimeError("an uncorrectable error")
 
-    monkeypatch.setattr(engine._mover, "_copy", copy)
+    monkeypatch.setattr(engine._executor._mover, "_copy", copy)
     params = sampled(14, n=3)
     for shift in range(3):
         engine.add(prompt_of(21, shift), params)
     for completion in run(engine).values():
         assert_dense(completion, params)
-    assert engine._n_failed > 1
+    assert engine._n_failed_copies > 1
     assert_empty(engine)
 
 

@@ -21,7 +21,7 @@ from tests.engine.running import assert_empty
 N, BATCH, PAGE, CONTEXT = 2000, 32, 2, 64
 SAMPLE = 500
 """Requests that are decoded again with ample memory."""
-MODEL = tiny(n_layers=1, max_context=CONTEXT)
+MODEL = tiny(n_layers=1, max_model_len=CONTEXT)
 Asked = tuple[tuple[int, ...], SamplingParams]
 
 
@@ -51,15 +51,15 @@ def _memory() -> tuple[int, int]:
 def test_two_thousand_requests_over_a_third_of_the_memory_they_want() -> None:
     asked = _requests()
     n_pages = 1 + max(_peak(asked) // 3, -(-CONTEXT // PAGE))
-    parts = {"selector": "pillar(budget=0.1,min_budget=4)", "length": "fixed(draft=3)", "max_batch": BATCH}
+    parts = {"selector": "pillar(budget=0.1,min_budget=4)", "length": "fixed(draft=3)", "max_num_seqs": BATCH}
     tiers = "host(size=0.25,low=0.0,high=0.05,chunk=16)"
-    engine = Engine.compose(MODEL, "sparsespec", **parts, tiers=tiers, n_pages=n_pages, page_size=PAGE)
+    engine = Engine.compose(MODEL, "sparsespec", **parts, tiers=tiers, num_gpu_blocks=n_pages, block_size=PAGE)
     tokens: dict[int, tuple[int, ...]] = {}
     counts, marks = Counter[str](), dict[int, tuple[int, int]]()
     left = list(enumerate(asked))
     while left or engine.has_work:
         # as many wait as run, so that the queue itself does not shrink what is alive
-        while left and len(engine._desk.waiting) < BATCH:
+        while left and len(engine._queue.waiting) < BATCH:
             number, (prompt, params) = left.pop(0)
             assert engine.add(prompt, params) == number
         result = engine.step()
@@ -90,7 +90,7 @@ def _take(done: Completion, tokens: dict[int, tuple[int, ...]], counts: Counter[
 
 def _compare(asked: list[Asked], tokens: dict[int, tuple[int, ...]]) -> None:
     """Decode every fourth request again, plainly and with ample memory, and compare."""
-    dense = Engine.compose(MODEL, "dense", max_batch=64, page_size=16)
+    dense = Engine.compose(MODEL, "dense", max_num_seqs=64, block_size=16)
     numbers = range(0, N, N // SAMPLE)
     for number in numbers:
         dense.add(*asked[number])

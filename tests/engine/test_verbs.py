@@ -32,9 +32,9 @@ def test_ids_count_the_prompts_and_not_their_samples() -> None:
 
 
 def test_a_request_without_params_takes_the_defaults() -> None:
-    engine = compose(model=tiny(max_context=300))
+    engine = compose(model=tiny(max_model_len=300))
     request = engine.add([7])
-    assert engine._desk.waiting[0].params == SamplingParams()
+    assert engine._queue.waiting[0].params == SamplingParams()
     engine.abort(request)
     assert run(engine)[0, 0].finish_reason == "abort"
 
@@ -102,7 +102,7 @@ def test_reset_begins_again_with_number_0_and_the_same_derived_seeds(loop: str) 
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_reset_in_the_middle_of_everything_leaves_no_trace(loop: str) -> None:
-    engine = compose(loop=loop, n_pages=16, **SPARSE)
+    engine = compose(loop=loop, num_gpu_blocks=16, **SPARSE)
     for step in range(1, 5):
         for shift in range(4):
             engine.add(prompt_of(17, shift), sampled(8))
@@ -147,4 +147,4 @@ def test_what_is_known_of_a_closed_engine_stays_known() -> None:
     engine = compose(**SPARSE)
     engine.close()
     assert engine.spec.selector.name == "pillar"
-    assert engine.geometry.page_size == 4
+    assert engine.geometry.block_size == 4

@@ -34,10 +34,10 @@ from tests.quick import quick_last
 class Liar(SharedNoise):
     """Accepts every candidate."""
 
-    def chain(self, logits: Any, rows: Any, q: Any) -> Any:
+    def verify(self, logits: Any, rows: Any, q: Any) -> Any:
         at = spread(rows, len(logits))
-        draws = torch.where(at.judges, at.candidate, self.draw(logits, at, self.key(at)))
-        return super().chain(torch.nn.functional.one_hot(draws, logits.shape[1]) * 1e9, rows, q)
+        tokens = torch.where(at.judges, at.candidate, self.sample(logits, at, self.key(at)))
+        return super().verify(torch.nn.functional.one_hot(tokens, logits.shape[1]) * 1e9, rows, q)
 
 
 def _constant(word: str) -> NoReturn:
@@ -61,9 +61,7 @@ def test_a_verifier_that_lies_is_caught_and_the_place_is_named(loop: str) -> Non
     engine = compose(loop=loop, verifier=Liar(), **SPARSE)
     checked = CheckLossless(engine, compose())
     checked.add(prompt_of(34), greedy(16))
-    with pytest.raises(
-        NotLossless, match=r"request 0, sample 0, parts from dense decoding at output token \d+: \("
-    ) as e:
+    with pytest.raises(NotLossless, match=r"request 0, sample 0, parts from dense decoding at output token \d+: ") as e:
         run(checked)
     assert "instead of" in str(e.value)
     assert checked.n_checked == 0
@@ -92,7 +90,18 @@ def test_an_output_that_stops_too_early_parts_where_it_ends() -> None:
     engine.__class__ = Short
     checked = CheckLossless(engine, compose())
     checked.add(prompt_of(), greedy(6))
-    with pytest.raises(NotLossless, match=r"at output token 3: \(\) instead of \(\d+"):
+    with pytest.raises(NotLossless, match=r"at output token 3: the end instead of \[\d+"):
+        run(checked)
+
+
+def test_equal_tokens_with_another_text_are_caught() -> None:
+    class Mute(Letters):
+        def push(self, token: int) -> str:
+            return ""
+
+    checked = CheckLossless(compose(decoder=Letters), compose(decoder=Mute))
+    checked.add(prompt_of(), greedy(6))
+    with pytest.raises(NotLossless, match=r"request 0, sample 0, has dense decoding's tokens and another text, '\S+'"):
         run(checked)
 
 
@@ -123,7 +132,7 @@ def test_what_was_aborted_or_broke_is_not_checked() -> None:
 @pytest.mark.parametrize("loop", quick_last(("sync", "delayed")))
 def test_a_trace_has_one_line_of_strict_json_per_step(tmp_path: Path, loop: str) -> None:
     path = tmp_path / "trace.jsonl"
-    traced = RecordTrace(compose(loop=loop, n_pages=14, **SPARSE), path)
+    traced = RecordTrace(compose(loop=loop, num_gpu_blocks=14, **SPARSE), path)
     for shift in range(3):
         traced.add(prompt_of(16, shift), sampled(8, logprobs=1))
     steps = list[Any]()
@@ -138,8 +147,8 @@ def test_a_trace_has_one_line_of_strict_json_per_step(tmp_path: Path, loop: str)
         ]
         assert line["free_pages"] == step.info.free_pages
         assert line["preempted"] == list(step.info.placed.preempted)
-    heard = [token for line in lines for r in line["heard"] if r["phase"] == "VERIFY" for token in r["tokens"]]
-    assert sorted(heard) == sorted(token for c in done.values() for token in c.token_ids)
+    collected = [token for line in lines for r in line["collected"] if r["phase"] == "VERIFY" for token in r["tokens"]]
+    assert sorted(collected) == sorted(token for c in done.values() for token in c.token_ids)
     assert any(line["preempted"] for line in lines)
 
 

@@ -25,23 +25,23 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from sparsespec.core.batch import AttentionRows, Chained, ChainRows, Chosen
+from sparsespec.core.batch import AttentionRows, Chosen, VerifyInputs, VerifyOutput
 from sparsespec.core.noise import Key
 from sparsespec.kernels.append_kv import triton as append_kv
 from sparsespec.kernels.attention import triton as attention
 from sparsespec.kernels.attention import triton_plan
-from sparsespec.kernels.chain_rows import triton as chain_rows
 from sparsespec.kernels.copy_pages import triton as copy_pages
-from sparsespec.kernels.draw import triton as draw
-from sparsespec.kernels.draw import triton_cut, triton_law, triton_rows
 from sparsespec.kernels.lay_out import triton as lay_out
 from sparsespec.kernels.linear import triton as linear
 from sparsespec.kernels.linear import triton_tiles
 from sparsespec.kernels.rms_norm import triton as rms_norm
+from sparsespec.kernels.sample import triton as sample
+from sparsespec.kernels.sample import triton_cut, triton_probs, triton_rows
 from sparsespec.kernels.settle import triton as settle
 from sparsespec.kernels.silu_mul import triton as silu_mul
 from sparsespec.kernels.top_positions import triton as top_positions
-from sparsespec.kernels.verify_chain import triton as verify_chain
+from sparsespec.kernels.verify_inputs import triton as verify_inputs
+from sparsespec.kernels.verify_tokens import triton as verify_tokens
 from tests.kernels.steps import WIDTH, drawn_step, judged_batch
 
 HOPPER = GPUTarget("cuda", 90, 32)
@@ -58,22 +58,22 @@ TYPES = {
 DRAW = (
     (triton_rows, "_peaks"),
     (triton_cut, "_cut"),
-    (draw, "_pick"),
-    (draw, "_scan"),
-    (draw, "_decide"),
-    (triton_law, "_weights"),
-    (triton_law, "_invert"),
-    (triton_law, "_logprobs"),
-    (triton_law, "_masses"),
-    (triton_law, "_law"),
+    (sample, "_pick"),
+    (sample, "_scan"),
+    (sample, "_decide"),
+    (triton_probs, "_weights"),
+    (triton_probs, "_invert"),
+    (triton_probs, "_logprobs"),
+    (triton_probs, "_masses"),
+    (triton_probs, "_law"),
 )
 
 AROUND = (
     (lay_out, "_lay_out_rows"),
     (lay_out, "_lay_out_tokens"),
-    (chain_rows, "_chain_rows"),
-    (chain_rows, "_spread"),
-    (verify_chain, "_verify_chain"),
+    (verify_inputs, "_verify_inputs"),
+    (verify_inputs, "_spread"),
+    (verify_tokens, "_verify_tokens"),
     (settle, "_settle"),
 )
 
@@ -172,27 +172,27 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
     """Draw for four rows, and ask for their best probabilities."""
     logits = torch.empty(4, vocab, dtype=dtype)
     real, whole = torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.int64)
-    draw.draw(logits, real, whole, real, real, Key(whole, whole, whole, whole))
-    draw.top_probability(logits)
-    draw.confidence(logits, whole, whole, whole)
-    draw.logprobs(logits, whole, 5)
-    draw.law(logits, real, whole, real, real)
+    sample.sample(logits, real, whole, real, real, Key(whole, whole, whole, whole))
+    sample.top_probability(logits)
+    sample.confidence(logits, whole, whole, whole)
+    sample.logprobs(logits, whole, 5)
+    sample.probs(logits, real, whole, real, real)
 
 
-def round_of(n_rows: int, page_size: int) -> None:
+def round_of(n_rows: int, block_size: int) -> None:
     """Do what lies around a forward, for a step of many rows."""
-    step = drawn_step(0, n_rows, page_size=page_size)
+    step = drawn_step(0, n_rows, block_size=block_size)
     lay_out.lay_out_rows(step.packed, step.state)
     batch = judged_batch(step, 0)
-    lay_out.lay_out_tokens(batch, step.n_tokens, page_size)
-    rows = ChainRows(*chain_rows.chain_rows(batch, WIDTH))
-    chain_rows.spread(rows, step.n_logits)
+    lay_out.lay_out_tokens(batch, step.n_tokens, block_size)
+    rows = VerifyInputs(*verify_inputs.verify_inputs(batch, WIDTH))
+    verify_inputs.spread(rows, step.n_logits)
     draws, count = torch.zeros(step.n_logits, dtype=torch.int64), rows.count
-    verify_chain.verify_chain(draws, draws == 0, rows.first, count, WIDTH)
-    chained = Chained(*verify_chain.match_chain(draws, draws, rows.first, count, WIDTH))
+    verify_tokens.verify_tokens(draws, draws == 0, rows.first, count, WIDTH)
+    verified = VerifyOutput(*verify_tokens.match_tokens(draws, draws, rows.first, count, WIDTH))
     for kind in (torch.bfloat16, torch.float64):
         sure = torch.zeros(n_rows, dtype=torch.promote_types(kind, torch.float32))
-        settle.settle(batch, rows, chained, draws.to(kind), sure, torch.zeros(n_rows, dtype=torch.float64))
+        settle.settle(batch, rows, verified, draws.to(kind), sure, torch.zeros(n_rows, dtype=torch.float64))
 
 
 def multiply(dtype: torch.dtype, n: int, k: int, apart: int = 0) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import PAD_TOKENS, Batch, ChainRows, State
+from sparsespec.core.batch import PAD_TOKENS, Batch, State, VerifyInputs
 from sparsespec.core.plan import Phase
 from sparsespec.kernels.lay_out import reference as lay_out
 from sparsespec.kernels.lay_out.api import LaidRows
@@ -36,11 +36,11 @@ class Step:
     n_logits: int
 
 
-def drawn_step(seed: int, n_rows: int, *, page_size: int = PAGE) -> Step:
+def drawn_step(seed: int, n_rows: int, *, block_size: int = PAGE) -> Step:
     """Return a step of `n_rows` rows on twice as many seats; some do nothing, some end a round, some have ended."""
     dice = random.Random(seed)
     n_seats = 2 * n_rows
-    state = _seats(seed, n_seats, page_size)
+    state = _seats(seed, n_seats, block_size)
     rows = [_row(dice, state, seat) for seat in dice.sample(range(n_seats), n_rows)]
     order = {Phase.VERIFY: 0, Phase.DRAFT: 0, Phase.PREFILL: 1}
     rows.sort(key=lambda row: (order[Phase(row[1])], row[2] == 0))
@@ -54,7 +54,7 @@ def drawn_step(seed: int, n_rows: int, *, page_size: int = PAGE) -> Step:
     return Step(packed.contiguous(), state, n_tokens, min(n_tokens, max(1, decoding + dice.choice((0, 2)))))
 
 
-def _seats(seed: int, n: int, page_size: int) -> State:
+def _seats(seed: int, n: int, block_size: int) -> State:
     generator = torch.Generator().manual_seed(seed)
 
     def ints(low: int, high: int, *shape: int) -> Tensor:
@@ -64,19 +64,19 @@ def _seats(seed: int, n: int, page_size: int) -> State:
         return torch.rand(n, generator=generator, dtype=torch.float64)
 
     c = ints(1, CONTEXT - WIDTH)
-    blocks = -(-CONTEXT // page_size)
+    blocks = -(-CONTEXT // block_size)
     table = 1 + torch.randperm(n * blocks, generator=generator).view(n, blocks)
-    held = (c + WIDTH)[:, None] > page_size * torch.arange(blocks)
+    held = (c + WIDTH)[:, None] > block_size * torch.arange(blocks)
     return State(
         tokens=ints(1, VOCAB, n, CONTEXT + PAD_TOKENS),
-        c=c,
-        d=ints(0, WIDTH),
-        filled=(c - 1 - ints(0, 9)).clamp(min=0),
+        n_committed=c,
+        n_drafted=ints(0, WIDTH),
+        n_computed=(c - 1 - ints(0, 9)).clamp(min=0),
         ended=ints(0, 4) == 0,
         stop_below=reals(),
         table=table * held,
         seed=ints(-(2**62), 2**62),
-        sample=ints(0, 5),
+        sample_index=ints(0, 5),
         temperature=reals(),
         top_k=ints(0, 9),
         top_p=reals(),
@@ -87,14 +87,14 @@ def _seats(seed: int, n: int, page_size: int) -> State:
 
 def _row(dice: random.Random, state: State, seat: int) -> tuple[int, int, int, int]:
     """Return seat, phase, n_query and k of a row that such a seat could have."""
-    c, d, filled = int(state.c[seat]), int(state.d[seat]), int(state.filled[seat])
+    c, d, filled = int(state.n_committed[seat]), int(state.n_drafted[seat]), int(state.n_computed[seat])
     kind = dice.choice(("idle", "fill", "draft", "last draft", "verify", "plain"))
     if kind == "idle" or (kind == "fill" and filled == c - 1):
         return seat, Phase.PREFILL, 0, 0
     if kind == "fill":
         return seat, Phase.PREFILL, dice.randint(1, c - 1 - filled), 0
     if kind == "plain":
-        state.d[seat] = 0
+        state.n_drafted[seat] = 0
         return seat, Phase.VERIFY, dice.randint(1, WIDTH), 0
     if kind == "verify":
         # a round that was cut short, or a capacity that nobody uses up
@@ -130,7 +130,7 @@ def judged_batch(step: Step, seed: int) -> Batch:
     return guessed(batch_of(step, laid), laid.room, seed)
 
 
-def draws_of(rows: ChainRows, n_logits: int, seed: int) -> Tensor:
+def draws_of(rows: VerifyInputs, n_logits: int, seed: int) -> Tensor:
     """Return a draw for each logit row; most are the candidate that is judged there."""
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randint(0, VOCAB, (n_logits,), generator=generator)

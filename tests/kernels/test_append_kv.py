@@ -24,15 +24,15 @@ def problem(seed: int, n: int, heads: tuple[int, int], head_dim: int, normed: bo
         return torch.randn(shape, generator=generator, dtype=torch.float64).to(kind)
 
     angle = torch.rand(M, head_dim // 2, generator=generator, dtype=torch.float64) * 6
-    page_size = 1 + seed % 4
+    block_size = 1 + seed % 4
     dead = torch.rand(n, generator=generator) < 0.2
-    slots = page_size + torch.randperm(20 * page_size, generator=generator)[:n]
+    slots = block_size + torch.randperm(20 * block_size, generator=generator)[:n]
     return {
         "q": real(n, heads[0], head_dim),
         "k": real(n, heads[1], head_dim),
         "v": real(n, heads[1], head_dim),
-        "k_pages": torch.full((21, page_size, heads[1], head_dim), torch.nan, dtype=kind),
-        "v_pages": torch.full((21, page_size, heads[1], head_dim), torch.nan, dtype=kind),
+        "k_pages": torch.full((21, block_size, heads[1], head_dim), torch.nan, dtype=kind),
+        "v_pages": torch.full((21, block_size, heads[1], head_dim), torch.nan, dtype=kind),
         "positions": torch.where(dead, 0, torch.randint(0, M, (n,), generator=generator)),
         "slots": torch.where(dead, 0, slots),
         "cos": angle.cos().to(kind),

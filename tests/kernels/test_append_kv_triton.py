@@ -35,23 +35,23 @@ def problem(
     *,
     normed: bool = True,
     dtype: torch.dtype = torch.float32,
-    page_size: int = 4,
+    block_size: int = 4,
 ) -> dict[str, Any]:
     """Return arguments of `append_kv` on the CPU; q, k and v are views of one projection, pages hold NaN."""
     generator = torch.Generator().manual_seed(seed)
-    (n_q, n_kv), pages = heads, 2 + 2 * n // page_size + 1
+    (n_q, n_kv), pages = heads, 2 + 2 * n // block_size + 1
     real = lambda *shape: torch.randn(shape, generator=generator).to(dtype)  # noqa: E731
     parts = (n_q * head_dim, n_kv * head_dim, n_kv * head_dim)
     q, k, v = (x.unflatten(-1, (-1, head_dim)) for x in real(n, sum(parts)).split(parts, -1))
     angle = 6 * torch.rand(MAX_POSITION, head_dim // 2, generator=generator)
     dead = torch.rand(n, generator=generator) < 0.2
-    slots = page_size + torch.randperm((pages - 1) * page_size, generator=generator)[:n]
+    slots = block_size + torch.randperm((pages - 1) * block_size, generator=generator)[:n]
     return {
         "q": q,
         "k": k,
         "v": v,
-        "k_pages": torch.full((pages, page_size, n_kv, head_dim), torch.nan, dtype=dtype),
-        "v_pages": torch.full((pages, page_size, n_kv, head_dim), torch.nan, dtype=dtype),
+        "k_pages": torch.full((pages, block_size, n_kv, head_dim), torch.nan, dtype=dtype),
+        "v_pages": torch.full((pages, block_size, n_kv, head_dim), torch.nan, dtype=dtype),
         "positions": torch.where(dead, 0, torch.randint(0, MAX_POSITION, (n,), generator=generator)),
         "slots": torch.where(dead, 0, slots),
         "cos": angle.cos().to(dtype),
@@ -130,12 +130,12 @@ def check(p: dict[str, Any], module: ModuleType | None = None) -> bool:
     heads=st.sampled_from(((1, 1), (4, 2), (9, 1), (9, 3))),
     head_dim=st.sampled_from((2, 6, 8, 64)),
     normed=st.booleans(),
-    page_size=st.sampled_from((1, 3, 16)),
+    block_size=st.sampled_from((1, 3, 16)),
 )
 def test_errs_no_more_than_the_reference(
-    dtype: torch.dtype, seed: int, n: int, heads: tuple[int, int], head_dim: int, normed: bool, page_size: int
+    dtype: torch.dtype, seed: int, n: int, heads: tuple[int, int], head_dim: int, normed: bool, block_size: int
 ) -> None:
-    assert check(problem(seed, n, heads, head_dim, normed=normed, dtype=dtype, page_size=page_size))
+    assert check(problem(seed, n, heads, head_dim, normed=normed, dtype=dtype, block_size=block_size))
 
 
 def test_no_token_is_no_launch() -> None:
@@ -163,7 +163,7 @@ def test_a_slot_outside_the_pool_writes_nothing() -> None:
 MUTANTS = {
     "rotated the wrong way": ("b * cos + a * sin", "b * cos - a * sin"),
     "mean over half of the head": ("/ (2 * HALF)", "/ HALF"),
-    "first token of the page": ("slot // page_size, slot % page_size", "slot // page_size, slot * 0"),
+    "first token of the page": ("slot // block_size, slot % block_size", "slot // block_size, slot * 0"),
     "angle of position 0": ("cos + position * angle", "cos + 0 * position * angle"),
     "one norm for both": ("c, s, k_norm, i", "c, s, q_norm, i"),
     "rotated by the position before": ("tl.load(positions + token)", "tl.maximum(tl.load(positions + token) - 1, 0)"),
@@ -261,7 +261,7 @@ def test_unknown_and_missing_implementations_are_named(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("heads", "head_dim"), [((32, 8), 128), ((9, 3), 64), ((16, 1), 256)])
 @pytest.mark.parametrize("normed", [True, False])
 def test_real_sizes(heads: tuple[int, int], head_dim: int, dtype: torch.dtype, normed: bool) -> None:
-    assert check(problem(7, 300, heads, head_dim, normed=normed, dtype=dtype, page_size=16))
+    assert check(problem(7, 300, heads, head_dim, normed=normed, dtype=dtype, block_size=16))
 
 
 @pytest.mark.gpu

@@ -65,7 +65,7 @@ def positions(step: Step, chosen: Chosen, b: int, head: int, now: int) -> list[i
 def expected(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """Return out, lse and scores."""
     step, g = call.step, call.step.geometry
-    size, longest = g.page_size, max(row.start + row.live for row in step.rows)
+    size, longest = g.block_size, max(row.start + row.live for row in step.rows)
     out, lse = torch.zeros(call.q.shape, dtype=torch.float64), torch.zeros(call.q.shape[:2], dtype=torch.float64)
     scores = torch.zeros(g.groups, len(step.rows), longest, dtype=torch.float64)
     for b, row in enumerate(step.rows):

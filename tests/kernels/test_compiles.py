@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.arch.house import ROOT
+from tests.arch.layout import ROOT
 from tests.kernels.launched import DEVICE
 
 pytestmark = pytest.mark.slow

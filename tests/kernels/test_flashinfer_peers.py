@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsespec.kernels.draw.api import draw, process
+from sparsespec.kernels.sample.api import process, sample
 from sparsespec.kernels.top_positions.api import top_positions
 
 pytestmark = pytest.mark.gpu
@@ -71,7 +71,7 @@ def test_draws_are_as_frequent(flashinfer: Any, top_k: int, top_p: float) -> Non
     logits = (logits_of(1, vocab, 2) / 4).expand(n, -1).contiguous()
     columns = (column(1.0, n), column(top_k, n), column(top_p, n), column(0.0, n))
     each, none = torch.arange(n, device="cuda"), column(0, n)
-    ours = draw(logits, *columns, each, none, none, none, impl="triton")
+    ours = sample(logits, *columns, each, none, none, none, impl="triton")
     theirs = flashinfer.sampling.top_k_top_p_sampling_from_probs(
         logits.softmax(-1),
         top_k,
@@ -79,12 +79,12 @@ def test_draws_are_as_frequent(flashinfer: Any, top_k: int, top_p: float) -> Non
         filter_apply_order="top_k_first",
         generator=torch.Generator("cuda").manual_seed(0),
     )
-    law = process(logits[:1], *(x[:1] for x in columns)).softmax(-1)[0].double().cpu()
-    possible = law > 0
+    probs = process(logits[:1], *(x[:1] for x in columns)).softmax(-1)[0].double().cpu()
+    possible = probs > 0
     for tokens in (ours, theirs):
         counts = torch.bincount(tokens.long().cpu(), minlength=vocab).double()
         assert not counts[~possible].any()
-        excess = ((counts - n * law)[possible].square() / (n * law[possible])).sum()
+        excess = ((counts - n * probs)[possible].square() / (n * probs[possible])).sum()
         freedom = int(possible.sum()) - 1
         # seven standard deviations of the chi-square law
         assert float(excess) < freedom + 7 * (2 * freedom) ** 0.5

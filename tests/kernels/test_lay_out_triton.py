@@ -22,26 +22,26 @@ pytestmark = WHERE
 ours: Any = room("lay_out")
 
 
-def rows_and_tokens(step: Step, module: Any, seed: int, page_size: int = PAGE) -> tuple[Any, ...]:
+def rows_and_tokens(step: Step, module: Any, seed: int, block_size: int = PAGE) -> tuple[Any, ...]:
     """Return what a module lays out of a step, and the seats behind it."""
     laid = api.LaidRows(*module.lay_out_rows(step.packed, step.state))
     batch = guessed(batch_of(step, laid), laid.room, seed)
-    tokens = api.LaidTokens(*module.lay_out_tokens(batch, step.n_tokens, page_size))
+    tokens = api.LaidTokens(*module.lay_out_tokens(batch, step.n_tokens, block_size))
     return laid, tokens, step.state
 
 
-def wrong(step: Step, module: Any, seed: int, page_size: int = PAGE) -> list[str]:
-    want = rows_and_tokens(on(step, "cpu"), reference, seed, page_size)
+def wrong(step: Step, module: Any, seed: int, block_size: int = PAGE) -> list[str]:
+    want = rows_and_tokens(on(step, "cpu"), reference, seed, block_size)
     with poisoned():
-        got = rows_and_tokens(on(step, DEVICE), module, seed, page_size)
+        got = rows_and_tokens(on(step, DEVICE), module, seed, block_size)
     return differing(got, want)
 
 
 @settings(max_examples=40 if DEVICE == "cpu" else 200)
-@given(seed=st.integers(0, 10**6), n_rows=st.integers(1, 9), page_size=st.sampled_from((1, 3, 4, 16)))
-def test_a_step_is_laid_out_as_the_reference_says(seed: int, n_rows: int, page_size: int) -> None:
-    step = drawn_step(seed, n_rows, page_size=page_size)
-    assert not wrong(step, ours, seed, page_size)
+@given(seed=st.integers(0, 10**6), n_rows=st.integers(1, 9), block_size=st.sampled_from((1, 3, 4, 16)))
+def test_a_step_is_laid_out_as_the_reference_says(seed: int, n_rows: int, block_size: int) -> None:
+    step = drawn_step(seed, n_rows, block_size=block_size)
+    assert not wrong(step, ours, seed, block_size)
 
 
 @pytest.mark.parametrize("n_rows", [1, 127, 128, 129])

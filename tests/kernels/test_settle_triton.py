@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sparsespec.core.batch import Batch, Chained, ChainRows
+from sparsespec.core.batch import Batch, VerifyInputs, VerifyOutput
 from sparsespec.core.errors import BadOption, ContractBroken, MissingPackage, UnknownName
 from sparsespec.core.plan import Phase
-from sparsespec.kernels.chain_rows import reference as chain_rows
 from sparsespec.kernels.settle import api, reference
-from sparsespec.kernels.verify_chain import reference as verify_chain
+from sparsespec.kernels.verify_inputs import reference as verify_inputs
+from sparsespec.kernels.verify_tokens import reference as verify_tokens
 from tests.kernels.launched import DEVICE, WHERE, launched, mutant, poisoned, room
 from tests.kernels.steps import WIDTH, differing, drawn_step, draws_of, judged_batch, on
 
@@ -30,8 +30,8 @@ class End(NamedTuple):
     """The end of a round: arguments of `settle`."""
 
     batch: Batch
-    judged: ChainRows
-    chained: Chained
+    judged: VerifyInputs
+    verified: VerifyOutput
     peak: Tensor
     confidence: Tensor
     kv_read: Tensor
@@ -42,17 +42,17 @@ def end_of(seed: int, n_rows: int, dtype: torch.dtype = torch.float32) -> End:
     generator = torch.Generator().manual_seed(seed)
     step = drawn_step(seed, n_rows)
     batch = judged_batch(step, seed)
-    judged = ChainRows(*chain_rows.chain_rows(batch, WIDTH))
+    judged = VerifyInputs(*verify_inputs.verify_inputs(batch, WIDTH))
     draws = draws_of(judged, step.n_logits, seed)
-    candidate = chain_rows.spread(judged, step.n_logits)[3]
-    chained = Chained(*verify_chain.match_chain(draws, candidate, judged.first, judged.count, WIDTH))
+    candidate = verify_inputs.spread(judged, step.n_logits)[3]
+    verified = VerifyOutput(*verify_tokens.match_tokens(draws, candidate, judged.first, judged.count, WIDTH))
     peak = 9 * torch.randn(step.n_logits, generator=generator)
     for value in (torch.nan, torch.inf, -torch.inf):
         peak[torch.rand(step.n_logits, generator=generator) < 0.05] = value
     sure = torch.rand(n_rows, generator=generator, dtype=torch.float64)
     sure[judged.level == 0] = torch.nan
     read = 100 * torch.rand(n_rows, generator=generator, dtype=torch.float64)
-    return End(batch, judged, chained, peak.to(dtype), sure.to(torch.promote_types(dtype, torch.float32)), read)
+    return End(batch, judged, verified, peak.to(dtype), sure.to(torch.promote_types(dtype, torch.float32)), read)
 
 
 def floats(report: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ def behind(end: End, module: Any) -> tuple[Any, ...]:
     """Return the seats behind a round, its report cut into numbers and floats, and how much was drafted before."""
     report, drafted = module.settle(*end)
     state = end.batch.state
-    seats = (state.tokens, state.c, state.d, state.filled, state.ended, state.stop_below)
+    seats = (state.tokens, state.n_committed, state.n_drafted, state.n_computed, state.ended, state.stop_below)
     return seats, report[:, :7], floats(report), report[:, 10:], drafted
 
 
@@ -92,8 +92,8 @@ def test_many_rows(n_rows: int) -> None:
 def test_what_another_verifier_says_settles_too() -> None:
     end = end_of(5, 9)
     # whatever lies behind what was emitted, it is reported and not written
-    junk = torch.where(torch.arange(WIDTH) < end.chained.emitted[:, None], end.chained.tokens, -9)
-    end = end._replace(chained=end.chained._replace(tokens=junk))
+    junk = torch.where(torch.arange(WIDTH) < end.verified.emitted[:, None], end.verified.tokens, -9)
+    end = end._replace(verified=end.verified._replace(tokens=junk))
     assert not wrong(end, ours)
     behind(end, reference)
     assert (end.batch.state.tokens >= 0).all()
@@ -105,13 +105,13 @@ def test_the_drawn_ends_hold_every_kind_of_row() -> None:
         end = end_of(seed, 9)
         phase, before = end.batch.phase, end.batch.state.ended[end.batch.seat]
         report = reference.settle(*end)[0]
-        draft, emitted = phase == Phase.DRAFT, end.chained.emitted
+        draft, emitted = phase == Phase.DRAFT, end.verified.emitted
         seen |= {"ends here"} if (draft & (report[:, 5] == 1) & ~before).any() else set()
         seen |= {"ended before"} if (draft & (emitted == 0) & before).any() else set()
         seen |= {"opens again"} if ((phase == Phase.VERIFY) & before & (report[:, 5] == 0)).any() else set()
-        seen |= {"rolled back"} if (end.chained.accepted < end.judged.count).any() else set()
+        seen |= {"rolled back"} if (end.verified.accepted < end.judged.count).any() else set()
         seen |= (
-            {"all accepted"} if ((end.judged.count > 1) & (end.chained.accepted == end.judged.count)).any() else set()
+            {"all accepted"} if ((end.judged.count > 1) & (end.verified.accepted == end.judged.count)).any() else set()
         )
         seen |= {"broken"} if (report[:, 6] == 0).any() else set()
         assert (floats(report)[:, 0].isnan() == ~(draft & (end.batch.live > 0))).all()
@@ -197,7 +197,7 @@ def copy(to: Any, source: Any) -> None:
         getattr(to.batch.state, name).copy_(getattr(source.batch.state, name))
     to.judged.count.copy_(source.judged.count)
     to.judged.position.copy_(source.judged.position)
-    for old, new in zip(to.chained[:3], source.chained[:3], strict=True):
+    for old, new in zip(to.verified[:3], source.verified[:3], strict=True):
         old.copy_(new)
     for old, new in zip(to[3:], source[3:], strict=True):
         old.copy_(new)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan, prefill_row
-from sparsespec.core.view import RowView, View
+from sparsespec.core.view import View
 from sparsespec.kv.host import HostTier
-from sparsespec.testing.checks.drawn_views import BLANK, view_of
+from sparsespec.testing.checks.drawn_views import BLANK, ViewRow, view_of
 from sparsespec.testing.checks.stage import small_geometry
 from sparsespec.testing.checks.watched_tiers import WatchedTiers
 
@@ -15,47 +17,47 @@ PAGE = 4
 
 
 class Scene:
-    """Requests on seats 0, 1, …, oldest first; whoever holds n pages has 4 n + 1 tokens.
+    """Requests on seats 0, 1, …, oldest first; one that holds n pages has 4 n + 1 tokens.
 
     Args:
         pages: What each holds to begin with.
         room: Pages of the pool, page 0 not counted.
         limits: Tokens that each may hold.
-        options: Those of `HostTier`; unless they say so, the newest give way, and nobody before it must be.
+        options: Those of `HostTier`; by default the newest give way, and none before it must.
     """
 
     def __init__(self, *pages: int, room: int = 16, limits: tuple[int, ...] = (), **options: Any) -> None:
         self.part = HostTier(**{"victim": "newest", "low": 0.0, "high": 0.0, **options})
-        self.part.bind(small_geometry(n_pages=room + 1, page_size=PAGE, n_seats=8))
+        self.part.bind(small_geometry(num_gpu_blocks=room + 1, block_size=PAGE, n_seats=8))
         self.tiers: Any = WatchedTiers(self.part, room + 1, PAGE)
         self.n = {seat: PAGE * held + 1 for seat, held in enumerate(pages)}
         self.copies: list[Move] = []
-        # its pages are claimed one by one, as long as nobody holds any
+        # its pages are claimed one by one, as long as no seat holds any
         for seat in self.n:
             assert self.part.admit(seat, 1, limits[seat] if limits else 64)
-        view = view_of(*(self.row(seat)._replace(to_prefill=self.n[seat] - 1) for seat in self.n), n_seats=8)
+        view = view_of(*(self.row(seat)._replace(to_prefill=self.n[seat] - 1) for seat in self.n))
         rows = [prefill_row(view, seat, n - 1) for seat, n in self.n.items() if n > 1]
         assert len(self.tiers.place(StepPlan(tuple(rows)), view).rows) == len(rows)
 
     @property
     def away(self) -> set[int]:
-        """Who cannot run."""
+        """Seats that cannot run."""
         return set(self.part.away())
 
     @property
     def free(self) -> int:
-        """Pages of the device that nobody holds."""
+        """Pages of the device that are free."""
         return self.part.free_pages()
 
-    def row(self, seat: int) -> RowView:
+    def row(self, seat: int) -> ViewRow:
         return BLANK._replace(seat=seat, arrival=seat, n_lo=self.n[seat], n_hi=self.n[seat])
 
     def view(self) -> View:
-        """Return the view of everybody who is here."""
-        return view_of(*(self.row(seat) for seat in sorted(self.n) if seat not in self.away), n_seats=8)
+        """Return the view of all requests that are here."""
+        return view_of(*(self.row(seat) for seat in sorted(self.n) if seat not in self.away))
 
     def step(self, **wants: int) -> Placed:
-        """Place rows that need so many pages more, as in `step(s0=3)`, and let those who are placed have the tokens."""
+        """Place rows that need so many pages more, as in `step(s0=3)`; those that are placed get the tokens."""
         tokens = {int(name[1:]): PAGE * (self.tiers.pages(int(name[1:])) + n) + 1 for name, n in wants.items()}
         rows = [Row(seat, Phase.VERIFY, n - self.n[seat], n - self.n[seat] - 1) for seat, n in tokens.items()]
         placed = self.tiers.place(StepPlan(tuple(rows)), self.view())
@@ -74,7 +76,7 @@ class Scene:
     def shrink(self, seat: int, pages: int) -> None:
         """Let a seat give back its last pages."""
         self.n[seat] -= PAGE * pages
-        self.tiers.commit(seat, self.n[seat], 0)
+        self.tiers.commit(np.array([seat]), np.array([self.n[seat] - 1]))
 
     def share(self, seat: int, owner: int, pages: int) -> None:
         self.tiers.share(seat, owner, pages)
@@ -95,7 +97,7 @@ class Scene:
         del self.n[seat]
 
     def end(self) -> None:
-        """Let everybody go, and see that nothing is left."""
+        """Let all requests go, and see that nothing is left."""
         for seat in list(self.n):
             self.forget(seat)
         self.land()

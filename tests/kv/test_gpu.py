@@ -2,18 +2,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sparsespec.core.errors import ContractBroken
 from sparsespec.core.plan import Phase, Placed, Row, StepPlan, draft_row, prefill_row, verify_row
-from sparsespec.core.view import RowView
 from sparsespec.kv.gpu import GpuTier
-from sparsespec.testing.checks.drawn_views import BLANK, view_of
+from sparsespec.testing.checks.drawn_views import BLANK, ViewRow, view_of
 from sparsespec.testing.checks.stage import small_geometry
 
 
-def tier(n_pages: int = 9, **sizes: Any) -> GpuTier:
+def tier(num_gpu_blocks: int = 9, **sizes: Any) -> GpuTier:
     part = GpuTier()
-    part.bind(small_geometry(n_pages=n_pages, page_size=4, **sizes))
+    part.bind(small_geometry(num_gpu_blocks=num_gpu_blocks, block_size=4, **sizes))
     return part
 
 
@@ -24,7 +25,7 @@ def fill(part: GpuTier, *lengths: int) -> Placed:
     return part.place(StepPlan(tuple(prefill_row(view, i, n) for i, n in enumerate(lengths) if n)), view)
 
 
-def at(seat: int, n: int, **more: Any) -> RowView:
+def at(seat: int, n: int, **more: Any) -> ViewRow:
     return BLANK._replace(seat=seat, arrival=seat, n_lo=n, n_hi=n, **more)
 
 
@@ -71,7 +72,7 @@ def test_the_youngest_are_preempted_until_the_older_fits() -> None:
     assert (part.pages(0), part.pages(1), part.pages(2)) == (5, 2, 0)
 
 
-def test_who_is_preempted_in_a_step_does_not_run_in_it() -> None:
+def test_a_request_that_is_preempted_in_a_step_does_not_run_in_it() -> None:
     part = tier()
     fill(part, 16, 16)
     view = view_of(at(0, 17), at(1, 17))
@@ -90,8 +91,8 @@ def test_the_younger_starves_rather_than_take_from_the_older() -> None:
     assert part.pages(1) == 4
 
 
-def test_nobody_is_preempted_in_vain() -> None:
-    part = tier(n_pages=7)
+def test_no_request_is_preempted_in_vain() -> None:
+    part = tier(num_gpu_blocks=7)
     fill(part, 16, 4, 4)
     # seat 1 needs 4 pages more, and all that is younger holds one
     view = view_of(at(0, 17), at(1, 5), at(2, 5))
@@ -101,7 +102,7 @@ def test_nobody_is_preempted_in_vain() -> None:
 
 
 def test_pages_that_an_older_sample_shares_are_no_gain() -> None:
-    part = tier(n_pages=7)
+    part = tier(num_gpu_blocks=7)
     fill(part, 16)
     view = view_of(at(0, 17), at(1, 17, to_prefill=8))
     part.share(1, 0, 2)
@@ -114,15 +115,36 @@ def test_pages_that_an_older_sample_shares_are_no_gain() -> None:
     part.check()
 
 
-def test_the_tail_behind_what_may_be_known_is_released() -> None:
+def test_the_tail_behind_what_may_be_written_is_released() -> None:
     part = tier()
     fill(part, 24)
-    part.commit(0, n_hi=10, d_hi=4)
+    part.commit(np.array([0]), np.array([13]))
     assert part.pages(0) == 4
-    part.commit(0, n_hi=9, d_hi=0)
+    part.commit(np.array([0]), np.array([8]))
     assert (part.pages(0), part.free_pages()) == (2, 6)
-    part.commit(3, n_hi=9, d_hi=0)
+    part.commit(np.array([3]), np.array([8]))
     part.check()
+
+
+def test_many_tails_are_released_at_once_and_the_rest_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, released = tier(), list[int]()
+    fill(part, 8, 4, 12, 8)
+    original = part._release
+    monkeypatch.setattr(part, "_release", lambda seat, keep: (released.append(seat), original(seat, keep)))
+    part.commit(np.array([2, 0, 1]), np.array([5, 8, 0]))
+    assert [part.pages(seat) for seat in range(4)] == [2, 0, 2, 2]
+    # a seat that keeps all its pages costs no call
+    assert released == [2, 1]
+    part.check()
+
+
+def test_pages_that_are_counted_wrong_are_seen() -> None:
+    part = tier()
+    fill(part, 8)
+    part.check()
+    part._n_held[0] = 1
+    with pytest.raises(ContractBroken, match="counted as {0: 1}"):
+        part.check()
 
 
 def test_a_prompt_is_admitted_if_it_fits_now_and_anybody_on_an_empty_pool() -> None:

@@ -1,4 +1,4 @@
-"""The tier manager `host`, one decision at a time: who leaves, when, how much of it, and who comes back."""
+"""The tier manager `host`, one decision at a time: which request leaves, when, how much of it, and which comes back."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Callable
 import pytest
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.errors import BadOption
+from sparsespec.core.errors import BadOption, ContractBroken
 from sparsespec.kv.host import HostTier
 from sparsespec.kv.two_tiers import CHUNK_BYTES, chunk_of
 from sparsespec.testing.checks.stage import small_geometry
+from sparsespec.testing.checks.watched_tiers import OnHost
 from tests.kv.scene import Scene
 
 LIMITS = (64, 64, 40, 20)
 
 
 @pytest.mark.parametrize(("victim", "seat"), [("newest", 3), ("shortest", 2), ("longest_remaining", 1)])
-def test_the_rule_says_who_gives_way(victim: str, seat: int) -> None:
+def test_the_rule_says_which_request_gives_way(victim: str, seat: int) -> None:
     scene = Scene(4, 5, 2, 3, limits=LIMITS, victim=victim)
     placed = scene.step(s0=3)
-    # one page is lacking; it is on its way, so that who needs it waits
+    # one page is lacking; it is on its way, so the request that needs it waits
     assert [move.out for move in placed.moves] == [True]
     assert (scene.away, placed.rows, placed.preempted) == ({seat}, (), ())
     scene.land()
@@ -63,12 +64,12 @@ def test_spilling_starts_at_the_low_mark_and_ends_at_the_high_one() -> None:
     # 1 is left, of which 6 shall be: those that are leaving count
     assert begun == [2, 2, 1, 0]
     assert scene.free == 6
-    # and from there to the lower mark nobody leaves
+    # and from there to the lower mark none leaves
     assert scene.step(s0=2).moves == scene.step(s0=2).moves == ()
     scene.end()
 
 
-def test_who_left_first_returns_first_whoever_is_older() -> None:
+def test_the_request_that_left_first_returns_first_whichever_is_older() -> None:
     scene = Scene(2, 5, 6, room=14, limits=(64, 64, 30), victim="longest_remaining")
     scene.grow(s0=2)
     assert scene.away == {1}
@@ -83,7 +84,7 @@ def test_who_left_first_returns_first_whoever_is_older() -> None:
     scene.end()
 
 
-def test_nobody_returns_without_room_for_a_round_of_everybody() -> None:
+def test_none_returns_without_room_for_a_round_of_all() -> None:
     scene = Scene(8, 5, room=14)
     scene.grow(s0=2)
     assert scene.away == {1}
@@ -96,7 +97,7 @@ def test_nobody_returns_without_room_for_a_round_of_everybody() -> None:
 
 
 @pytest.mark.parametrize(("chunk", "fewest"), [(2, 2), (9, 4)])
-def test_nobody_returns_by_few_pages_while_others_run(chunk: int, fewest: int) -> None:
+def test_none_returns_by_few_pages_while_others_run(chunk: int, fewest: int) -> None:
     for free in range(6):
         scene = Scene(8, 6, room=20, high=0.2, chunk=chunk)
         scene.grow(s0=12)
@@ -133,7 +134,7 @@ def test_chunks_are_of_so_many_bytes_as_copies_may_take() -> None:
         assert chunk_of(Geometry(layers, 1, 1, 1, 1, 1, 1, 1, 1, "float16")) == pages
 
 
-def test_a_high_mark_that_cannot_be_exceeded_keeps_nobody_out() -> None:
+def test_a_high_mark_that_cannot_be_exceeded_keeps_no_request_out() -> None:
     scene = Scene(1, 12, room=20, high=0.5)
     scene.grow(s0=10)
     assert scene.away == {1}
@@ -143,7 +144,7 @@ def test_a_high_mark_that_cannot_be_exceeded_keeps_nobody_out() -> None:
     scene.end()
 
 
-def test_where_nobody_runs_the_first_returns_with_whatever_room_there_is() -> None:
+def test_where_none_runs_the_first_returns_with_whatever_room_there_is() -> None:
     scene = Scene(1, 3, 6, room=12, high=0.34, size=0.6)
     scene.grow(s1=3)
     scene.grow(s1=4)
@@ -164,7 +165,7 @@ def test_a_chunk_is_what_copies_may_take_unless_told_otherwise() -> None:
         assert tier._chunk == (chunk or chunk_of(small_geometry()))
 
 
-def test_nobody_returns_while_others_leave() -> None:
+def test_none_returns_while_others_leave() -> None:
     scene = Scene(6, 4, 6, room=20, low=0.2, high=0.6, chunk=3)
     scene.step(s0=1)
     assert scene.away == {2}
@@ -187,20 +188,20 @@ def test_what_is_leaving_comes_back_only_when_it_has_left() -> None:
     scene.end()
 
 
-def test_a_shared_page_leaves_once_with_all_who_share_it_and_comes_back_for_all() -> None:
+def test_a_shared_page_leaves_once_with_all_that_share_it_and_comes_back_for_all() -> None:
     scene = Scene(2, 4, 0, room=10)
     tables = scene.tiers.tables
     scene.share(2, owner=1, pages=3)
     scene.step(s2=1)
     own = [tables[2][3], tables[1][3]]
-    # 2 pages are lacking: each leaves with the one that is nobody else's
+    # 2 pages are lacking: each leaves with the one that is its own
     assert [move.page for move in scene.step(s0=5).moves] == own
     scene.grow(s0=5)
     assert scene.away == {1, 2}
     shared = tables[1][:3]
     (move,) = scene.step(s0=1).moves
     assert move.page == shared[2]
-    assert tables[1][:3] == tables[2][:3] == [*shared[:2], -move.slot]
+    assert tables[1][:3] == tables[2][:3] == [*shared[:2], OnHost(move.host_page)]
     assert scene.part.host_pages() == 3
     scene.land()
     scene.forget(0)
@@ -237,7 +238,7 @@ def brought_to(state: Callable[[Scene], None]) -> Scene:
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_who_goes_leaves_nothing_wherever_it_is(state: Callable[[Scene], None]) -> None:
+def test_a_request_that_is_forgotten_leaves_nothing_wherever_it_is(state: Callable[[Scene], None]) -> None:
     scene = brought_to(state)
     copied = {move.page for move in scene.copies}
     scene.forget(2)
@@ -265,7 +266,17 @@ def test_the_tail_is_released_wherever_it_is(state: Callable[[Scene], None]) -> 
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_copy_that_fails_costs_whose_page_it_was(state: Callable[[Scene], None]) -> None:
+def test_a_host_page_of_a_block_that_is_on_the_device_is_seen(state: Callable[[Scene], None]) -> None:
+    part = brought_to(state).part
+    part.check()
+    (seat, block), page = part._host_table.popitem()
+    part._host_table[seat - 1, block] = page
+    with pytest.raises(ContractBroken, match="not on the device"):
+        part.check()
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_copy_that_fails_costs_the_request_its_pages(state: Callable[[Scene], None]) -> None:
     scene = brought_to(state)
     failing = bool(scene.copies)
     scene.land(failed=True)
@@ -276,7 +287,7 @@ def test_a_copy_that_fails_costs_whose_page_it_was(state: Callable[[Scene], None
     scene.end()
 
 
-def test_a_copy_that_fails_costs_all_who_share_the_page_and_nobody_else() -> None:
+def test_a_copy_that_fails_costs_all_that_share_the_page_and_no_other() -> None:
     scene = Scene(2, 4, 0, 3, room=13, limits=(64, 60, 60, 16), victim="longest_remaining")
     scene.share(2, owner=1, pages=3)
     scene.step(s2=1)
@@ -291,9 +302,9 @@ def test_a_copy_that_fails_costs_all_who_share_the_page_and_nobody_else() -> Non
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_nobody_shares_what_a_failed_copy_has_spoilt(failed: bool) -> None:
+def test_no_request_shares_what_a_failed_copy_has_spoilt(failed: bool) -> None:
     scene = brought_to(coming_back)
-    while any(entry < 0 for entry in scene.tiers.tables[2]):
+    while any(isinstance(entry, OnHost) for entry in scene.tiers.tables[2]):
         scene.land()
         scene.shrink(0, 1)
         scene.restore()
@@ -318,7 +329,7 @@ def test_with_a_full_host_the_youngest_is_computed_again() -> None:
     scene.end()
 
 
-def test_who_is_wholly_out_is_not_preempted_in_vain() -> None:
+def test_a_request_that_is_wholly_out_is_not_preempted_in_vain() -> None:
     scene = Scene(4, 6, 4, size=0.25)
     scene.grow(s0=6)
     assert (scene.away, scene.part.host_free_pages(), scene.free) == ({2}, 0, 0)
@@ -328,7 +339,7 @@ def test_who_is_wholly_out_is_not_preempted_in_vain() -> None:
     scene.end()
 
 
-def test_who_is_out_waits_for_pages_that_copies_for_nobody_hold() -> None:
+def test_a_request_that_is_out_waits_for_pages_that_copies_hold_for_none() -> None:
     scene = Scene(1, 6, 2, room=9, limits=(64, 64, 20), victim="longest_remaining")
     scene.grow(s0=1)
     scene.grow(s2=2)
@@ -338,16 +349,16 @@ def test_who_is_out_waits_for_pages_that_copies_for_nobody_hold() -> None:
     assert len(scene.restore().moves) == 6
     scene.forget(1)
     assert len(scene.restore().moves) == 3
-    # nothing is free until the copies of who has gone have ended
+    # nothing is free until the copies for requests that have gone have ended
     assert (scene.free, scene.restore().preempted) == (0, ())
     scene.land()
     assert len(scene.restore().moves) == 1
     scene.end()
 
 
-def test_who_has_nothing_waits_behind_who_is_out() -> None:
+def test_a_request_without_pages_waits_behind_one_that_is_out() -> None:
     scene = Scene(4, 6, 6)
-    assert not scene.part.admit(3, 9, 20), "where no page is free nobody comes"
+    assert not scene.part.admit(3, 9, 20), "where no page is free none is admitted"
     scene.shrink(2, 3)
     assert scene.part.admit(3, 9, 20)
     scene.n[3] = 9
@@ -357,7 +368,7 @@ def test_who_has_nothing_waits_behind_who_is_out() -> None:
     assert scene.away == {2, 3}
     scene.land()
     scene.shrink(0, 6)
-    assert not scene.part.admit(4, 1, 20), "while somebody is out nobody comes"
+    assert not scene.part.admit(4, 1, 20), "while a request is out none is admitted"
     assert scene.restore().moves
     assert scene.away == {2}
     assert scene.part.admit(4, 1, 20)

@@ -1,4 +1,4 @@
-"""Slots in the host's memory: pieces that come as they are needed, and are unlocked when nobody needs them."""
+"""Host pages: memory that comes in pieces as it is needed, and is unlocked when it is needed no more."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sparsespec.kv import host_pool as module
 from sparsespec.kv.host_pool import AHEAD, HostPool, mapped
 from sparsespec.testing.checks.stage import small_geometry
 
-SLOTS = 8
-N_SLOTS = 20 * SLOTS - 1
+PER_PIECE = 8
+N_HOST_PAGES = 20 * PER_PIECE - 1
 ON_GPU = replace(small_geometry(), device="cuda")
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE", SLOTS * small_geometry().page_bytes)
+    monkeypatch.setattr(module, "PIECE", PER_PIECE * small_geometry().page_bytes)
 
 
 def test_a_run_is_cut_where_pieces_end() -> None:
-    pool = HostPool(small_geometry(), N_SLOTS)
-    parts = pool.at(SLOTS - 3, SLOTS + 5)
-    assert [len(part) for part in parts] == [3, SLOTS, 2]
+    pool = HostPool(small_geometry(), N_HOST_PAGES)
+    parts = pool.at(PER_PIECE - 3, PER_PIECE + 5)
+    assert [len(part) for part in parts] == [3, PER_PIECE, 2]
     assert parts[0].shape[1:] == (2, 2, 4, 2, 4)
-    # the same slots are the same memory
-    assert pool.at(SLOTS - 1, 1)[0].data_ptr() == parts[0][2].data_ptr()
+    # the same host pages are the same memory
+    assert pool.at(PER_PIECE - 1, 1)[0].data_ptr() == parts[0][2].data_ptr()
     assert pool.at(5, 0) == []
 
 
@@ -84,13 +84,13 @@ def test_pieces_are_made_ahead_and_unlocked_at_the_end(monkeypatch: pytest.Monke
         return made[-1]
 
     monkeypatch.setattr(module, "mapped", watched)
-    pool = HostPool(ON_GPU, N_SLOTS)
+    pool = HostPool(ON_GPU, N_HOST_PAGES)
     assert not made
     (first,) = pool.at(0, 1)
     assert runtime.locked == {first.data_ptr(): pool.pieces[0].nbytes}
     pool._coming[-1].result()
     assert len(made) == 1 + AHEAD
-    pool.at(SLOTS, 2 * SLOTS)
+    pool.at(PER_PIECE, 2 * PER_PIECE)
     assert sorted(runtime.locked) == sorted(piece.data_ptr() for piece in pool.pieces.values())
     assert len(runtime.locked) == 3
     del pool
@@ -100,7 +100,7 @@ def test_pieces_are_made_ahead_and_unlocked_at_the_end(monkeypatch: pytest.Monke
 
 
 def test_a_pool_that_its_own_thread_collects_is_unlocked_too(runtime: Runtime) -> None:
-    pool, dropped = HostPool(ON_GPU, N_SLOTS), threading.Event()
+    pool, dropped = HostPool(ON_GPU, N_HOST_PAGES), threading.Event()
     pool.at(0, 1)
     assert runtime.locked
     collected = pool._thread.submit(lambda: dropped.wait(10) and gc.collect())
@@ -115,13 +115,13 @@ def test_a_pool_that_its_own_thread_collects_is_unlocked_too(runtime: Runtime) -
     assert not runtime.locked
 
 
-def test_trouble_belongs_to_who_needs_a_piece_and_the_next_one_is_asked_for_again(
+def test_an_error_is_raised_where_a_piece_is_needed_and_the_next_call_asks_for_it_again(
     monkeypatch: pytest.MonkeyPatch, runtime: Runtime
 ) -> None:
     def scarce(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         raise OSError("Cannot allocate memory")
 
-    pool = HostPool(ON_GPU, N_SLOTS)
+    pool = HostPool(ON_GPU, N_HOST_PAGES)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="Cannot allocate"):
         patch.setattr(module, "mapped", scarce)
         pool.at(0, 1)
@@ -149,10 +149,10 @@ def test_pieces_are_locked_ahead_one_at_a_time_once_their_pages_are_there(
         assert pages_are_there.wait(10)
         return mapped(shape, dtype)
 
-    pool = HostPool(ON_GPU, N_SLOTS)
+    pool = HostPool(ON_GPU, N_HOST_PAGES)
     pool.ahead()
     assert not pool.pieces  # nothing was needed yet
-    pool.at(0, 2 * SLOTS)
+    pool.at(0, 2 * PER_PIECE)
     pool._coming[-1].result()
     for n in range(3, 3 + AHEAD):
         pool.ahead()
@@ -162,7 +162,7 @@ def test_pieces_are_locked_ahead_one_at_a_time_once_their_pages_are_there(
     assert len(pool.pieces) == 2 + AHEAD
     # these are there already, and make room for others
     monkeypatch.setattr(module, "mapped", slow)
-    pool.at(2 * SLOTS, SLOTS)
+    pool.at(2 * PER_PIECE, PER_PIECE)
     assert len(pool.pieces) == 2 + AHEAD
     pool.ahead()
     assert len(pool.pieces) == 2 + AHEAD
@@ -172,20 +172,22 @@ def test_pieces_are_locked_ahead_one_at_a_time_once_their_pages_are_there(
     assert sorted(pool.pieces) == list(range(3 + AHEAD))
 
 
-@pytest.mark.parametrize("n_slots", [3 * SLOTS - 1, 3 * SLOTS])
-def test_no_more_is_locked_than_there_are_slots_for(runtime: Runtime, n_slots: int) -> None:
-    pool = HostPool(ON_GPU, n_slots)
+@pytest.mark.parametrize("n_host_pages", [3 * PER_PIECE - 1, 3 * PER_PIECE])
+def test_no_more_is_locked_than_there_are_host_pages_for(runtime: Runtime, n_host_pages: int) -> None:
+    pool = HostPool(ON_GPU, n_host_pages)
     pool.at(1, 1)
     pool._coming[-1].result()
     for _ in range(2 * AHEAD):
         pool.ahead()
-    assert len(pool.pieces) == len(runtime.locked) == (3 if n_slots < 3 * SLOTS else 4)
-    pool.at(n_slots, 1)
+    assert len(pool.pieces) == len(runtime.locked) == (3 if n_host_pages < 3 * PER_PIECE else 4)
+    pool.at(n_host_pages, 1)
     assert len(pool.pieces) == len(runtime.locked)
 
 
-def test_trouble_ahead_is_left_to_who_needs_the_piece(monkeypatch: pytest.MonkeyPatch, runtime: Runtime) -> None:
-    pool = HostPool(ON_GPU, N_SLOTS)
+def test_an_error_ahead_is_raised_only_where_the_piece_is_needed(
+    monkeypatch: pytest.MonkeyPatch, runtime: Runtime
+) -> None:
+    pool = HostPool(ON_GPU, N_HOST_PAGES)
     pool.at(0, 1)
     pool._coming[-1].result()
     runtime.answer = 2
@@ -194,15 +196,15 @@ def test_trouble_ahead_is_left_to_who_needs_the_piece(monkeypatch: pytest.Monkey
         pool.ahead()
     assert sorted(pool.pieces) == [0]
     with pytest.raises(RuntimeError, match="out of memory"):
-        pool.at(SLOTS, 1)
+        pool.at(PER_PIECE, 1)
     runtime.answer = 0
-    pool.at(SLOTS, 1)
+    pool.at(PER_PIECE, 1)
     assert sorted(pool.pieces) == [0, 1]
 
 
 @pytest.mark.gpu
 def test_pieces_are_locked_until_the_pool_is_gone() -> None:
-    pool = HostPool(ON_GPU, N_SLOTS)
+    pool = HostPool(ON_GPU, N_HOST_PAGES)
     (part,) = pool.at(3, 2)
     assert part.is_pinned()
     on_device = torch.randn(part.shape, dtype=part.dtype, device="cuda")
@@ -214,7 +216,7 @@ def test_pieces_are_locked_until_the_pool_is_gone() -> None:
     with pytest.raises(RuntimeError), pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "mapped", lambda *_: locked)
         pool._coming.clear()
-        pool.at(SLOTS, 1)
+        pool.at(PER_PIECE, 1)
     assert int(torch.ones(1, device="cuda").add_(1)) == 2
     gone = ref(pool)
     del pool

@@ -21,7 +21,7 @@ from sparsespec.kv.two_tiers import chunk_of
 from sparsespec.testing.checks.stage import small_geometry
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-N_SLOTS = 200
+N_HOST_PAGES = 200
 INTEGERS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
@@ -34,11 +34,11 @@ def begin(mover: Mover, moves: list[Move]) -> None:
 class Stage:
     """A mover over a pool of random bits, NaNs of every payload among them."""
 
-    def __init__(self, dtype: str = "float64", n_pages: int = 100, device: LazyDevice | None = None) -> None:
+    def __init__(self, dtype: str = "float64", num_gpu_blocks: int = 100, device: LazyDevice | None = None) -> None:
         self.device = device or LazyDevice()
-        self.geometry = small_geometry(n_pages=n_pages, dtype=dtype)
+        self.geometry = small_geometry(num_gpu_blocks=num_gpu_blocks, dtype=dtype)
         self.pool = KVPool(self.geometry)
-        self.mover = Mover(self.device, self.pool, self.geometry, N_SLOTS)
+        self.mover = Mover(self.device, self.pool, self.geometry, N_HOST_PAGES)
         generator = torch.Generator().manual_seed(1)
         for bits in self.bits:
             info = torch.iinfo(bits.dtype)
@@ -55,8 +55,8 @@ class Stage:
         """Return a copy of what pages hold, [2, L, n, P, Hkv, D]."""
         return torch.stack(self.bits)[:, :, list(pages)]
 
-    def move(self, pages: Sequence[int], slots: Sequence[int], *, out: bool) -> None:
-        begin(self.mover, [Move(page, slot, out) for page, slot in zip(pages, slots, strict=True)])
+    def move(self, pages: Sequence[int], host_pages: Sequence[int], *, out: bool) -> None:
+        begin(self.mover, [Move(page, host_page, out) for page, host_page in zip(pages, host_pages, strict=True)])
 
     def end(self) -> list[Any]:
         return list(self.mover.ended(wait=True))
@@ -99,17 +99,17 @@ STAGED = chunk_of(small_geometry())
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("n", [1, STAGED - 1, STAGED, STAGED + 1, 2 * STAGED + 3])
 def test_any_number_of_pages_by_way_of_one_place(n: int, recorded: bool) -> None:
-    stage = Stage(n_pages=2 * n + 2)
+    stage = Stage(num_gpu_blocks=2 * n + 2)
     if recorded:
         stage.mover.rehearse()
-    pages, slots = range(1, n + 1), range(1, n + 1)
+    pages, host_pages = range(1, n + 1), range(1, n + 1)
     before = stage.at(pages)
-    stage.move(pages, slots, out=True)
+    stage.move(pages, host_pages, out=True)
     stage.main(lambda: stage.pool.poison(list(pages)))
     ended = stage.end()
     assert [len(moves) for moves, _ in ended] == [STAGED] * (n // STAGED) + [n % STAGED] * (n % STAGED > 0)
     back = range(2 * n + 1, n + 1, -1)
-    stage.move(back, slots, out=False)
+    stage.move(back, host_pages, out=False)
     stage.end()
     assert torch.equal(stage.at(back), before)
     assert stage.mover._staged is not None
@@ -151,22 +151,22 @@ def test_each_direction_is_recorded_once_and_replayed_with_other_pages(before_co
     assert len(device.recorded) == 2
 
 
-SLOTS = 8
+PER_PIECE = 8
 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_pool, "PIECE", SLOTS * small_geometry().page_bytes)
+    monkeypatch.setattr(host_pool, "PIECE", PER_PIECE * small_geometry().page_bytes)
 
 
 @pytest.mark.usefixtures("small_pieces")
-def test_slots_lie_in_pieces_that_come_as_they_are_needed() -> None:
+def test_host_pages_lie_in_pieces_that_come_as_they_are_needed() -> None:
     stage = Stage()
     assert stage.mover.pinned == ({},)
-    slots = [SLOTS - 2, SLOTS - 1, SLOTS, SLOTS + 1, 3 * SLOTS]
+    host_pages = [PER_PIECE - 2, PER_PIECE - 1, PER_PIECE, PER_PIECE + 1, 3 * PER_PIECE]
     before = stage.at(range(1, 6))
-    stage.move(range(1, 6), slots, out=True)
-    stage.move(range(11, 16), slots, out=False)
+    stage.move(range(1, 6), host_pages, out=True)
+    stage.move(range(11, 16), host_pages, out=False)
     stage.end()
     assert torch.equal(stage.at(range(11, 16)), before)
     (pieces,) = stage.mover.pinned
@@ -191,11 +191,11 @@ def test_nothing_is_rehearsed_where_nothing_is_ever_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    ("slots", "runs"),
+    ("host_pages", "runs"),
     [([], []), ([4], [(4, 1)]), ([1, 2, 3], [(1, 3)]), ([1, 3, 4, 9], [(1, 1), (3, 2), (9, 1)])],
 )
-def test_neighbouring_slots_are_copied_at_once(slots: list[int], runs: list[tuple[int, int]]) -> None:
-    assert module._runs(slots) == runs
+def test_neighbouring_host_pages_are_copied_at_once(host_pages: list[int], runs: list[tuple[int, int]]) -> None:
+    assert module._runs(host_pages) == runs
 
 
 def test_a_copy_out_waits_for_what_was_written_before_and_for_nothing_after() -> None:
@@ -212,7 +212,7 @@ def test_a_copy_out_waits_for_what_was_written_before_and_for_nothing_after() ->
     assert (stage.pool.k[:, 3] == 1.0).all()
 
 
-def test_a_copy_in_lands_behind_the_last_words_of_who_had_the_page() -> None:
+def test_a_copy_in_lands_behind_the_last_writes_of_the_request_that_had_the_page() -> None:
     stage = Stage()
     before = stage.at([2])
     stage.move([2], [1], out=True)
@@ -298,7 +298,7 @@ def test_nothing_is_allocated_before_the_first_copy() -> None:
 
 def test_pages_that_come_back_are_not_poisoned() -> None:
     stage = Stage()
-    mover = Mover(stage.device, stage.pool, replace(stage.geometry, checked=True), N_SLOTS)
+    mover = Mover(stage.device, stage.pool, replace(stage.geometry, checked=True), N_HOST_PAGES)
     stage.pool.k[:, 4], stage.pool.v[:, 4] = 1.0, 2.0
     begin(mover, [Move(4, 1, True)])
     list(mover.ended(wait=True))

@@ -6,7 +6,7 @@ from sparsespec.core.errors import ContractBroken
 from sparsespec.kv.pages import PageBook
 
 
-def test_page_0_belongs_to_nobody() -> None:
+def test_page_0_is_never_handed_out() -> None:
     book = PageBook(5)
     assert book.n_free == 4
     assert sorted(book.take(4)) == [1, 2, 3, 4]

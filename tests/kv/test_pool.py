@@ -9,7 +9,7 @@ from sparsespec.testing.checks.stage import small_geometry
 
 
 def test_a_pool_starts_with_a_finite_page_0_and_knows_its_size() -> None:
-    pool = KVPool(small_geometry(n_pages=5, dtype="float32"))
+    pool = KVPool(small_geometry(num_gpu_blocks=5, dtype="float32"))
     assert pool.k.shape == pool.v.shape == (2, 5, 4, 2, 4)
     assert pool.n_bytes == 2 * 2 * 5 * 4 * 2 * 4 * 4
     assert not pool.k[:, 0].any()
@@ -17,7 +17,7 @@ def test_a_pool_starts_with_a_finite_page_0_and_knows_its_size() -> None:
 
 
 def test_fresh_pages_are_poisoned_in_stream_order_and_only_in_checked_mode() -> None:
-    device, geometry = LazyDevice(), small_geometry(n_pages=5)
+    device, geometry = LazyDevice(), small_geometry(num_gpu_blocks=5)
     pool = KVPool(geometry)
     # a new pool holds whatever lay in that memory
     pool.k.zero_()

@@ -1,4 +1,4 @@
-"""The tier manager `reserve`: whoever is in can grow to the end, and whoever could not stays out."""
+"""The tier manager `reserve`: a request that is in can grow to the end, and one that could not stays out."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sparsespec.testing.checks.watched_tiers import WatchedTiers
 
 def tier(room: int = 8) -> ReserveTier:
     part = ReserveTier()
-    part.bind(small_geometry(n_pages=room + 1, page_size=4))
+    part.bind(small_geometry(num_gpu_blocks=room + 1, block_size=4))
     return part
 
 
-def test_everybody_is_counted_at_their_worst() -> None:
+def test_every_request_is_counted_at_its_worst() -> None:
     part = tier()
     # the last token is never fed back: 17 tokens have 16 positions
     assert part.admit(0, 1, 17)
@@ -24,7 +24,7 @@ def test_everybody_is_counted_at_their_worst() -> None:
     assert not part.admit(2, 1, 2)
 
 
-def test_who_leaves_makes_room_for_as_much_as_it_might_have_taken() -> None:
+def test_a_request_that_leaves_makes_room_for_as_much_as_it_might_have_taken() -> None:
     part = tier()
     assert part.admit(0, 1, 17)
     assert part.admit(1, 1, 17)
@@ -43,7 +43,7 @@ def test_pages_are_handed_out_as_they_are_needed() -> None:
     assert (part.pages(0), part.free_pages()) == (1, 7)
 
 
-def test_nobody_is_preempted_when_all_grow_to_the_end() -> None:
+def test_none_is_preempted_when_all_grow_to_the_end() -> None:
     part = tier(room=12)
     watched = WatchedTiers(part, 13, 4)
     n = {seat: 2 for seat in range(3) if part.admit(seat, 2, 17)}

@@ -17,22 +17,22 @@ def lags(case: Case) -> bool:
 
 def queues(case: Case) -> bool:
     """Say whether seats change hands: more samples are asked for than there are seats."""
-    return sum(ask.params.n for ask in case.requests) > case.spec.engine["max_batch"]
+    return sum(ask.params.n for ask in case.requests) > case.spec.engine["max_num_seqs"]
 
 
 def crowds(case: Case) -> bool:
     """Say whether several run that would fill more pages than there are, in a tier that lets them begin."""
-    size, seats = case.spec.engine["page_size"], case.spec.engine["max_batch"]
+    size, seats = case.spec.engine["block_size"], case.spec.engine["max_num_seqs"]
     pages = [-(-(len(a.prompt) + a.params.max_tokens - 1) // size) for a in case.requests for _ in range(a.params.n)]
-    return seats > 1 and case.spec.tiers.name != "reserve" and sum(pages[:seats]) >= case.spec.engine["n_pages"]
+    return seats > 1 and case.spec.tiers.name != "reserve" and sum(pages[:seats]) >= case.spec.engine["num_gpu_blocks"]
 
 
 def forks(case: Case) -> bool:
     """Say whether samples that share a prompt part in the middle of one of its pages."""
-    size = case.spec.engine["page_size"]
+    size = case.spec.engine["block_size"]
     return (
         size > 1
-        and case.spec.engine["max_batch"] > 1
+        and case.spec.engine["max_num_seqs"] > 1
         and any(a.params.n > 1 and not a.params.is_greedy and len(a.prompt) > size for a in case.requests)
     )
 

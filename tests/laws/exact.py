@@ -1,4 +1,4 @@
-"""Exact laws of whole rounds: a noise space refined as it is looked at, and a driver of the verifiers' own code.
+"""Exact probs of whole rounds: a noise space refined as it is looked at, and a driver of the verifiers' own code.
 
 Every key is one uniform point of [0, 1), known only as an interval of fractions. A choice cuts the interval at the
 breakpoints of its weights and goes on in one of the pieces; the others are tried in later waves, from the start. Equal
@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.noise import Key
 
 PROMPT = 1
 """Committed tokens before the first round."""
 
 Tokens = tuple[int, ...]
-Law = tuple[int, ...]
+Probs = tuple[int, ...]
 
 
 class LawBroken(AssertionError):
-    """The emitted tokens do not have the target's law."""
+    """The emitted tokens do not have the target's probs."""
 
 
 @dataclass
@@ -41,10 +41,10 @@ class World:
     untried: list[Tokens] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     drafts: list[int] = field(default_factory=list)
-    laws: list[list[float]] = field(default_factory=list)
+    probs: list[list[float]] = field(default_factory=list)
     scar: Tokens = ()  # drafts that the last round rejected or never judged
     drafting: bool = False
-    stood: int = 0  # candidates the full level accepted, and all it was given
+    accepted: int = 0  # candidates the full level accepted, and all it was given
     given: int = 0
 
     def choose(self, weights: list[int], key: tuple[int, ...]) -> int:
@@ -87,17 +87,17 @@ def leaves(run: Callable[[list[World]], None]) -> list[World]:
 
 @dataclass(frozen=True)
 class Models:
-    """Integer laws that depend on all tokens before, and guesses likewise; all laws add up to `mass`."""
+    """Integer probs that depend on all tokens before, and guesses likewise; all probs add up to `mass`."""
 
-    target: tuple[Law, ...]
-    draft: tuple[Law, ...]
+    target: tuple[Probs, ...]
+    draft: tuple[Probs, ...]
     guesses: Tokens
     mass: int
 
-    def target_law(self, prefix: Tokens) -> Law:
+    def target_probs(self, prefix: Tokens) -> Probs:
         return self.target[_hash(prefix) % len(self.target)]
 
-    def draft_law(self, prefix: Tokens, scar: Tokens) -> Law:
+    def draft_probs(self, prefix: Tokens, scar: Tokens) -> Probs:
         # A selector may have seen rejected drafts, so what is drafted next may depend on them.
         return self.draft[(_hash(prefix) + 2 * _hash(scar)) % len(self.draft)]
 
@@ -118,9 +118,9 @@ class Rounds:
     limit: int = 3
     draft: int = 2
     guess: int = 0
-    stop: Callable[[Law], bool] = lambda law: False  # looks at a law before drawing from it
-    discard: Callable[[Law, int], bool] = lambda law, token: False  # looks at a draft after drawing it
-    remember: Callable[[Tensor, int, bool], Tensor] = lambda law, guess, stood: law
+    stop: Callable[[Probs], bool] = lambda probs: False  # looks at a probs before drawing from it
+    discard: Callable[[Probs, int], bool] = lambda probs, token: False  # looks at a draft after drawing it
+    remember: Callable[[Tensor, int, bool], Tensor] = lambda probs, guess, accepted: probs
     worlds: list[World] = field(default_factory=list)
 
     def __call__(self, worlds: list[World]) -> None:
@@ -130,20 +130,20 @@ class Rounds:
         while running := [world for world in worlds if len(world.tokens) < self.limit]:
             for world in running:
                 world.drafting = self.room(world) > 0
-                world.drafts, world.laws = [], []
+                world.drafts, world.probs = [], []
             while drafting := [world for world in running if self.may_draft(world)]:
                 self.draft_step(drafting)
             self.verify_step(running)
 
     def bring(self) -> Any:
-        """Return the verifier, its laws and noise replaced by exact ones."""
+        """Return the verifier, its probs and noise replaced by exact ones."""
         verifier = self.make()
         if "draft_probs" in verifier.needs:
             verifier.mass = float(self.models.mass)
-            verifier.law = lambda logits, *filters: logits
+            verifier.probs = lambda logits, *filters: logits
             verifier.choose = self.choose
         else:
-            verifier.draw = self.draw
+            verifier.sample = self.sample
         return verifier
 
     def choose(self, weights: Tensor, key: Key) -> Tensor:
@@ -151,7 +151,7 @@ class Rounds:
         picked = [self.worlds[world].choose(row, tuple(rest)) for row, world, *rest in rows]
         return torch.tensor(picked, dtype=torch.int64)
 
-    def draw(self, logits: Tensor, at: Any, key: Key) -> Tensor:
+    def sample(self, logits: Tensor, at: Any, key: Key) -> Tensor:
         draws = torch.zeros(len(logits), dtype=torch.int64)
         draws[at.alive] = self.choose(logits[at.alive], Key(*(part[at.alive] for part in key)))
         return draws
@@ -162,7 +162,7 @@ class Rounds:
     def may_draft(self, world: World) -> bool:
         if not world.drafting or len(world.drafts) >= self.room(world):
             return False
-        return not self.stop(self.models.draft_law((*world.tokens, *world.drafts), world.scar))
+        return not self.stop(self.models.draft_probs((*world.tokens, *world.drafts), world.scar))
 
     def guessed(self, world: World, room: int) -> list[int]:
         known = [*world.tokens, *world.drafts]
@@ -173,43 +173,43 @@ class Rounds:
     def draft_step(self, worlds: list[World]) -> None:
         candidates = [self.guessed(w, self.room(w) - len(w.drafts) - 1) for w in worlds]
         known = [(*w.tokens, *w.drafts) for w in worlds]
-        laws = [
-            [self.models.draft_law((*k, *c[:j]), w.scar) for j in range(len(c) + 1)]
+        probs = [
+            [self.models.draft_probs((*k, *c[:j]), w.scar) for j in range(len(c) + 1)]
             for w, k, c in zip(worlds, known, candidates, strict=True)
         ]
-        rows = self.rows(worlds, known, candidates, level=1, drawn=False)
-        logits = _flat(laws)
-        chained = self.verifier.chain(logits, rows, None)
+        rows = self.rows(worlds, known, candidates, level=1, sampled=False)
+        logits = _flat(probs)
+        verified = self.verifier.verify(logits, rows, None)
         for i, world in enumerate(worlds):
-            tokens, accepted = _emitted(chained, i)
+            tokens, accepted = _emitted(verified, i)
             for j, token in enumerate(tokens):
-                if self.discard(laws[i][j], token):
+                if self.discard(probs[i][j], token):
                     world.drafting = False
                     break
                 world.drafts.append(token)
                 guess = candidates[i][j] if j < len(candidates[i]) else -1
-                world.laws.append(self.remember(logits[rows.first[i] + j], guess, j < accepted).tolist())
+                world.probs.append(self.remember(logits[rows.first[i] + j], guess, j < accepted).tolist())
 
     def verify_step(self, worlds: list[World]) -> None:
-        drawn = self.draft > 0
-        candidates = [w.drafts if drawn else self.guessed(w, self.limit - len(w.tokens) - 1) for w in worlds]
+        sampled = self.draft > 0
+        candidates = [w.drafts if sampled else self.guessed(w, self.limit - len(w.tokens) - 1) for w in worlds]
         known = [tuple(w.tokens) for w in worlds]
-        laws = [
-            [self.models.target_law((*k, *c[:j])) for j in range(len(c) + 1)]
+        probs = [
+            [self.models.target_probs((*k, *c[:j])) for j in range(len(c) + 1)]
             for k, c in zip(known, candidates, strict=True)
         ]
-        rows = self.rows(worlds, known, candidates, level=0, drawn=drawn)
+        rows = self.rows(worlds, known, candidates, level=0, sampled=sampled)
         vocab = len(self.models.target[0])
         q = torch.zeros(len(worlds), rows.candidates.shape[1], vocab, dtype=torch.float64)
         for i, world in enumerate(worlds):
-            for j, law in enumerate(world.laws):
-                q[i, j] = torch.tensor(law, dtype=torch.float64)
-        chained = self.verifier.chain(_flat(laws), rows, q if drawn else None)
+            for j, p in enumerate(world.probs):
+                q[i, j] = torch.tensor(p, dtype=torch.float64)
+        verified = self.verifier.verify(_flat(probs), rows, q if sampled else None)
         for i, world in enumerate(worlds):
-            tokens, accepted = _emitted(chained, i)
+            tokens, accepted = _emitted(verified, i)
             world.tokens += tokens
             world.scar = tuple(world.drafts[accepted:])
-            world.stood += accepted
+            world.accepted += accepted
             world.given += len(candidates[i])
 
     def rows(
@@ -218,23 +218,23 @@ class Rounds:
         known: list[Tokens],
         candidates: list[list[int]],
         level: int,
-        drawn: bool,
-    ) -> ChainRows:
+        sampled: bool,
+    ) -> VerifyInputs:
         index = {id(world): i for i, world in enumerate(self.worlds)}
         count = torch.tensor([len(c) for c in candidates])
         width = int(count.max())
         padded = [c + [0] * (width - len(c)) for c in candidates]
         like, real = torch.zeros_like(count), torch.zeros(len(count), dtype=torch.float64)
-        return ChainRows(
+        return VerifyInputs(
             first=(count + 1).cumsum(0) - count - 1,
             count=count,
             candidates=torch.tensor(padded).view(len(padded), width).long(),
-            drawn=torch.full_like(count, drawn, dtype=torch.bool),
+            sampled=torch.full_like(count, sampled, dtype=torch.bool),
             level=like + level,
             position=torch.tensor([PROMPT + len(k) for k in known]),
-            c=torch.tensor([PROMPT + len(w.tokens) for w in worlds]),
+            n_committed=torch.tensor([PROMPT + len(w.tokens) for w in worlds]),
             seed=torch.tensor([index[id(w)] for w in worlds]),
-            sample=like,
+            sample_index=like,
             temperature=real + 1,
             top_k=like,
             top_p=real + 1,
@@ -242,8 +242,8 @@ class Rounds:
         )
 
 
-def check_law(rounds: Rounds) -> list[World]:
-    """Return all leaves; raise `LawBroken` unless their tokens have the target's joint law, as fractions."""
+def check_probs(rounds: Rounds) -> list[World]:
+    """Return all leaves; raise `LawBroken` unless their tokens have the target's joint probs, as fractions."""
     done, models = leaves(rounds), rounds.models
     joint: dict[Tokens, Fraction] = {}
     for world in done:
@@ -252,15 +252,15 @@ def check_law(rounds: Rounds) -> list[World]:
     for tokens, probability in joint.items():
         expected = Fraction(1)
         for i, token in enumerate(tokens):
-            expected *= Fraction(models.target_law(tokens[:i])[token], models.mass)
+            expected *= Fraction(models.target_probs(tokens[:i])[token], models.mass)
         if len(tokens) != rounds.limit or probability != expected:
             raise LawBroken(f"{tokens} is emitted with probability {probability}, not {expected}")
     return done
 
 
-def _flat(laws: list[list[Law]]) -> Tensor:
-    return torch.tensor([law for row in laws for law in row], dtype=torch.float64)
+def _flat(probs: list[list[Probs]]) -> Tensor:
+    return torch.tensor([probs for row in probs for probs in row], dtype=torch.float64)
 
 
-def _emitted(chained: Chained, i: int) -> tuple[list[int], int]:
-    return chained.tokens[i, : chained.emitted[i]].tolist(), int(chained.accepted[i])
+def _emitted(verified: VerifyOutput, i: int) -> tuple[list[int], int]:
+    return verified.tokens[i, : verified.emitted[i]].tolist(), int(verified.accepted[i])

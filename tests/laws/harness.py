@@ -130,7 +130,7 @@ def _law_of(message: str) -> str:
 def _judge(case: Case, ask: Ask, done: Completion, seen: Seen) -> None:
     if done.error:
         raise LawBroken(_law_of(done.error), done.error)
-    expected = _expected(case.model_key, ask.prompt, replace(ask.params, n=1), done.seed, done.sample)
+    expected = _expected(case.model_key, ask.prompt, replace(ask.params, n=1), done.seed, done.sample_index)
     got = done.token_ids
     if got != (expected[: len(got)] if done.finish_reason == "abort" else expected):
         raise LawBroken("exact tokens", f"{got} instead of {expected} for {ask} in {case}")
@@ -142,26 +142,28 @@ def _judge(case: Case, ask: Ask, done: Completion, seen: Seen) -> None:
 
 @cache
 def _expected(
-    model_key: ModelKey, prompt: tuple[int, ...], params: SamplingParams, seed: int, sample: int
+    model_key: ModelKey, prompt: tuple[int, ...], params: SamplingParams, seed: int, sample_index: int
 ) -> tuple[int, ...]:
     """Return what the oracle emits; remembered, because laws that vary the engine ask again."""
-    return tuple(dense_tokens(model_of(model_key), prompt, params, seed=seed, sample=sample, eos_ids=(EOS,)))
+    return tuple(
+        dense_tokens(model_of(model_key), prompt, params, seed=seed, sample_index=sample_index, eos_ids=(EOS,))
+    )
 
 
 def check_kv(model: Transformer, engine: Engine, seen: Seen) -> None:
     """Compare the cache of every seat's true positions with a clean prefill of its text."""
-    deck, pool = engine._deck, engine._pool
+    executor, pool = engine._executor, engine._pool
     # a test may look at device state once everything launched has run
     engine._device.wait(engine._device.launch(lambda: None))
-    state = deck._state
+    state = executor._state
     away = engine._parts.tiers.away()
-    for seat in engine._desk.seated:
-        filled = int(state.filled[seat])
-        if seat in away or engine._roster.preempted[seat] or not filled or not engine._parts.tiers.pages(seat):
+    for seat in engine._table.requests:
+        filled = int(state.n_computed[seat])
+        if seat in away or engine._table.preempted[seat] or not filled or not engine._parts.tiers.pages(seat):
             continue
         text = state.tokens[seat, :filled].tolist()
         positions = torch.arange(filled)
-        size = engine.geometry.page_size
+        size = engine.geometry.block_size
         slots = state.table[seat, positions // size] * size + positions % size
         for name, pages, truth in zip("kv", (pool.k, pool.v), keys_and_values(model, text), strict=True):
             held = pages.flatten(1, 2)[:, slots]
@@ -175,5 +177,5 @@ def check_kv(model: Transformer, engine: Engine, seen: Seen) -> None:
 def _check_empty(engine: Engine) -> None:
     tiers = engine._parts.tiers
     tiers.check()
-    if tiers.free_pages() != engine.geometry.n_pages - 1:
+    if tiers.free_pages() != engine.geometry.num_gpu_blocks - 1:
         raise LawBroken("page books", "pages are still held after the last request ended")

@@ -1,4 +1,4 @@
-"""The view of requests that stand where a state machine over the books has put them."""
+"""The view of requests as a state machine over the books has left them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from sparsespec.core.view import View
 from sparsespec.testing.checks.drawn_views import BLANK, view_of
 
 
-def view_of_held(machine: Any, seats: Sequence[int], *, n_seats: int) -> View:
-    """Return rows of `seats`, filled and in rounds of 4 drafts; `machine` knows what each holds, and when it came."""
-    held, arrival, pages = machine.held, machine.arrival, machine.tiers.pages
-    rows = [BLANK._replace(seat=s, arrival=arrival[s], n_lo=held[s], n_hi=held[s], k=4, pages=pages(s)) for s in seats]
-    return view_of(*rows, n_seats=n_seats)
+def view_of_held(machine: Any, seats: Sequence[int]) -> View:
+    """Return rows of `seats`, filled and in rounds of 4 drafts; `machine` knows each one's tokens and arrival."""
+    held, arrival = machine.held, machine.arrival
+    return view_of(*(BLANK._replace(seat=s, arrival=arrival[s], n_lo=held[s], n_hi=held[s], k=4) for s in seats))

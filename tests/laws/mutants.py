@@ -6,6 +6,7 @@ it, and which.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sparsespec.core import plan
 from sparsespec.core.noise import Key
 from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
-from sparsespec.engine import deck, desk, lazy, listener, request, roster, round, speaker, state
+from sparsespec.engine import engine, executor, graph_runner, lazy, output_processor, request_table, state
 from sparsespec.kv import mover, two_tiers
 from sparsespec.kv.paged import Paged
 from sparsespec.policies.selectors.pillar import Pillar
@@ -51,33 +52,33 @@ class Mutant:
 
 
 def verify_leaves_draft_kv(patch: Patch) -> None:
-    def lay_out(batch: Any, n_tokens: int, page_size: int) -> None:
-        original(batch, n_tokens, page_size)
+    def lay_out(batch: Any, n_tokens: int, block_size: int) -> None:
+        original(batch, n_tokens, block_size)
         # the last draft, and guesses, have no KV yet that could be left in place
         first, end = batch.start[batch.row_of], (batch.start + batch.live)[batch.row_of]
         drafted = ((batch.phase == Phase.VERIFY) & (batch.k > 0))[batch.row_of]
         drafted &= (batch.positions > first) & (batch.positions < end - 1)
         batch.slots = torch.where(drafted, 0, batch.slots)
 
-    original = round.lay_out
-    patch.setattr(round, "lay_out", lay_out)
+    original = graph_runner.lay_out
+    patch.setattr(graph_runner, "lay_out", lay_out)
 
 
 def host_peeks(patch: Patch) -> None:
     states: dict[int, Any] = {}
-    original = deck.Deck.__init__
+    original = engine.Engine._start
 
-    def init(self: deck.Deck, *args: Any, **options: Any) -> None:
-        original(self, *args, **options)
-        states[id(self._roster)] = self._state
+    def start(self: engine.Engine) -> None:
+        original(self)
+        states[id(self._table)] = self._executor._state
 
-    def bounds(self: roster.Roster) -> roster.Bounds:
+    def bounds(self: request_table.RequestTable, in_flight: Any) -> request_table.Bounds:
         now = states[id(self)]
-        c, d = now.c.numpy().copy(), now.d.numpy().copy()
-        return roster.Bounds(c, c, d, d)
+        n, d = now.n_committed.numpy().copy(), now.n_drafted.numpy().copy()
+        return request_table.Bounds(n, n, d, d)
 
-    patch.setattr(deck.Deck, "__init__", init)
-    patch.setattr(roster.Roster, "bounds", bounds)
+    patch.setattr(engine.Engine, "_start", start)
+    patch.setattr(request_table.RequestTable, "bounds", bounds)
 
 
 def capacity_from_lower_bound(patch: Patch) -> None:
@@ -90,7 +91,7 @@ def capacity_from_lower_bound(patch: Patch) -> None:
 def tail_starts_behind_round(patch: Patch) -> None:
     def select(self: Window, batch: Any) -> Stored:
         chosen = original(self, batch)
-        chosen.tail_from = batch.state.c + 1
+        chosen.tail_from = batch.state.n_committed + 1
         return chosen
 
     original: Any = Window.select
@@ -98,37 +99,46 @@ def tail_starts_behind_round(patch: Patch) -> None:
 
 
 def stop_only_at_the_end_of_a_run(patch: Patch) -> None:
-    original = speaker.Speaker.commit
+    original = output_processor.OutputProcessor.process
 
-    def commit(self: speaker.Speaker, who: request.Request, result: Any) -> bool:
-        stops, who.stop_ids = who.stop_ids, frozenset()
-        ended = original(self, who, result._replace(tokens=result.tokens[:-1]))
-        who.stop_ids = stops
-        return ended or original(self, who, result._replace(tokens=result.tokens[-1:]))
+    def process(self: output_processor.OutputProcessor, results: Any, requests: Any) -> Any:
+        # a stop is looked for in the last token of each row only
+        flags, self._may_stop = self._may_stop, np.zeros_like(self._may_stop)
+        last = results.tokens[np.arange(len(results)), np.maximum(results.n_emitted - 1, 0)]
+        self._may_stop[last] = flags[last]
+        inside = np.arange(results.tokens.shape[1]) < results.n_emitted[:, None] - 1
+        hidden = np.where(inside & self._may_stop[results.tokens], -1, results.tokens)
+        shown = dataclasses.replace(results, tokens=hidden)
+        self._may_stop[-1] = False
+        try:
+            processed = original(self, shown, requests)
+        finally:
+            self._may_stop = flags
+        return processed
 
-    patch.setattr(speaker.Speaker, "commit", commit)
+    patch.setattr(output_processor.OutputProcessor, "process", process)
 
 
 def noise_by_committed_count(patch: Patch) -> None:
-    def chain(self: SharedNoise, logits: Any, rows: Any, q: Any) -> Any:
+    def verify(self: SharedNoise, logits: Any, rows: Any, q: Any) -> Any:
         at = spread(rows, len(logits))
-        key = Key(at.seed, at.sample, rows.c[at.row], torch.zeros_like(at.seed))
-        return match(self.draw(logits, at, key), at, rows)
+        key = Key(at.seed, at.sample_index, rows.n_committed[at.row], torch.zeros_like(at.seed))
+        return match(self.sample(logits, at, key), at, rows)
 
-    patch.setattr(SharedNoise, "chain", chain)
+    patch.setattr(SharedNoise, "verify", verify)
 
 
-def tail_released_to_what_was_heard(patch: Patch) -> None:
-    original = listener.Listener._teach
+def tail_released_to_what_was_collected(patch: Patch) -> None:
+    original = engine.Engine._learn
 
-    def _teach(self: listener.Listener, *args: Any) -> None:
-        known = self._roster
-        bounds = roster.Bounds(known.n, known.n, known.d, known.d)
+    def learn(self: engine.Engine, *args: Any) -> None:
+        known = self._table
+        bounds = request_table.Bounds(known.n_committed, known.n_committed, known.n_drafted, known.n_drafted)
         with pytest.MonkeyPatch.context() as within:
-            within.setattr(known, "bounds", lambda: bounds)
+            within.setattr(known, "bounds", lambda in_flight: bounds)
             original(self, *args)
 
-    patch.setattr(listener.Listener, "_teach", _teach)
+    patch.setattr(engine.Engine, "_learn", learn)
 
 
 def selection_names_rejected_positions(patch: Patch) -> None:
@@ -137,27 +147,23 @@ def selection_names_rejected_positions(patch: Patch) -> None:
     def observe(self: Pillar, outcome: Any) -> None:
         batch = outcome.batch
         rejected = torch.where(batch.phase == Phase.VERIFY, batch.live - outcome.emitted, 0)
-        batch.state.c[batch.seat] += rejected
+        batch.state.n_committed[batch.seat] += rejected
         original(self, outcome)
-        batch.state.c[batch.seat] -= rejected
+        batch.state.n_committed[batch.seat] -= rejected
 
     patch.setattr(Pillar, "observe", observe)
 
 
 def results_go_to_the_seat(patch: Patch) -> None:
-    original = listener.Listener.hear
+    original = request_table.RequestTable.collect
 
-    def hear(self: listener.Listener, flight: Any, landed: Any) -> Any:
-        sent = self._roster.unheard[0]
-        now = self._desk.seated
-        taken = np.array([seat in now for seat in sent.seat.tolist()], dtype=bool)
-        self._roster.unheard[0] = sent._replace(number=np.where(taken, self._roster.number[sent.seat], sent.number))
-        flight.requests = tuple(
-            now.get(seat, who) for seat, who in zip(sent.seat.tolist(), flight.requests, strict=False)
-        )
-        return original(self, flight, landed)
+    def collect(self: request_table.RequestTable, output: Any) -> Any:
+        seat, number = output.packed.rows.seat, output.packed.number
+        now = np.where(self.number[seat] == request_table.VACANT, number, self.number[seat])
+        packed = dataclasses.replace(output.packed, number=now)
+        return original(self, dataclasses.replace(output, packed=packed))
 
-    patch.setattr(listener.Listener, "hear", hear)
+    patch.setattr(request_table.RequestTable, "collect", collect)
 
 
 def partial_page_is_shared(patch: Patch) -> None:
@@ -170,29 +176,34 @@ def partial_page_is_shared(patch: Patch) -> None:
 
 
 def drafting_goes_on_after_preemption(patch: Patch) -> None:
-    original = desk.Desk._wake
+    original = request_table.RequestTable._wake
 
-    def _wake(self: desk.Desk) -> None:
-        original(self)
-        self._roster.must_verify[:] = False
+    def _wake(self: request_table.RequestTable, in_flight: Any) -> None:
+        original(self, in_flight)
+        self.must_verify[:] = False
 
-    patch.setattr(desk.Desk, "_wake", _wake)
+    patch.setattr(request_table.RequestTable, "_wake", _wake)
 
 
 def seat_is_reset_at_once(patch: Patch) -> None:
-    patch.setattr(deck.Deck, "seat", lambda self, who: state.seat_request(self._state, who, who.seat))
+    def seat(self: executor.Executor, requests: Any) -> None:
+        for request in requests:
+            state.seat_request(self._state, request, request.seat)
+            self.forget([request.seat])
+
+    patch.setattr(executor.Executor, "seat", seat)
 
 
 def padding_writes_over_a_token(patch: Patch) -> None:
-    original = round.lay_out
+    original = graph_runner.lay_out
 
-    def lay_out(batch: Any, n_tokens: int, page_size: int) -> None:
-        original(batch, n_tokens, page_size)
+    def lay_out(batch: Any, n_tokens: int, block_size: int) -> None:
+        original(batch, n_tokens, block_size)
         behind = torch.arange(n_tokens) >= (batch.offset + batch.n_query).max()
         # as if it were the first token of the batch: its keys are overwritten by what padding computes
         batch.slots = torch.where(behind, batch.slots[0], batch.slots)
 
-    patch.setattr(round, "lay_out", lay_out)
+    patch.setattr(graph_runner, "lay_out", lay_out)
 
 
 def copies_run_ahead(patch: Patch) -> None:
@@ -228,7 +239,7 @@ def copies_take_the_next_page(patch: Patch) -> None:
 
     def _fetch(self: two_tiers.TwoTiers, seat: int, block: int, table: Any) -> Any:
         move = original(self, seat, block, table)
-        return move._replace(slot=max(1, move.slot - 1))
+        return move._replace(host_page=max(1, move.host_page - 1))
 
     patch.setattr(two_tiers.TwoTiers, "_fetch", _fetch)
 
@@ -244,7 +255,7 @@ MUTANTS = (
     _mutant(tail_starts_behind_round, uses("window"), "selection contract"),
     _mutant(stop_only_at_the_end_of_a_run, drafts, "exact tokens"),
     _mutant(noise_by_committed_count, drafts, "exact tokens"),
-    _mutant(tail_released_to_what_was_heard, lags, "KV truth", "NaN poison", "page books"),
+    _mutant(tail_released_to_what_was_collected, lags, "KV truth", "NaN poison", "page books"),
     _mutant(selection_names_rejected_positions, uses("pillar"), "selection contract"),
     _mutant(
         results_go_to_the_seat,

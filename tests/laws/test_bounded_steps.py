@@ -41,7 +41,7 @@ def test_pool_of_one_request_serves_many(scheduler: str, loop: str, tiers: str) 
         selector="pillar(min_budget=8,budget=0.2)", length="fixed(draft=4)", scheduler=scheduler, loop=loop, tiers=tiers
     )
     # the last token is drawn and never fed back, so its KV needs no page
-    options = {"max_batch": 4, "page_size": 4, "n_pages": 1 + -(-(LONGEST - 1) // 4), "checked": True}
+    options = {"max_num_seqs": 4, "block_size": 4, "num_gpu_blocks": 1 + -(-(LONGEST - 1) // 4), "checked": True}
     case = Case(spec.replace(engine=options), ("qwen3", 0), ASKS, early=0.0, seed=0)
     seen = run(case, kv_every=7)
     assert seen.finished == len(ASKS)
@@ -51,7 +51,7 @@ def test_pool_of_one_request_serves_many(scheduler: str, loop: str, tiers: str) 
 @pytest.mark.parametrize("loop", ["sync", *(pytest.param(x, marks=pytest.mark.slow) for x in LOOPS[1:])])
 def test_oldest_is_never_preempted(loop: str) -> None:
     spec = EngineSpec.of(selector="full", length="fixed(draft=4)", scheduler="staggered", loop=loop)
-    options = {"max_batch": 4, "page_size": 4, "n_pages": 14, "checked": True}
+    options = {"max_num_seqs": 4, "block_size": 4, "num_gpu_blocks": 14, "checked": True}
     case = Case(spec.replace(engine=options), ("llama", 0), ASKS[::-1], early=0.0, seed=0)
     preempted: dict[int, int] = {}
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from sparsespec.core.noise import Key, block_bits
-from sparsespec.kernels.draw import reference
-from sparsespec.kernels.draw.api import draw, process
+from sparsespec.kernels.sample import reference
+from sparsespec.kernels.sample.api import process, sample
 from tests.quick import quick_last
 
 ALPHA = 1e-4
 """p-values below this fail; seeds are fixed, so a test that passes once passes always."""
 
 
-def p_value(counts: torch.Tensor, law: torch.Tensor) -> float:
+def p_value(counts: torch.Tensor, probs: torch.Tensor) -> float:
     """Return the chi-square p-value of `counts` [V] under `law` [V]; tokens expected less than 5 times are pooled."""
-    expected = law.double() * counts.sum()
+    expected = probs.double() * counts.sum()
     common = expected >= 5
     observed = torch.cat([counts[common].double(), counts[~common].double().sum()[None]])
     expected = torch.cat([expected[common], expected[~common].sum()[None]])
@@ -35,7 +35,7 @@ def p_value(counts: torch.Tensor, law: torch.Tensor) -> float:
     return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), chi / 2))
 
 
-def sample(logits: torch.Tensor, filters: tuple, n: int, seed: int) -> torch.Tensor:
+def sampled(logits: torch.Tensor, filters: tuple, n: int, seed: int) -> torch.Tensor:
     """Return n draws at n positions from one row of logits [V]."""
     draws = []
     for start in range(0, n, 4096):
@@ -44,11 +44,11 @@ def sample(logits: torch.Tensor, filters: tuple, n: int, seed: int) -> torch.Ten
         real = [torch.full((size,), value, dtype=torch.float64) for value in filters]
         zero = torch.zeros(size, dtype=torch.int64)
         key = (zero + seed, zero, torch.arange(start, start + size), zero)
-        draws.append(draw(rows, real[0], real[1].long(), real[2], real[3], *key))
+        draws.append(sample(rows, real[0], real[1].long(), real[2], real[3], *key))
     return torch.cat(draws)
 
 
-def law_of(logits: torch.Tensor, filters: tuple) -> torch.Tensor:
+def probs_of(logits: torch.Tensor, filters: tuple) -> torch.Tensor:
     real = [torch.tensor([value], dtype=torch.float64) for value in filters]
     return process(logits[None].double(), real[0], real[1].long(), real[2], real[3]).softmax(-1)[0]
 
@@ -69,22 +69,22 @@ def law_of(logits: torch.Tensor, filters: tuple) -> torch.Tensor:
 def test_draws_have_the_processed_law(vocab: int, filters: tuple, dtype: torch.dtype) -> None:
     logits = (torch.randn(vocab, generator=torch.Generator().manual_seed(vocab)) * 1.5).to(dtype)
     # A nucleus costs a sort per row.
-    law, draws = law_of(logits, filters), sample(logits, filters, 20_000 if filters[2] == 1 else 4_000, seed=vocab)
+    probs, draws = probs_of(logits, filters), sampled(logits, filters, 20_000 if filters[2] == 1 else 4_000, seed=vocab)
     counts = draws.bincount(minlength=vocab)
-    assert not counts[law == 0].any(), "a masked token was emitted"
-    assert p_value(counts, law) > ALPHA
+    assert not counts[probs == 0].any(), "a masked token was emitted"
+    assert p_value(counts, probs) > ALPHA
     # Neighbouring positions are independent: pairs have the product law.
     pairs = (draws[:-1:2] * vocab + draws[1::2]).bincount(minlength=vocab * vocab)
-    assert p_value(pairs, torch.outer(law, law).flatten()) > ALPHA
+    assert p_value(pairs, torch.outer(probs, probs).flatten()) > ALPHA
 
 
 def test_samples_of_one_prompt_are_independent() -> None:
     logits, n = torch.tensor([0.0, 1.0, 0.5, -0.5]), 10_000
     one, zero = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
     rows, at = logits.expand(n, -1), torch.arange(n)
-    first, second = (draw(rows, one, zero, one, one * 0, zero, zero + i, at, zero) for i in (0, 1))
-    law = law_of(logits, (1.0, 0, 1.0, 0.0))
-    assert p_value((first * 4 + second).bincount(minlength=16), torch.outer(law, law).flatten()) > ALPHA
+    first, second = (sample(rows, one, zero, one, one * 0, zero, zero + i, at, zero) for i in (0, 1))
+    probs = probs_of(logits, (1.0, 0, 1.0, 0.0))
+    assert p_value((first * 4 + second).bincount(minlength=16), torch.outer(probs, probs).flatten()) > ALPHA
 
 
 def test_shared_position_couples_different_laws() -> None:
@@ -92,7 +92,7 @@ def test_shared_position_couples_different_laws() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
     near = logits + 0.05 * torch.randn(50, generator=torch.Generator().manual_seed(1))
     filters = (1.0, 0, 1.0, 0.0)
-    same = sample(logits, filters, 4000, 0) == sample(near, filters, 4000, 0)
+    same = sampled(logits, filters, 4000, 0) == sampled(near, filters, 4000, 0)
     assert same.double().mean() > 0.9
 
 
@@ -111,10 +111,10 @@ def among_extreme_bits(key: Key, block: torch.Tensor) -> torch.Tensor:
 
 def p_value_among_extreme_bits() -> float:
     """Return the p-value of 40 equal tokens, given that token 3 has next to the least noise there is."""
-    law = torch.ones(40).index_fill(0, torch.tensor(3), 0) / 39
+    probs = torch.ones(40).index_fill(0, torch.tensor(3), 0) / 39
     with mock.patch.object(reference, "block_bits", among_extreme_bits):
-        draws = sample(torch.zeros(40), (1.0, 0, 1.0, 0.0), 4_000, seed=0)
-    return p_value(draws.bincount(minlength=40), law)
+        draws = sampled(torch.zeros(40), (1.0, 0, 1.0, 0.0), 4_000, seed=0)
+    return p_value(draws.bincount(minlength=40), probs)
 
 
 def test_chi_square_where_the_bits_are_extreme() -> None:
@@ -133,7 +133,7 @@ UNLUCKY = [(454, 48_947), (1239, 71_466), (1292, 150_212)]
 
 def draw_at(logits: torch.Tensor, position: int) -> int:
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    return int(draw(logits[None], one, zero, one, one * 0, zero, zero, zero + position, zero))
+    return int(sample(logits[None], one, zero, one, one * 0, zero, zero, zero + position, zero))
 
 
 @pytest.mark.parametrize(("position", "token"), UNLUCKY)
@@ -151,6 +151,6 @@ def test_a_large_vocabulary_is_drawn_by_its_law() -> None:
     logits[: LARGE // 2] += 1.0
     logits[::3] -= 2.0
     kind = (torch.arange(LARGE) < LARGE // 2).long() * 2 + (torch.arange(LARGE) % 3 == 0).long()
-    mass = torch.zeros(4, dtype=torch.float64).scatter_add_(0, kind, law_of(logits, (1.0, 0, 1.0, 0.0)))
+    mass = torch.zeros(4, dtype=torch.float64).scatter_add_(0, kind, probs_of(logits, (1.0, 0, 1.0, 0.0)))
     draws = torch.tensor([draw_at(logits, position) for position in range(200)])
     assert p_value(kind[draws].bincount(minlength=4), mass) > ALPHA

@@ -72,12 +72,12 @@ def cached(
     prompt = torch.tensor(prompt_of(prompt_len, 1), device=DEVICE)
     while engine.has_work:
         result = engine.step()
-        rejected += sum(row.n_candidates - row.n_accepted for row in result.info.heard if row.phase is Phase.VERIFY)
-        state, pool = engine._deck._state, engine._pool
-        for seat in (state.c > n).nonzero().flatten().tolist():
+        rejected += sum(row.n_candidates - row.n_accepted for row in result.info.collected if row.phase is Phase.VERIFY)
+        state, pool = engine._executor._state, engine._pool
+        for seat in (state.n_committed > n).nonzero().flatten().tolist():
             if torch.equal(state.tokens[seat, :prompt_len], prompt):
                 at = torch.arange(n, device=DEVICE)
-                size = engine.geometry.page_size
+                size = engine.geometry.block_size
                 slots = state.table[seat, at // size] * size + at % size
                 return torch.stack([x.flatten(1, 2)[:, slots] for x in (pool.k, pool.v)]), rejected
     raise AssertionError("the request ended before its tokens were there")
@@ -85,7 +85,7 @@ def cached(
 
 def test_an_exact_engine_wants_attention_that_is() -> None:
     model = tiny(dtype="float32").to("float32", DEVICE)
-    with pytest.raises(BadOption, match="which attention 'reference' does not give; use an attention .*: triton$"):
+    with pytest.raises(BadOption, match="which attention 'reference' does not provide; use an attention .*: triton$"):
         Engine.compose(model, "dense", exact=True, attention="reference")
 
 
@@ -107,7 +107,7 @@ def test_the_cache_is_that_of_dense_decoding_alone(name: str, dtype: str, alone:
 @pytest.mark.parametrize("head_dim", [64, 128])
 def test_long_prompts_high_tiles_and_scores_change_no_bit(head_dim: int, dtype: str) -> None:
     """Contexts of several splits, rows in tiles of every height, scored and not, as at a model's real sizes."""
-    sizes = {"head_dim": head_dim, "n_heads": 8, "max_context": 4096}
+    sizes = {"head_dim": head_dim, "n_heads": 8, "max_model_len": 4096}
     alone, _ = cached(dtype, "dense", company=False, prompt_len=2300, sizes=sizes)
     changes = {"length": "fixed(draft=8)", "scheduler": "staggered(chunk=600)"}
     among, rejected = cached(dtype, "sparsespec", company=True, prompt_len=2300, sizes=sizes, **changes)

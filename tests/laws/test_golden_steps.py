@@ -24,7 +24,7 @@ COMPOSITIONS = {
     "pillar lockstep": {"selector": PILLAR, "length": "fixed(draft=4)"},
     "pillar staggered": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered"},
     "triforce": {"selector": PILLAR, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"},
-    "tight memory": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered", "n_pages": 40},
+    "tight memory": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered", "num_gpu_blocks": 40},
 }
 SLOW = ("dense", "pillar lockstep", "pillar staggered", "triforce", "tight memory")
 LOOPS = ("sync", "delayed", "resident")
@@ -42,7 +42,13 @@ GOLDEN: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 def _measure(composition: str, loop: str) -> tuple[int, int, int]:
     engine = Engine.compose(
-        model_of(("qwen3", 1)), "dense", loop=loop, max_batch=4, page_size=4, checked=True, **COMPOSITIONS[composition]
+        model_of(("qwen3", 1)),
+        "dense",
+        loop=loop,
+        max_num_seqs=4,
+        block_size=4,
+        checked=True,
+        **COMPOSITIONS[composition],
     )
     for i in range(4):
         prompt = [(j * j + 5 * i) % 13 for j in range(30 + 7 * i)]

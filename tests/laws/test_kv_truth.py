@@ -23,7 +23,7 @@ PARAMS = SamplingParams(temperature=0.8, max_tokens=20, seed=3, ignore_eos=True)
 
 def _case(selector: str, loop: str, n: int = 2) -> Case:
     spec = EngineSpec.of(selector=selector, length="fixed(draft=4)", scheduler="staggered(chunk=16)", loop=loop)
-    options = {"max_batch": 3, "page_size": 4, "checked": True}
+    options = {"max_num_seqs": 3, "block_size": 4, "checked": True}
     params = SamplingParams.from_dict(PARAMS.to_dict() | {"n": n})
     return Case(spec.replace(engine=options), ("qwen3", 0), (Ask(PROMPT, params), Ask(PROMPT[7:], params)), 0.0, 0)
 
@@ -44,17 +44,17 @@ def test_draft_kv_is_true_in_layer_0_and_approximate_above() -> None:
     model = model_of(("qwen3", 0))
     differing = 0
     while engine.has_work and not differing:
-        heard = engine.step().info.heard
-        if not any(result.phase is Phase.DRAFT for result in heard):
+        collected = engine.step().info.collected
+        if not any(result.phase is Phase.DRAFT for result in collected):
             continue
-        state, pool = engine._deck._state, engine._pool
-        known = int(state.c[0] + state.d[0])
+        state, pool = engine._executor._state, engine._pool
+        known = int(state.n_committed[0] + state.n_drafted[0])
         # the newest draft has not been an input yet, so its KV is not there
         text = state.tokens[0, : known - 1].tolist()
         slots = state.table[0, torch.arange(known - 1) // 4] * 4 + torch.arange(known - 1) % 4
         truth, _ = keys_and_values(model, text)
         error = (pool.k.flatten(1, 2)[:, slots] - truth).abs().amax((2, 3))
-        drafted = slice(int(state.c[0]) - 1, known - 1)
+        drafted = slice(int(state.n_committed[0]) - 1, known - 1)
         assert error[0].max() < 1e-9
         assert error[:, : drafted.start].max() < 1e-9
         differing += int((error[1, drafted] > 1e-6).sum())

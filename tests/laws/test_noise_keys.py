@@ -31,8 +31,8 @@ def _drain(engine: Engine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loop", ["sync", "delayed", "resident"])
-@pytest.mark.parametrize("n_pages", [17, 60])
-def test_rejection_uses_no_key_twice(loop: str, n_pages: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n_blocks", [17, 60])
+def test_rejection_uses_no_key_twice(loop: str, n_blocks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     used: Counter[tuple[int, ...]] = Counter()
     original = Rejection.choose
 
@@ -49,9 +49,9 @@ def test_rejection_uses_no_key_twice(loop: str, n_pages: int, monkeypatch: pytes
         scheduler="staggered(chunk=16)",
         verifier="rejection",
         loop=loop,
-        page_size=4,
-        n_pages=n_pages,
-        max_batch=3,
+        block_size=4,
+        num_gpu_blocks=n_blocks,
+        max_num_seqs=3,
         checked=True,
     )
     for seed in (7, 8):
@@ -60,23 +60,23 @@ def test_rejection_uses_no_key_twice(loop: str, n_pages: int, monkeypatch: pytes
     while engine.has_work:
         for event in engine.step().events:
             preemptions += event.completion.metrics.num_preemptions if event.completion else 0
-    assert (preemptions > 0) == (n_pages == 17)
+    assert (preemptions > 0) == (n_blocks == 17)
     assert len(used) > 4 * PARAMS.max_tokens
     assert max(used.values()) == 1
 
 
 def test_shared_noise_has_one_key_per_position(monkeypatch: pytest.MonkeyPatch) -> None:
     tags, drawn = set[int](), Counter[tuple[int, int, int]]()
-    original = SharedNoise.draw
+    original = SharedNoise.sample
 
-    def draw(self: SharedNoise, logits: Tensor, at: Any, key: Key) -> Tensor:
+    def sample(self: SharedNoise, logits: Tensor, at: Any, key: Key) -> Tensor:
         for alive, *fields in zip(at.alive.tolist(), *(part.tolist() for part in key), strict=True):
             if alive:
                 tags.add(fields[3])
                 drawn[fields[0], fields[1], fields[2]] += 1
         return original(self, logits, at, key)
 
-    monkeypatch.setattr(SharedNoise, "draw", draw)
+    monkeypatch.setattr(SharedNoise, "sample", sample)
     case = case_of(11, verifiers=["shared-noise"])
     engine = engine_of(case, selector="window(min_budget=8)", length="fixed(draft=4)", proposer="none")
     engine.add(PROMPT, PARAMS)
@@ -91,12 +91,12 @@ def test_shared_noise_has_one_key_per_position(monkeypatch: pytest.MonkeyPatch) 
 def test_equal_seeds_give_equal_tokens_whatever_else_differs() -> None:
     outputs = set[tuple[int, ...]]()
     for n_before in range(3):
-        engine = Engine.compose(model_of(("qwen3", 0)), "dense", max_batch=2, checked=True)
+        engine = Engine.compose(model_of(("qwen3", 0)), "dense", max_num_seqs=2, checked=True)
         for i in range(n_before):
             engine.add(PROMPT[i:], SamplingParams(max_tokens=5))
         wanted = engine.add(PROMPT, PARAMS)
         while engine.has_work:
             for event in engine.step().events:
-                if event.completion and event.request_id == wanted and event.sample == 1:
+                if event.completion and event.request_id == wanted and event.sample_index == 1:
                     outputs.add(event.completion.token_ids)
     assert len(outputs) == 1

@@ -1,7 +1,7 @@
 """The page books as a state machine: whatever happens in whatever order, every page has the owners it should have.
 
-A dictionary says who holds how many blocks and which pages are shared; the tier manager must agree after every step.
-Mutants of the book ship beside it, and the machine must catch each.
+A dictionary says which seat holds how many blocks and which pages are shared; the tier manager must agree after every
+step. Mutants of the book ship beside it, and the machine must catch each.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import Phase as Generation
 from hypothesis import settings
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from sparsespec.core.plan import Phase, Row, StepPlan
-from sparsespec.core.view import View
+from sparsespec.core.view import Ints, View
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.kv.pages import PageBook
 from sparsespec.testing.checks.stage import small_geometry
@@ -36,7 +37,7 @@ class Books(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         inner = self.Tier()
-        inner.bind(small_geometry(n_seats=SEATS, page_size=PAGE, n_pages=N_PAGES))
+        inner.bind(small_geometry(n_seats=SEATS, block_size=PAGE, num_gpu_blocks=N_PAGES))
         self.tiers: Any = WatchedTiers(inner, N_PAGES, PAGE)
         self.held: dict[int, int] = {}  # committed tokens per seat
         self.arrival: dict[int, int] = {}
@@ -61,9 +62,10 @@ class Books(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(data=st.data(), drafted=st.integers(0, 4))
     def commit(self, data: st.DataObject, drafted: int) -> None:
-        seat = data.draw(st.sampled_from(sorted(self.held)))
-        self.held[seat] = min(self.held[seat] + data.draw(st.integers(0, 12)), LIMIT - 8)
-        self.tiers.commit(seat, self.held[seat], drafted)
+        seats = data.draw(st.lists(st.sampled_from(sorted(self.held)), min_size=1, unique=True))
+        for seat in seats:
+            self.held[seat] = min(self.held[seat] + data.draw(st.integers(0, 12)), LIMIT - 8)
+        self.tiers.commit(np.array(seats), np.array([self.held[seat] - 1 + drafted for seat in seats]))
 
     @precondition(lambda self: self._sharers())
     @rule(data=st.data())
@@ -110,7 +112,7 @@ class Books(RuleBasedStateMachine):
 
     def _view(self) -> View:
         seats = sorted(self.held, key=lambda seat: self.arrival[seat])
-        return view_of_held(self, seats, n_seats=SEATS)
+        return view_of_held(self, seats)
 
 
 def _settings(n: int) -> settings:
@@ -165,14 +167,13 @@ def tier_with(book: type[PageBook]) -> type[GpuTier]:
 
 
 class PreemptsTheOldest(GpuTier):
-    """Takes pages from whoever holds most."""
+    """Takes pages from the request that holds most."""
 
     def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
         victim = max((s for s in self._tables if s != seat), key=lambda s: len(self._tables[s]), default=None)
         if victim is None:
             return False
-        self._book.release(self._tables.pop(victim))
-        self._shared.pop(victim, None)
+        self._release_all(victim)
         preempted.append(victim)
         return self._book.n_free >= need
 
@@ -180,17 +181,24 @@ class PreemptsTheOldest(GpuTier):
 class ForgetsTheTable(GpuTier):
     """Releases the tail and goes on naming it."""
 
-    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
-        before = list(self._tables.get(seat, []))
-        super().commit(seat, n_hi, d_hi)
-        if before:
-            self._tables[seat] = before
+    def commit(self, seats: Ints, positions: Ints) -> None:
+        before = {seat: list(table) for seat, table in self._tables.items()}
+        super().commit(seats, positions)
+        self._tables |= before
+
+
+class CommitsTheFirst(GpuTier):
+    """Releases the tail of one seat, whatever else was asked for."""
+
+    def commit(self, seats: Ints, positions: Ints) -> None:
+        super().commit(seats[:1], positions[:1])
 
 
 MUTANTS = [
     *(tier_with(book) for book in (LeakyBook, GenerousBook, GreedyBook, UncountedBook)),
     PreemptsTheOldest,
     ForgetsTheTable,
+    CommitsTheFirst,
 ]
 
 

@@ -1,4 +1,4 @@
-"""Pages of both tiers always add up, nothing is lost on the way, and whoever waits comes back: as a state machine.
+"""Pages of both tiers always add up, nothing is lost on the way, and requests that wait come back: a state machine.
 
 Mutants of the books ship beside it, and the machine must catch each.
 """
@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from sparsespec.core.plan import Move, Placed
 from sparsespec.core.view import View
 from sparsespec.kv.host import HostTier
+from sparsespec.kv.paged import Paged
 from tests.laws.tier_books import TierBooks
 
 TestTierBooks = pytest.mark.slow(TierBooks.TestCase)
@@ -29,7 +30,7 @@ def _settings(n: int) -> settings:
 
 
 class CopiesOwnNothing(HostTier):
-    """Frees the page of a copy when nobody else holds it."""
+    """Frees the page of a copy when no seat holds it."""
 
     def _moves(self, move: Move) -> Move:
         self._book.release([move.page])
@@ -49,28 +50,28 @@ class CopiesKeepTheirPages(HostTier):
 
 
 class SharedBlocksMoveForOne(HostTier):
-    """Moves a block for who leaves, and not for those who share it."""
+    """Moves a block for the request that leaves, and not for those that share it."""
 
-    def _sharers(self, seat: int, block: int, entry: int) -> set[int]:
+    def _sharers(self, seat: int, block: int) -> set[int]:
         return {seat}
 
 
-class SlotsStayOnForget(HostTier):
-    """Releases pages and no slots."""
+class HostPagesStayOnForget(HostTier):
+    """Releases pages of the device and no host pages."""
 
-    def _release(self, pages: list[int]) -> None:
-        self._book.release([page for page in pages if page > 0])
+    def _release(self, seat: int, keep: int) -> None:
+        Paged._release(self, seat, keep)
 
 
 class OutIsStillHere(HostTier):
-    """Lets run who has left."""
+    """Lets requests run that have left."""
 
     def away(self) -> Sequence[int]:
         return ()
 
 
 class ArrivesAtOnce(HostTier):
-    """Lets run who is on the way back, before the copies have ended."""
+    """Lets requests run that are on the way back, before the copies have ended."""
 
     def _arrive(self) -> None:
         self._back.clear()
@@ -91,16 +92,20 @@ class NobodyComesBack(HostTier):
 
 
 class PreemptedAreStillOut(HostTier):
-    """Does not strike those from the list of who is out that lose everything."""
+    """Goes on waiting for requests that were preempted."""
 
-    def _preempt(self, seat: int) -> None:
+    def _release_all(self, seat: int) -> None:
         out = dict(self._out)
-        super()._preempt(seat)
+        super()._release_all(seat)
         self._out = out
+
+    def forget(self, seat: int) -> None:
+        super().forget(seat)
+        self._out.pop(seat, None)
 
 
 class ForgottenAreStillOut(HostTier):
-    """Goes on waiting for who has gone."""
+    """Goes on waiting for requests that have left."""
 
     def forget(self, seat: int) -> None:
         out = dict(self._out)
@@ -112,7 +117,7 @@ MUTANTS = [
     CopiesOwnNothing,
     CopiesKeepTheirPages,
     SharedBlocksMoveForOne,
-    SlotsStayOnForget,
+    HostPagesStayOnForget,
     OutIsStillHere,
     ArrivesAtOnce,
     FailuresAreFine,

@@ -1,8 +1,8 @@
 """The books of both tiers as a state machine: requests come, grow, share, spill, return and go, in any order.
 
-A dictionary says what lies in every page and every slot, and copies are carried out when they end: so it shows not only
-that nothing leaks and no page has two owners, but that whoever runs finds what it wrote. At the end of each run
-everybody is driven to the end, which takes a bounded number of steps, and nothing is left.
+A dictionary says what lies in every page and every host page, and copies are carried out when they end: so it shows not
+only that nothing leaks and no page has two owners, but that each request that runs finds what it wrote. At the end of
+each run all requests are driven to the end, which takes a bounded number of steps, and nothing is left.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any, ClassVar
 
+import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -17,18 +18,18 @@ from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
 from sparsespec.core.view import View
 from sparsespec.kv.host import HostTier
 from sparsespec.testing.checks.stage import small_geometry
-from sparsespec.testing.checks.watched_tiers import WatchedTiers
+from sparsespec.testing.checks.watched_tiers import OnHost, WatchedTiers
 from tests.laws.held import view_of_held
 
 PAGE, SEATS = 4, 5
 ROOM = 12
-"""Pages of the device; nobody may hold more."""
+"""Pages of the device; no request may hold more."""
 LIMIT = PAGE * ROOM
 SPOILT = (-1, -1)
 """What a failed copy leaves where it should have written."""
 
 Label = tuple[int, int]
-"""Who wrote a block, by arrival, and which of its blocks it is."""
+"""The arrival of the request that wrote a block, and which of its blocks it is."""
 
 
 class TierBooks(RuleBasedStateMachine):
@@ -59,7 +60,7 @@ class TierBooks(RuleBasedStateMachine):
     )
     def bind(self, samples: int, prompt: int, low: float, wider: float, **options: Any) -> None:
         inner = self.Tier(low=low, high=low + wider, **options)
-        inner.bind(small_geometry(n_seats=SEATS, page_size=PAGE, n_pages=ROOM + 1))
+        inner.bind(small_geometry(n_seats=SEATS, block_size=PAGE, num_gpu_blocks=ROOM + 1))
         self.tiers = WatchedTiers(inner, ROOM + 1, PAGE)
         for _ in range(2):
             self.come(prompt, more=prompt)
@@ -108,7 +109,7 @@ class TierBooks(RuleBasedStateMachine):
     @precondition(lambda self: self.held and not self.copies)
     @rule(data=st.data(), drafted=st.integers(0, 4))
     def commit(self, data: st.DataObject, drafted: int) -> None:
-        self._commit(data.draw(st.sampled_from(sorted(self.held))), drafted)
+        self._commit([data.draw(st.sampled_from(sorted(self.held)))], drafted)
 
     @precondition(lambda self: len(self.held) == SEATS)
     @rule(data=st.data())
@@ -128,7 +129,7 @@ class TierBooks(RuleBasedStateMachine):
             self._decode([4] * SEATS)
 
     @invariant()
-    def nobody_holds_too_much(self) -> None:
+    def books_balance(self) -> None:
         if self.tiers is None:
             return
         self.tiers.check()
@@ -141,12 +142,12 @@ class TierBooks(RuleBasedStateMachine):
             return
         self._drive_to_the_end()
         self._land(len(self.copies), False)
-        assert self.tiers.free_pages() == ROOM, "pages are held when everybody has left"
-        assert self.tiers.host_pages() == self.tiers.moving_pages() == 0, "the host holds pages of nobody"
+        assert self.tiers.free_pages() == ROOM, "pages are held when all requests have left"
+        assert self.tiers.host_pages() == self.tiers.moving_pages() == 0, "the host holds pages of no request"
         assert not self.tiers.away()
 
     def _drive_to_the_end(self) -> None:
-        """Let everybody run once and go; copies take turns with steps."""
+        """Let each request run once and go; copies take turns with steps."""
         most = 8 * ROOM * (len(self.held) + 1)
         for _ in range(most):
             if not self.held:
@@ -160,28 +161,27 @@ class TierBooks(RuleBasedStateMachine):
         raise AssertionError(f"{sorted(self.held)} did not run in {most} steps: {self.tiers.inner.__dict__}")
 
     def _decode(self, accepted: list[int]) -> None:
-        """Place everybody who is here, and accept so many tokens of those who ran."""
+        """Place all requests that are here, and accept so many tokens of those that ran."""
         placed = self._step({seat: 5 for seat in self.held if seat not in self.tiers.away()})
         for row, n in zip(placed.rows, accepted, strict=False):
             self.held[row.seat] += n
             if self.held[row.seat] > LIMIT - 8:
-                self._forget(row.seat)  # it has said all that it may
-            else:
-                self._commit(row.seat, 0)
+                self._forget(row.seat)  # it has all tokens that it may have
+        self._commit([row.seat for row in placed.rows if row.seat in self.held], 0)
 
     def _come_as_a_sample(self, owner: int, n: int) -> None:
-        """Let somebody come who shares the first `n` pages of `owner`, if it is admitted."""
+        """Let a request come that shares the first `n` pages of `owner`, if it is admitted."""
         before = self.next
         self.come(n * PAGE + 1, more=8)
         if self.next > before:
             seat = max(self.held, key=lambda seat: self.arrival[seat])
-            # a page both hold is one that neither writes or gives up
+            # a page both hold is one that neither writes or releases
             self.held[owner] = max(self.held[owner], n * PAGE + 1)
             self.tiers.share(seat, owner, n)
             self.texts[seat] = self.texts[owner][:n]
 
     def _step(self, queries: dict[int, int]) -> Placed:
-        """Place rows of so many queries, and restore if nobody starved."""
+        """Place rows of so many queries, and restore if none starved."""
         view = self._view()
         rows = tuple(Row(seat, Phase.VERIFY, n, n - 1) for seat, n in queries.items())
         placed = self.tiers.place(StepPlan(rows), view)
@@ -209,7 +209,7 @@ class TierBooks(RuleBasedStateMachine):
     def _begin(self, moves: tuple[Move, ...]) -> None:
         self.copies.extend(moves)
         for move in moves:
-            holders = self.tiers._holders(-move.slot if move.out else move.page)
+            holders = self.tiers._holders(OnHost(move.host_page) if move.out else move.page)
             what = "spilled" if move.out else "restored"
             self.seen[what] += 1
             self.seen[f"shared and {what}"] += len(holders) > 1
@@ -219,9 +219,9 @@ class TierBooks(RuleBasedStateMachine):
         ended = [self.copies.popleft() for _ in range(n)]
         for move in ended:
             if move.out:
-                self.host[move.slot] = SPOILT if failed else self.device[move.page]
+                self.host[move.host_page] = SPOILT if failed else self.device[move.page]
             else:
-                self.device[move.page] = SPOILT if failed else self.host[move.slot]
+                self.device[move.page] = SPOILT if failed else self.host[move.host_page]
         if ended:
             self.tiers.moved(ended, failed=failed)
             self.seen["failed"] += failed
@@ -242,21 +242,24 @@ class TierBooks(RuleBasedStateMachine):
             return "coming back"
         if seat not in inner._out:
             return "here"
-        slots = {move.slot for move in self.copies if move.out}
-        return "out" if slots.isdisjoint(-entry for entry in inner._tables[seat]) else "leaving"
+        leaving = {move.host_page for move in self.copies if move.out}
+        has_left = leaving.isdisjoint(page for (s, _), page in inner._host_table.items() if s == seat)
+        return "out" if has_left else "leaving"
 
-    def _commit(self, seat: int, drafted: int) -> None:
-        self.tiers.commit(seat, self.held[seat], drafted)
-        del self.texts[seat][self.tiers.pages(seat) :]
+    def _commit(self, seats: list[int], drafted: int) -> None:
+        positions = [self.held[seat] - 1 + drafted for seat in seats]
+        self.tiers.commit(np.array(seats, np.int64), np.array(positions, np.int64))
+        for seat in seats:
+            del self.texts[seat][self.tiers.pages(seat) :]
 
     def _away(self) -> list[int]:
         return sorted(set(self.tiers.away())) if self.tiers else []
 
     def _owners(self) -> list[int]:
-        """Return who is here and has pages to share."""
+        """Return the seats that are here and have pages to share."""
         return [seat for seat in sorted(self.held) if seat not in self.tiers.away() and self.texts[seat]]
 
     def _view(self) -> View:
         away = self.tiers.away()
         seats = sorted((s for s in self.held if s not in away), key=lambda seat: self.arrival[seat])
-        return view_of_held(self, seats, n_seats=SEATS)
+        return view_of_held(self, seats)

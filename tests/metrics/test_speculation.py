@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sparsespec.core.plan import Phase
-from sparsespec.core.result import RowResult
+from sparsespec.core.result import RowResult, RowResults
 from sparsespec.metrics.seats import SeatCounts
 from sparsespec.metrics.speculation import SpecMetrics
 from tests.engine.running import EVERY, FULL, NGRAM, SPARSE, compose, prompt_of, run, sampled
@@ -32,15 +32,13 @@ def metrics_of(*results: RowResult, n_output: int | None = None) -> SpecMetrics:
     """Count results one after the other on one seat of two; `n_output` tokens of each are output."""
     counts, metrics = SeatCounts(2, 8), SpecMetrics()
     for result in results:
-        columns = (result.live, result.n_candidates, result.n_accepted, result.kv_read, result.kv_full)
         output = len(result.tokens) if n_output is None else n_output
-        one = (np.array([x]) for x in (1, result.phase is Phase.VERIFY, *columns, output))
-        counts.hear(*one)
+        counts.add(RowResults.of([result._replace(seat=1)]), np.array([output]))
     counts.write(1, metrics)
     return metrics
 
 
-def test_nothing_heard_has_no_ratios() -> None:
+def test_nothing_collected_has_no_ratios() -> None:
     metrics = SpecMetrics()
     for ratio in ("mean_acceptance_length", "draft_acceptance_rate", "draft_kv_share", "kv_share"):
         assert math.isnan(getattr(metrics, ratio))

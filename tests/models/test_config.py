@@ -69,10 +69,10 @@ def test_end_tokens_come_from_both_files() -> None:
 
 
 def test_yarn_stretches_the_context() -> None:
-    assert ModelConfig.from_hf(PLAIN | {"rope_parameters": YARN}).max_context == 128
+    assert ModelConfig.from_hf(PLAIN | {"rope_parameters": YARN}).max_model_len == 128
     short = PLAIN | {"rope_parameters": YARN, "max_position_embeddings": 32}
-    assert ModelConfig.from_hf(short).max_context == 128
-    assert ModelConfig.from_hf(PLAIN | {"rope_parameters": LLAMA3}).max_context == 128
+    assert ModelConfig.from_hf(short).max_model_len == 128
+    assert ModelConfig.from_hf(PLAIN | {"rope_parameters": LLAMA3}).max_model_len == 128
 
 
 def test_a_sliding_window_that_is_off_is_fine() -> None:

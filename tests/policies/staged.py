@@ -15,7 +15,7 @@ class Staged:
     """One bound selector, its state, and the two things that happen to it."""
 
     def __init__(self, part: Any, **sizes: Any) -> None:
-        sizes = {"groups": part.lists(2), "scored": part.scored} | sizes
+        sizes = {"groups": part.num_groups(2), "scored": part.scored} | sizes
         self.part, self.geometry = part, small_geometry(**sizes)
         self.state = state_of(self.geometry, torch.Generator().manual_seed(0))
         part.bind(self.geometry)
@@ -33,14 +33,14 @@ class Staged:
         table = torch.as_tensor(scores, dtype=torch.float32).expand(self.geometry.groups, -1)
         for layer in range(self.geometry.n_layers):
             choice.see(layer, table[:, None] * (1 + layer))
-        self.state.c[0] = c
+        self.state.n_committed[0] = c
         self.part.observe(Outcome(batch, torch.tensor([emitted]), torch.tensor([0])))
 
     def chosen(self, layer: int = 0, *, c: int | None = None, q: Any = None, keys: Any = None) -> Chosen:
         """Return what a DRAFT of seat 0 reads."""
         if c is not None:
-            self.state.c[0] = c
-        c = int(self.state.c[0])
+            self.state.n_committed[0] = c
+        c = int(self.state.n_committed[0])
         batch = batch_of(self.geometry, self.state, [RowAt(0, Phase.DRAFT, 1, c - 1, 1, k=4)])
         g = self.geometry
         q = torch.zeros(1, g.n_heads, g.head_dim, dtype=torch.float64) if q is None else q

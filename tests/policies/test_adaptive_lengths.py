@@ -1,4 +1,4 @@
-"""Lengths that learn, on streams made by hand: what they propose while drafts stand, fall, and stand again."""
+"""Lengths that learn, on streams made by hand: what they propose while drafts are accepted and while they are not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from sparsespec.core.errors import BadOption
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Lengths
-from sparsespec.core.view import RowView
+from sparsespec.core.view import Ints, View
 from sparsespec.engine.engine import Engine
 from sparsespec.models.tiny import tiny
 from sparsespec.policies.lengths.confidence import Confidence
@@ -19,58 +19,58 @@ from sparsespec.policies.lengths.fixed import Fixed
 from sparsespec.policies.lengths.table import Table
 from sparsespec.testing.checks.drawn_views import BLANK
 from sparsespec.testing.checks.stage import small_geometry
-from tests.policies.streams import bound, drafted, stream, verified
+from tests.policies.streams import bound, drafted, observe, propose, stream, verified
 
 
 def test_confidence_leaves_it_to_the_device_where_a_round_ends() -> None:
     part = Confidence(draft=6, stop_below=0.25, guess=2)
-    assert part.propose(BLANK) == Lengths(6, 2, 0.25)
+    assert propose(part) == Lengths(6, 2, 0.25)
     assert (part.max_draft, part.max_guess) == (6, 2)
 
 
-def test_ema_shrinks_while_drafts_fall_and_grows_while_they_stand() -> None:
+def test_ema_shrinks_while_drafts_are_rejected_and_grows_while_they_are_accepted() -> None:
     part = bound(Ema(most=6, least=2, memory=0.5))
-    falling = [lengths.draft for lengths in stream(part, lambda judged: 0, 8)]
-    assert falling == [6, 5, 4, 3, 2, 2, 2, 2]
-    standing = [lengths.draft for lengths in stream(part, lambda judged: judged, 9)]
+    shrinking = [lengths.draft for lengths in stream(part, lambda judged: 0, 8)]
+    assert shrinking == [6, 5, 4, 3, 2, 2, 2, 2]
+    growing = [lengths.draft for lengths in stream(part, lambda judged: judged, 9)]
     # the mean must first climb from 0 over `grow`
-    assert standing == [2, 2, 2, 3, 4, 5, 6, 6, 6]
+    assert growing == [2, 2, 2, 3, 4, 5, 6, 6, 6]
 
 
 def test_ema_stands_still_between_its_thresholds() -> None:
     part = bound(Ema(most=9, least=1, memory=0.0, grow=0.9, shrink=0.4))
-    part.observe(verified(1, 6))
-    assert part.propose(BLANK).draft == 8
+    observe(part, verified(1, 6))
+    assert propose(part).draft == 8
     for accepted in (3, 4, 5, 3, 5):
-        part.observe(verified(accepted, 6))
-        assert part.propose(BLANK).draft == 8
+        observe(part, verified(accepted, 6))
+        assert propose(part).draft == 8
     one = bound(Ema(most=9, least=1, memory=0.0, grow=0.55, shrink=0.54))
     moved = set[int]()
     for accepted in (3, 4, 3, 4, 3):
-        one.observe(verified(accepted, 6))
-        moved.add(one.propose(BLANK).draft)
+        observe(one, verified(accepted, 6))
+        moved.add(int(propose(one).draft))
     assert len(moved) > 1, "without room between the thresholds it moves all the time"
 
 
 def test_ema_learns_neither_from_rounds_without_drafts_nor_growth_from_short_ones() -> None:
     part = bound(Ema(most=6, least=2, memory=0.0, guess=3))
-    part.observe(verified(0, 6))
-    assert part.propose(BLANK) == Lengths(5, 3)
-    part.observe(verified(0, 3, k=0))
-    part.observe(verified(0, 0, k=5))
-    part.observe(drafted(0.1))
-    part.observe(verified(2, 2, k=5))
-    assert part.propose(BLANK) == Lengths(5, 3)
-    assert part.propose(BLANK._replace(seat=1)) == Lengths(6, 3), "each seat has its own"
+    observe(part, verified(0, 6))
+    assert propose(part) == Lengths(5, 3)
+    observe(part, verified(0, 3, k=0))
+    observe(part, verified(0, 0, k=5))
+    observe(part, drafted(0.1))
+    observe(part, verified(2, 2, k=5))
+    assert propose(part) == Lengths(5, 3)
+    assert propose(part, BLANK._replace(seat=1)) == Lengths(6, 3), "each seat has its own"
 
 
 def test_a_table_is_looked_up_by_batch_and_context() -> None:
     part = Table(batch=[1, 2, 64], context=[100, 1000], draft=[[0, 3], [4, 5], [6, 7]], guess=[[1, 0], [0, 0], [0, 2]])
     assert (part.max_draft, part.max_guess) == (7, 2)
-    bound(part, max_context=1000)
+    bound(part, max_model_len=1000)
 
     def asked(running: int, n: int) -> Lengths:
-        return part.propose(BLANK._replace(n_lo=n, n_hi=n, running=running))
+        return propose(part, BLANK._replace(n_lo=n, n_hi=n), running=running)
 
     assert asked(1, 100) == Lengths(0, 1)
     assert asked(1, 101) == Lengths(3, 0)
@@ -81,14 +81,17 @@ def test_a_table_is_looked_up_by_batch_and_context() -> None:
 def test_a_table_without_guesses_makes_none() -> None:
     part = Table(batch=[64], context=[40960], draft=[[5]])
     assert part.max_guess == 0
-    assert bound(part).propose(BLANK) == Lengths(5, 0)
+    assert propose(bound(part)) == Lengths(5, 0)
 
 
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
-        ({"n_seats": 9}, "ends at a batch of 8 and the engine has max_batch=9; add to the table, or lower max_batch"),
-        ({"max_context": 101}, "ends at a context of 100 and the engine has max_context=101"),
+        (
+            {"n_seats": 9},
+            "ends at a batch of 8 and the engine has max_num_seqs=9; add to the table, or lower max_num_seqs",
+        ),
+        ({"max_model_len": 101}, "ends at a context of 100 and the engine has max_model_len=101"),
     ],
 )
 def test_a_table_that_does_not_cover_the_engine_is_refused_when_it_is_bound(sizes: dict[str, int], says: str) -> None:
@@ -99,7 +102,7 @@ def test_a_table_that_does_not_cover_the_engine_is_refused_when_it_is_bound(size
 
 
 def _covering(**sizes: int) -> Any:
-    return small_geometry(**{"n_seats": 8, "max_context": 100, "n_pages": 2} | sizes)
+    return small_geometry(**{"n_seats": 8, "max_model_len": 100, "num_gpu_blocks": 2} | sizes)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +142,11 @@ def test_a_length_is_told_how_many_requests_are_seated() -> None:
     told: list[tuple[int, int]] = []
 
     class Listening(Fixed):
-        def propose(self, row: RowView) -> Lengths:
-            told.append((row.arrival, row.running))
-            return super().propose(row)
+        def propose(self, view: View, index: Ints) -> Lengths:
+            told.extend((arrival, view.num_running) for arrival in view.arrival[index].tolist())
+            return super().propose(view, index)
 
-    engine = Engine.compose(tiny(), selector="window(min_budget=8)", length=Listening(2), max_batch=3)
+    engine = Engine.compose(tiny(), selector="window(min_budget=8)", length=Listening(2), max_num_seqs=3)
     for i, n in enumerate((4, 12, 20, 28)):
         engine.add([i, 1, 2], SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=True))
     while engine.has_work:

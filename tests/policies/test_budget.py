@@ -10,7 +10,7 @@ from sparsespec.core.errors import BadOption
 from sparsespec.policies.selectors.budget import allowed, check_groups
 from sparsespec.policies.selectors.oracle import Oracle
 from sparsespec.policies.selectors.pillar import Pillar
-from sparsespec.policies.selectors.random import Random
+from sparsespec.policies.selectors.random import RandomSelector
 from sparsespec.policies.selectors.window import Window
 
 
@@ -37,24 +37,24 @@ def test_a_list_reads_its_share_rounded_up_but_no_less_than_the_minimum(
     assert allowed(torch.tensor([c]), budget, least).tolist() == [reads]
 
 
-@pytest.mark.parametrize("make", [Window, Random, Oracle, Pillar])
+@pytest.mark.parametrize("make", [Window, RandomSelector, Oracle, Pillar])
 @pytest.mark.parametrize("budget", [0.0, -0.1, 1.01])
 def test_a_budget_outside_0_to_1_raises(make: type, budget: float) -> None:
     with pytest.raises(BadOption, match=r"share of the context a draft reads, in \(0, 1\]"):
         make(budget=budget)
 
 
-@pytest.mark.parametrize("make", [Window, Random, Oracle, Pillar])
+@pytest.mark.parametrize("make", [Window, RandomSelector, Oracle, Pillar])
 def test_a_minimum_of_no_tokens_raises(make: type) -> None:
     with pytest.raises(BadOption, match="1 or more"):
         make(min_budget=0)
 
 
-@pytest.mark.parametrize(("groups", "heads", "lists"), [(1, 8, 1), (2, 8, 2), (8, 8, 8), ("heads", 3, 3), (3, 3, 3)])
-def test_groups_are_lists_per_layer(groups: int | str, heads: int, lists: int) -> None:
-    assert check_groups(groups, heads) == lists
-    for make in (Random, Oracle, Pillar):
-        assert make(groups=groups).lists(heads) == lists
+@pytest.mark.parametrize(("groups", "heads", "number"), [(1, 8, 1), (2, 8, 2), (8, 8, 8), ("heads", 3, 3), (3, 3, 3)])
+def test_groups_are_a_number_per_layer(groups: int | str, heads: int, number: int) -> None:
+    assert check_groups(groups, heads) == number
+    for make in (RandomSelector, Oracle, Pillar):
+        assert make(groups=groups).num_groups(heads) == number
 
 
 @pytest.mark.parametrize("groups", [0, -1, 3, 16, "all", 1.0])

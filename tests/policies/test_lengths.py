@@ -6,17 +6,17 @@ from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths
 from sparsespec.policies.lengths.fixed import Fixed
 from sparsespec.policies.lengths.zero import Zero
-from sparsespec.testing.checks.drawn_views import BLANK
+from tests.policies.streams import propose
 
 
 def test_zero_does_nothing() -> None:
-    assert Zero().propose(BLANK) == Lengths(0, 0)
+    assert propose(Zero()) == Lengths(0, 0)
     assert (Zero.max_draft, Zero.max_guess) == (0, 0)
 
 
 def test_fixed_does_the_same_in_every_round() -> None:
     fixed = Fixed(draft=5, guess=2)
-    assert fixed.propose(BLANK) == Lengths(5, 2, 0.0)
+    assert propose(fixed) == Lengths(5, 2, 0.0)
     assert (fixed.max_draft, fixed.max_guess) == (5, 2)
 
 

@@ -136,9 +136,9 @@ def test_an_unscored_step_changes_nothing() -> None:
 
 def test_pillarattn_as_published_is_one_setting() -> None:
     published = Pillar(groups="heads", recent=0.0, scored=(0, 16), warm_start=False, min_budget=192)
-    assert published.lists(8) == 8
+    assert published.num_groups(8) == 8
     assert published.scored == (0, 16)
-    staged = Staged(published, max_context=400, n_pages=500, page_size=4)
+    staged = Staged(published, max_model_len=400, num_gpu_blocks=500, block_size=4)
     staged.settle(301, 1, scores(300, p0=0.9))
     positions, tail = staged.lists()
     assert len(positions) == 2

@@ -15,14 +15,16 @@ from tests.policies.staged import Staged
 
 def keys_of(staged: Staged, seed: int = 0) -> Tensor:
     g, generator = staged.geometry, torch.Generator().manual_seed(seed)
-    return torch.randn(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, generator=generator, dtype=torch.float64)
+    return torch.randn(
+        g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, generator=generator, dtype=torch.float64
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_product_exceeds_the_bound_of_its_page(seed: int) -> None:
     staged = Staged(Quest())
     g, keys = staged.geometry, keys_of(staged, seed)
-    staged.state.c[:] = 41
+    staged.state.n_committed[:] = 41
     rows = [RowAt(1, Phase.DRAFT, 3, 40, 2, k=4), RowAt(3, Phase.DRAFT, 1, 40, 1, k=4)]
     batch = batch_of(g, staged.state, rows)
     generator = torch.Generator().manual_seed(seed)
@@ -31,7 +33,7 @@ def test_no_product_exceeds_the_bound_of_its_page(seed: int) -> None:
     for b, queries in enumerate(([0, 1], [3])):
         k = LayerKeys(keys, batch).of(b, 40)
         products = torch.einsum("whgd,shd->whgs", q[queries].view(-1, g.n_kv_heads, 2, g.head_dim), k)
-        best = products.amax((0, 2)).view(g.n_kv_heads, 10, g.page_size).amax(2)
+        best = products.amax((0, 2)).view(g.n_kv_heads, 10, g.block_size).amax(2)
         assert (bounds[b, :, :10] >= best - 1e-12).all()
         # a bound, and no more than the page's own extremes can give
         widest = q[queries].abs().sum(-1).amax() * keys.abs().amax()
@@ -39,9 +41,9 @@ def test_no_product_exceeds_the_bound_of_its_page(seed: int) -> None:
 
 
 def test_the_bound_of_a_page_with_one_key_is_its_product() -> None:
-    staged = Staged(Quest(), page_size=1, n_pages=300)
+    staged = Staged(Quest(), block_size=1, num_gpu_blocks=300)
     g, keys = staged.geometry, keys_of(staged)
-    staged.state.c[0] = 30
+    staged.state.n_committed[0] = 30
     batch = batch_of(g, staged.state, [RowAt(0, Phase.DRAFT, 1, 29, 1, k=4)])
     q = torch.randn(1, g.n_heads, g.head_dim, dtype=torch.float64)
     products = torch.einsum("hgd,shd->hgs", q.view(g.n_kv_heads, 2, g.head_dim), LayerKeys(keys, batch).of(0, 29))
@@ -50,7 +52,7 @@ def test_the_bound_of_a_page_with_one_key_is_its_product() -> None:
 
 def test_rows_that_do_not_draft_have_no_bounds() -> None:
     staged = Staged(Quest())
-    staged.state.c[:] = 41
+    staged.state.n_committed[:] = 41
     rows = [RowAt(0, Phase.VERIFY, 2, 40, 2), RowAt(1, Phase.DRAFT, 2, 40, 0, k=4)]
     batch = batch_of(staged.geometry, staged.state, rows)
     q = torch.ones(4, staged.geometry.n_heads, staged.geometry.head_dim, dtype=torch.float64)
@@ -60,7 +62,7 @@ def test_rows_that_do_not_draft_have_no_bounds() -> None:
 def test_pages_that_the_query_could_read_most_are_read_whole() -> None:
     staged = Staged(Quest(budget=0.2, min_budget=9, groups="heads"))
     g, state = staged.geometry, staged.state
-    keys = torch.zeros(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
     for head, positions in enumerate(((5, 13), (0, 27))):
         for t in positions:
             keys[int(state.table[0, t // 4]), t % 4, head, 1] = 5.0
@@ -76,7 +78,7 @@ def test_pages_that_the_query_could_read_most_are_read_whole() -> None:
 def test_a_negative_query_looks_for_the_smallest_keys() -> None:
     staged = Staged(Quest(budget=0.1, min_budget=4, groups=1))
     g = staged.geometry
-    keys = torch.zeros(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
     keys[int(staged.state.table[0, 3]), 1] = 5.0
     keys[int(staged.state.table[0, 6]), 1] = -5.0
     q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)

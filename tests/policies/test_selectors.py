@@ -8,7 +8,7 @@ from sparsespec.core.plan import Phase
 from sparsespec.policies.selectors.full import Full
 from sparsespec.policies.selectors.none import NoSelector
 from sparsespec.policies.selectors.oracle import Oracle
-from sparsespec.policies.selectors.random import Random
+from sparsespec.policies.selectors.random import RandomSelector
 from sparsespec.policies.selectors.window import Window
 from sparsespec.testing.checks.stage import RowAt, batch_of
 from tests.policies.staged import Staged
@@ -44,19 +44,21 @@ def test_none_has_no_draft_level_and_is_never_asked() -> None:
 
 
 def test_random_draws_anew_in_every_round_layer_and_group_and_never_within_one() -> None:
-    staged = Staged(Random(budget=0.2, min_budget=4, groups=2, seed=3))
+    staged = Staged(RandomSelector(budget=0.2, min_budget=4, groups=2, seed=3))
     one = staged.lists(c=41)
     assert one == staged.lists(c=41)
     first, second = one[0]
     drawn = {tuple(x) for x in (first, second, *staged.lists(1)[0], *staged.lists(c=42)[0])}
     assert len(drawn) == 6
     assert one[1] == 40
-    assert Staged(Random(budget=0.2, min_budget=4, groups=2, seed=4)).lists(c=41) != one
+    assert Staged(RandomSelector(budget=0.2, min_budget=4, groups=2, seed=4)).lists(c=41) != one
 
 
 def test_random_leaves_no_position_out() -> None:
-    staged = Staged(Random(budget=0.25, min_budget=1))
-    seen = {p for seed in range(20) for p in Staged(Random(budget=0.25, min_budget=1, seed=seed)).lists(c=21)[0][0]}
+    staged = Staged(RandomSelector(budget=0.25, min_budget=1))
+    seen = {
+        p for seed in range(20) for p in Staged(RandomSelector(budget=0.25, min_budget=1, seed=seed)).lists(c=21)[0][0]
+    }
     assert seen == set(range(20))
     assert len(staged.lists(c=21)[0][0]) == 5
 
@@ -64,11 +66,11 @@ def test_random_leaves_no_position_out() -> None:
 def test_oracle_reads_what_this_very_query_reads_most() -> None:
     staged = Staged(Oracle(budget=0.1, min_budget=2, groups="heads"))
     g, state = staged.geometry, staged.state
-    keys = torch.zeros(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
     for head, positions in enumerate(((4, 11), (0, 19))):
         for t in positions:
-            page = int(state.table[0, t // g.page_size])
-            keys[page, t % g.page_size, head] = 5.0
+            page = int(state.table[0, t // g.block_size])
+            keys[page, t % g.block_size, head] = 5.0
     q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)
     assert staged.lists(c=21, q=q, keys=keys) == ([[4, 11], [0, 19]], 20)
     one = Staged(Oracle(budget=0.1, min_budget=4, groups=1))
@@ -80,12 +82,12 @@ def test_oracle_reads_what_this_very_query_reads_most() -> None:
 def test_oracle_chooses_nothing_where_there_is_nothing_to_choose() -> None:
     staged = Staged(Oracle(budget=0.1, min_budget=4))
     g = staged.geometry
-    keys = torch.ones(g.n_pages, g.page_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    keys = torch.ones(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
     assert staged.lists(c=1, keys=keys) == ([[], []], 0)
 
 
-@pytest.mark.parametrize("part", [Random(), Oracle()])
-def test_who_wants_no_scores_says_so_when_it_gets_some(part: Random | Oracle) -> None:
+@pytest.mark.parametrize("part", [RandomSelector(), Oracle()])
+def test_who_wants_no_scores_says_so_when_it_gets_some(part: RandomSelector | Oracle) -> None:
     staged = Staged(part)
     batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.VERIFY, 1, 0, 1)])
     with pytest.raises(AssertionError, match="wants no scores"):

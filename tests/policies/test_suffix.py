@@ -88,7 +88,7 @@ def test_matches_beyond_the_cap_are_not_told_apart() -> None:
 
 def test_all_ids_of_a_vocabulary_are_told_apart() -> None:
     part = Suffix()
-    part.bind(small_geometry(max_context=3 << 14))
+    part.bind(small_geometry(max_model_len=3 << 14))
     tokens = torch.arange(3 << 14)[None].repeat(1, 2)[:, : (3 << 14) + 16]
     # the first 16 ids come again at the end, and nothing else does
     lengths = part._lengths(tokens, torch.tensor([tokens.shape[1]]))[0]

@@ -4,16 +4,15 @@ import pytest
 
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase, Row
-from sparsespec.core.view import RowView
 from sparsespec.sched.lockstep import Lockstep
-from sparsespec.testing.checks.drawn_views import BLANK, view_of
+from sparsespec.testing.checks.drawn_views import BLANK, ViewRow, view_of
 
 DRAFTING = BLANK._replace(k=4, d_lo=2, d_hi=2)
 FULL = BLANK._replace(k=4, d_lo=4, d_hi=4)
 FILLING = BLANK._replace(to_prefill=7)
 
 
-def plan(*rows: RowView, chunk: int = 256) -> tuple[Row, ...]:
+def plan(*rows: ViewRow, chunk: int = 256) -> tuple[Row, ...]:
     seated = [row._replace(seat=i, arrival=i) for i, row in enumerate(rows)]
     return tuple(sorted(Lockstep(chunk).plan(view_of(*seated)).rows))  # by seat
 

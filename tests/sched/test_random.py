@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 from sparsespec.core.plan import Phase
-from sparsespec.sched.random import Random
+from sparsespec.sched.random import RandomScheduler
 from sparsespec.testing.checks.drawn_views import BLANK, view_of
 
 NEW = BLANK._replace(k=8, first_round=True)
@@ -12,7 +12,7 @@ NEW = BLANK._replace(k=8, first_round=True)
 
 def drafts_at(d: int, n: int, seed: int = 0) -> list[bool]:
     rows = [NEW._replace(seat=i, arrival=i, d_lo=d, d_hi=d) for i in range(n)]
-    phases = {row.seat: row.phase for row in Random(seed=seed).plan(view_of(*rows)).rows}
+    phases = {row.seat: row.phase for row in RandomScheduler(seed=seed).plan(view_of(*rows)).rows}
     return [phases[i] is Phase.DRAFT for i in range(n)]
 
 
@@ -27,7 +27,7 @@ def test_first_rounds_end_anywhere_and_stay_ended() -> None:
 
 def test_later_rounds_are_whole() -> None:
     rows = [NEW._replace(seat=i, arrival=i, first_round=False, d_lo=7, d_hi=7) for i in range(30)]
-    assert {row.phase for row in Random().plan(view_of(*rows)).rows} == {Phase.DRAFT}
+    assert {row.phase for row in RandomScheduler().plan(view_of(*rows)).rows} == {Phase.DRAFT}
 
 
 def test_another_seed_spreads_otherwise() -> None:

@@ -9,9 +9,8 @@ import pytest
 
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase, Row, StepPlan
-from sparsespec.core.view import RowView
 from sparsespec.sched.staggered import Staggered
-from sparsespec.testing.checks.drawn_views import BLANK, view_of
+from sparsespec.testing.checks.drawn_views import BLANK, ViewRow, view_of
 from sparsespec.testing.checks.stage import small_geometry
 
 NEW = BLANK._replace(k=4, first_round=True)
@@ -24,7 +23,7 @@ def bound(gain: float = 0.1, n_seats: int = 8) -> Staggered:
     return part
 
 
-def seated(*rows: RowView) -> list[RowView]:
+def seated(*rows: ViewRow) -> list[ViewRow]:
     return [row._replace(seat=i, arrival=i) for i, row in enumerate(rows)]
 
 
@@ -33,11 +32,11 @@ def phases(plan: StepPlan) -> list[str]:
     return [row.phase.name for row in sorted(plan.rows)]
 
 
-def play(part: Staggered, rows: list[RowView], steps: int) -> list[Counter[str]]:
+def play(part: Staggered, rows: list[ViewRow], steps: int) -> list[Counter[str]]:
     """Let every draft and verification succeed for sure; return how many rows of each phase each step had."""
     seen = []
     for step in range(steps):
-        plan = part.plan(view_of(*rows, step=step, n_seats=8))
+        plan = part.plan(view_of(*rows, step=step))
         seen.append(Counter(row.phase.name for row in plan.rows))
         for row in plan.rows:
             old = rows[row.seat]
@@ -69,8 +68,8 @@ def test_a_lone_request_drafts_whole_rounds_from_the_start() -> None:
 
 def test_without_a_gain_to_reach_later_rounds_are_never_cut() -> None:
     rows = seated(*[NEW._replace(first_round=False, d_lo=3, d_hi=3)] * 3, FULL)
-    early = bound().plan(view_of(*rows, n_seats=8))
-    never = bound(gain=math.inf).plan(view_of(*rows, n_seats=8))
+    early = bound().plan(view_of(*rows))
+    never = bound(gain=math.inf).plan(view_of(*rows))
     assert phases(early) == ["VERIFY", "DRAFT", "DRAFT", "VERIFY"]
     assert phases(never) == ["DRAFT", "DRAFT", "DRAFT", "VERIFY"]
 
@@ -79,21 +78,21 @@ def test_a_round_is_cut_only_as_far_as_it_pays() -> None:
     # the next step verifies 300 and this one 100: one row moves, after which they weigh the same
     short = NEW._replace(first_round=False, d_lo=3, d_hi=3, n_lo=100, n_hi=100)
     full = FULL._replace(n_lo=100, n_hi=100)
-    assert Counter(phases(bound().plan(view_of(*seated(short, short, short, full), n_seats=8)))) == {
+    assert Counter(phases(bound().plan(view_of(*seated(short, short, short, full))))) == {
         "DRAFT": 2,
         "VERIFY": 2,
     }
     # the same hole, but each row to fill it would give up three drafts for a third of the gain
     far = short._replace(d_lo=1, d_hi=1)
-    plan = bound(gain=1.0).plan(view_of(*seated(far, far, far, full), n_seats=8))
+    plan = bound(gain=1.0).plan(view_of(*seated(far, far, far, full)))
     assert Counter(phases(plan)) == {"DRAFT": 3, "VERIFY": 1}
 
 
 def test_what_must_wait_for_nothing_else_is_not_counted() -> None:
-    # who never drafts verifies in every step, so it leaves no hole in the others
+    # a row that never drafts verifies in every step, so it leaves no hole in the others
     short = NEW._replace(first_round=False, d_lo=3, d_hi=3)
     plain = BLANK._replace(n_lo=1000, n_hi=1000)
-    assert phases(bound().plan(view_of(*seated(short, short, FULL, plain), n_seats=8))).count("DRAFT") == 2
+    assert phases(bound().plan(view_of(*seated(short, short, FULL, plain)))).count("DRAFT") == 2
 
 
 def test_steps_stay_level_as_requests_finish() -> None:
@@ -103,7 +102,7 @@ def test_steps_stay_level_as_requests_finish() -> None:
 
 def spread(gain: float, seed: int) -> float:
     """Return how much the KV verified per step deviates from its mean, after half of the rows have finished."""
-    dice, part, rows, k = random.Random(seed), bound(gain, 64), dict[int, RowView](), 8
+    dice, part, rows, k = random.Random(seed), bound(gain, 64), dict[int, ViewRow](), 8
     for seat in range(64):
         n = dice.randint(1000, 12000)
         rows[seat] = NEW._replace(seat=seat, arrival=seat, n_lo=n, n_hi=n, k=k)
@@ -112,7 +111,7 @@ def spread(gain: float, seed: int) -> float:
         if step >= 40 and len(rows) > 32:
             del rows[dice.choice(list(rows))]
         loads.append(0)
-        for row in part.plan(view_of(*rows.values(), step=step, n_seats=64)).rows:
+        for row in part.plan(view_of(*rows.values(), step=step)).rows:
             old = rows[row.seat]
             if row.phase is Phase.DRAFT:
                 rows[row.seat] = old._replace(d_lo=old.d_lo + 1, d_hi=old.d_hi + 1)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from sparsespec.core import registry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
 from sparsespec.testing import Chaos, Erratic, check_length, check_scheduler, register_adversaries
-from sparsespec.testing.checks.drawn_views import BLANK, draw_view
+from sparsespec.testing.checks.drawn_views import BLANK, draw_view, view_of
 
 
 def test_registering_twice_changes_nothing() -> None:
@@ -45,7 +46,7 @@ def test_chaos_does_everything_that_is_legal() -> None:
             seen[row.phase.name] += 1
             could = not view.must_verify[i] and view.d_lo[i] < view.k[i]
             seen["early"] += row.phase is Phase.VERIFY and bool(could)
-            seen["part"] += row.phase is Phase.PREFILL and row.n_query < view.to_prefill[i]
+            seen["part"] += row.phase is Phase.PREFILL and bool(row.n_query < view.to_prefill[i])
     for what in ("left out", "shuffled", "PREFILL", "DRAFT", "VERIFY", "early", "part"):
         assert seen[what] >= 10, seen
 
@@ -58,11 +59,12 @@ def test_chaos_repeats_itself_by_step_and_seed() -> None:
 
 def test_erratic_changes_its_mind_within_its_promise() -> None:
     erratic = Erratic(max_draft=5, max_guess=3, stop=0.5)
-    drawn = {erratic.propose(BLANK._replace(n_lo=n, arrival=a)) for n in range(60) for a in range(3)}
-    assert {lengths.draft for lengths in drawn} == set(range(6))
-    assert {lengths.guess for lengths in drawn} == set(range(4))
-    assert any(lengths.stop_below for lengths in drawn)
-    assert not all(lengths.stop_below for lengths in drawn)
+    view = view_of(*(BLANK._replace(n_lo=n, arrival=a) for n in range(60) for a in range(3)))
+    draft, guess, stop_below = map(np.asarray, erratic.propose(view, np.arange(len(view))))
+    assert set(draft.tolist()) == set(range(6))
+    assert set(guess.tolist()) == set(range(4))
+    assert stop_below.any()
+    assert not stop_below.all()
 
 
 @pytest.mark.parametrize(

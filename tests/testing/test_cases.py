@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsespec.core import registry
-from sparsespec.core.spec import LOOPS, SHELVES, EngineSpec
+from sparsespec.core.loops import LOOPS
+from sparsespec.core.spec import SHELVES, EngineSpec
 from sparsespec.testing import Case, case_of, engine_of, register_adversaries
 from sparsespec.testing.strategies import cases
 
@@ -46,15 +47,15 @@ def test_few_compositions_are_drawn_twice() -> None:
 def test_sizes_reach_from_tight_to_ample() -> None:
     tight = ample = 0
     for case in drawn():
-        size = case.spec.engine["page_size"]
+        size = case.spec.engine["block_size"]
         needs = [-(-(len(a.prompt) + a.params.max_tokens - 1) // size) for a in case.requests]
-        assert case.spec.engine["n_pages"] - 1 >= max(needs)
-        tight += case.spec.engine["n_pages"] - 1 == max(1, *needs)
-        ample += case.spec.engine["n_pages"] - 1 >= sum(needs)
+        assert case.spec.engine["num_gpu_blocks"] - 1 >= max(needs)
+        tight += case.spec.engine["num_gpu_blocks"] - 1 == max(1, *needs)
+        ample += case.spec.engine["num_gpu_blocks"] - 1 >= sum(needs)
     assert tight >= 100
     assert ample >= 80
-    assert {case.spec.engine["page_size"] for case in drawn()} == {1, 2, 4, 16}
-    assert {case.spec.engine["max_batch"] for case in drawn()} == {1, 2, 3, 4}
+    assert {case.spec.engine["block_size"] for case in drawn()} == {1, 2, 4, 16}
+    assert {case.spec.engine["max_num_seqs"] for case in drawn()} == {1, 2, 3, 4}
 
 
 def test_requests_are_of_all_kinds() -> None:
@@ -79,8 +80,8 @@ def test_requests_are_of_all_kinds() -> None:
 
 def test_only_shared_noise_is_sampled() -> None:
     for case in drawn():
-        sampled = any(not ask.params.is_greedy for ask in case.requests)
-        assert not sampled or case.spec.verifier.name == "shared-noise"
+        any_sampled = any(not ask.params.is_greedy for ask in case.requests)
+        assert not any_sampled or case.spec.verifier.name == "shared-noise"
 
 
 def test_verifiers_can_be_chosen() -> None:

@@ -186,7 +186,7 @@ class Neighbourly(ReferenceAttention):
 class QueryByQuery(ReferenceAttention):
     """Takes every query for a row of its own, whose bits nothing can change then; it scores nothing."""
 
-    gives = frozenset({"batch_invariant"})
+    provides = frozenset({"batch_invariant"})
 
     def plan(self, batch: Batch, choice: Any) -> None:
         super().plan(batch, choice)

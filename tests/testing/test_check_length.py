@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sparsespec.core.plan import Lengths
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 from sparsespec.policies.lengths.fixed import Fixed
 from sparsespec.testing import check_length
 from tests.testing.caught import caught
@@ -20,56 +21,86 @@ class Last(Fixed):
     """Sound: drafts as many as the seat's last round accepted, at most 8."""
 
     def bind(self, geometry: Any) -> None:
-        self._last: dict[int, int] = {}
+        self._last = np.full(geometry.n_seats, 4)
 
     def reset(self, seats: Sequence[int]) -> None:
-        for seat in seats:
-            self._last.pop(seat, None)
+        self._last[list(seats)] = 4
 
-    def propose(self, row: RowView) -> Lengths:
-        return Lengths(min(8, self._last.get(row.seat, 4)), 0)
+    def propose(self, view: View, index: Ints) -> Lengths:
+        return Lengths(np.minimum(8, self._last[view.seat[index]]), 0)
 
-    def observe(self, result: RowResult) -> None:
-        self._last[result.seat] = result.n_accepted
+    def observe(self, results: RowResults) -> None:
+        self._last[results.seat] = results.n_accepted
 
 
 class TooFar(Fixed):
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         return Lengths(9, 0)
 
 
 class Negative(Fixed):
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         return Lengths(4, -1)
 
 
 class Certain(Fixed):
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         return Lengths(4, 0, stop_below=1.5)
 
 
 class NotANumber(Fixed):
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         return Lengths(4, 0, stop_below=float("nan"))
 
 
 class Pair(Fixed):
-    def propose(self, row: RowView) -> Any:
+    def propose(self, view: View, index: Ints) -> Any:
         return 4, 0
 
 
 class Dicing(Fixed):
-    """Counts how often anybody asked."""
+    """Counts how often it was asked, by all of its class."""
 
     times = itertools.count()
 
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         return Lengths(next(self.times) % (self.max_draft + 1), 0)
+
+
+class TooFarAtTimes(Fixed):
+    """Exceeds its promise for long contexts alone."""
+
+    def propose(self, view: View, index: Ints) -> Lengths:
+        return Lengths(np.where(view.n_hi[index] > 40, 9, 8), 0)
+
+
+class ByCompany(Last):
+    """Gives the rows that are asked together the length of the shortest."""
+
+    def propose(self, view: View, index: Ints) -> Lengths:
+        return Lengths(super().propose(view, index).draft.min(), 0)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class ByPlace(Fixed):
+    """Confuses a row's place among those asked with its seat."""
+
+    def propose(self, view: View, index: Ints) -> Lengths:
+        return Lengths(np.arange(len(index)) % 2, 0)
+
+
+class OneTooMany(Fixed):
+    def propose(self, view: View, index: Ints) -> Lengths:
+        return Lengths(np.full(len(view) + 1, 4), 0)
+
+
+class Fractions(Fixed):
+    def propose(self, view: View, index: Ints) -> Lengths:
+        return Lengths(np.full(len(index), 4.0), 0)  # pyright: ignore[reportArgumentType]
 
 
 class ForgetsAll(Last):
     def reset(self, seats: Sequence[int]) -> None:
-        self._last = {}
+        self._last[:] = 4
 
 
 class ForgetsNobody(Last):
@@ -82,10 +113,10 @@ class Unbounded(Fixed):
 
 
 class Mute:
-    needs = gives = frozenset[str]()
+    needs = provides = frozenset[str]()
     max_draft = max_guess = 0
 
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         return Lengths(0, 0)
 
 
@@ -104,6 +135,11 @@ BROKEN: dict[type, str] = {
     Certain: "no probability",
     NotANumber: "no probability",
     Pair: "must return Lengths",
+    TooFarAtTimes: "promised draft <= 8",
+    ByCompany: "to the same rows one by one",
+    ByPlace: "to the same rows one by one",
+    OneTooMany: "one number for all of them, or one for each",
+    Fractions: "promised draft <= 8",
     Dicing: "must not roll dice",
     ForgetsAll: "it may forget seat 0 only",
     ForgetsNobody: "still remembers",
@@ -120,3 +156,15 @@ def test_a_broken_promise_is_caught(part: type) -> None:
 
 def test_their_sound_base_passes() -> None:
     check_length(Last())
+
+
+class Columns(Last):
+    """Sound: answers with an array for each column."""
+
+    def propose(self, view: View, index: Ints) -> Lengths:
+        draft = super().propose(view, index).draft
+        return Lengths(draft, np.zeros(len(index), dtype=np.int64), np.full(len(index), 0.5))
+
+
+def test_a_column_is_a_number_or_an_array() -> None:
+    check_length(Columns())

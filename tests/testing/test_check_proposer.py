@@ -54,7 +54,7 @@ class Dicing(Ngram):
 
 
 class Outside(Ngram):
-    gives: frozenset[str] = frozenset()  # what it does wrong, it does by looking
+    provides: frozenset[str] = frozenset()  # what it does wrong, it does by looking
 
     def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
         count = super().propose(state, seat, known, room)
@@ -65,7 +65,7 @@ class Outside(Ngram):
 
 class Filling(Ngram):
     def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
-        state.filled[seat] += 1
+        state.n_computed[seat] += 1
         return super().propose(state, seat, known, room)
 
 
@@ -103,7 +103,7 @@ BROKEN: dict[type, str] = {
     Elsewhere: "not among its guesses",
     Dicing: "when it is asked again",
     Outside: "not in the vocabulary",
-    Filling: "changed state.filled",
+    Filling: "changed state.n_computed",
     Lying: "says that it never does",
     Shapeless: "one whole number per row",
     Learning: "observe changed state.tokens",

@@ -32,7 +32,7 @@ class NeverFills(Lockstep):
 
 
 class FillsLast(Lockstep):
-    """Fills only when nobody decodes."""
+    """Fills only when no row decodes."""
 
     def plan(self, view: View) -> StepPlan:
         rows = super().plan(view).rows

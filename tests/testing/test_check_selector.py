@@ -43,7 +43,7 @@ class TailTooLate(Small):
     def select(self, batch: Batch) -> Stored:
         stored = super().select(batch)
         assert isinstance(stored, Stored)
-        stored.tail_from = batch.state.c + 0
+        stored.tail_from = batch.state.n_committed + 0
         return stored
 
 
@@ -66,7 +66,7 @@ class Overlapping(Small):
 
 
 class TailByLayer(Small):
-    gives: frozenset[str] = frozenset()  # what it does wrong, it does by looking
+    provides: frozenset[str] = frozenset()  # what it does wrong, it does by looking
 
     def select(self, batch: Batch) -> Any:
         return _TailByLayer(super().select(batch))
@@ -89,12 +89,12 @@ class Floats(Small):
 
 class Meddling(Small):
     def observe(self, outcome: Outcome) -> None:
-        outcome.batch.state.filled += 1
+        outcome.batch.state.n_computed += 1
 
 
 class WritesInSelect(Small):
     def select(self, batch: Batch) -> Any:
-        batch.state.d.zero_()
+        batch.state.n_drafted.zero_()
         return super().select(batch)
 
 
@@ -102,7 +102,7 @@ class Peeking(Small):
     """Looks how long the contexts are, and says that it does not."""
 
     def select(self, batch: Batch) -> Any:
-        batch.state.c.max().item()
+        batch.state.n_committed.max().item()
         return super().select(batch)
 
 
@@ -115,7 +115,7 @@ class Dicing(Small):
         stored = super().select(batch)
         assert isinstance(stored, Stored)
         if next(self.times) % 2:
-            stored.tail_from = batch.state.c - 1
+            stored.tail_from = batch.state.n_committed - 1
         return stored
 
 
@@ -131,7 +131,7 @@ class Rounding(Small):
 
 
 class ThreeLists(Small):
-    def lists(self, n_kv_heads: int) -> int:
+    def num_groups(self, n_kv_heads: int) -> int:
         return 3
 
 
@@ -142,7 +142,7 @@ class Undeclared(Small):
 class Rejected(LatePillar):
     """Chooses among all positions that were scored, those of rejected drafts included."""
 
-    gives: frozenset[str] = frozenset()  # what it does wrong, it does by looking
+    provides: frozenset[str] = frozenset()  # what it does wrong, it does by looking
 
     def observe(self, outcome: Outcome) -> None:
         super().observe(outcome)
@@ -170,7 +170,7 @@ class SparseFromTheStart(LatePillar):
         stored = super().select(batch)
         assert isinstance(stored, Stored)
         unscored = (stored.tail_from == 0) & (stored.counts[0] == 0)
-        stored.tail_from = torch.where(unscored, batch.state.c - 1, stored.tail_from)
+        stored.tail_from = torch.where(unscored, batch.state.n_committed - 1, stored.tail_from)
         return stored
 
 
@@ -182,8 +182,8 @@ BROKEN: dict[type, str] = {
     Overlapping: "not all below tail_from",
     TailByLayer: "not the same in all layers",
     Floats: "no integers",
-    Meddling: "observe changed state.filled",
-    WritesInSelect: "select changed state.d",
+    Meddling: "observe changed state.n_computed",
+    WritesInSelect: "select changed state.n_drafted",
     Peeking: "cannot be captured",
     Dicing: "changed its choice",
     Eager: "allocates table; that is for bind",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,32 +30,37 @@ class NeverPreempts(GpuTier):
 class PreemptsAnybody(GpuTier):
     def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
         for victim in [s for s in self._tables if s != seat]:
-            self._book.release(self._tables.pop(victim))
+            self._release_all(victim)
             preempted.append(victim)
         return self._book.n_free >= need
 
 
 class KeepsTheTail(GpuTier):
-    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
+    def commit(self, seats: Ints, positions: Ints) -> None:
         pass
 
 
 class CutsTheTail(GpuTier):
-    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
-        super().commit(seat, n_hi, 0)
+    def commit(self, seats: Ints, positions: Ints) -> None:
+        super().commit(seats, np.maximum(positions - 1, 0))
+
+
+class CommitsTheFirst(GpuTier):
+    def commit(self, seats: Ints, positions: Ints) -> None:
+        super().commit(seats[:1], positions[:1])
 
 
 class LeaksOnForget(GpuTier):
     def forget(self, seat: int) -> None:
         self._tables.pop(seat, None)
-        self._shared.pop(seat, None)
+        self._n_held[seat] = self._n_shared[seat] = 0
 
 
 class RemembersSharing(GpuTier):
     def forget(self, seat: int) -> None:
-        shared = self._shared.get(seat, 0)
+        shared = self.shared_pages(seat)
         super().forget(seat)
-        self._shared[seat] = shared
+        self._n_shared[seat] = shared
 
 
 class SharesWithoutCounting(GpuTier):
@@ -67,14 +73,13 @@ class SharesWithoutCounting(GpuTier):
 
 class CopiesInsteadOfSharing(GpuTier):
     def share(self, seat: int, owner: int, n_pages: int) -> tuple[tuple[int, int, int], ...]:
-        self._tables[seat] = self._book.take(n_pages)
-        self._shared[seat] = n_pages
-        return tuple((seat, block, page) for block, page in enumerate(self._tables[seat]))
+        self._n_shared[seat] = n_pages
+        return tuple(self._grow(seat, n_pages))
 
 
 class TooFewPages(GpuTier):
-    def _blocks(self, positions: int) -> int:
-        return max(1, super()._blocks(positions) - 1)
+    def _blocks(self, positions: Any) -> Any:
+        return np.maximum(1, super()._blocks(positions) - 1)
 
 
 class SilentAboutEntries(GpuTier):
@@ -100,9 +105,10 @@ class DraftsPastTheRound(GpuTier):
 BROKEN: dict[type, str] = {
     YoungestFirst: "not oldest first",
     NeverPreempts: "did not place the oldest|did not finish",
-    PreemptsAnybody: "for nobody who is older|took its pages|did not place the oldest",
+    PreemptsAnybody: "for no older request|took its pages|did not place the oldest",
     KeepsTheTail: "kept",
     CutsTheTail: "kept",
+    CommitsTheFirst: "kept",
     LeaksOnForget: "free pages|add up",
     RemembersSharing: "which was forgotten",
     SharesWithoutCounting: "other owners",

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.sampling.greedy import Greedy
 from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
@@ -22,25 +22,25 @@ from tests.testing.caught import caught
 class Stingy(SharedNoise):
     """Emits no token behind the candidates that stand."""
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        chained = super().chain(logits, rows, q)
-        return chained._replace(emitted=chained.accepted)
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        verified = super().verify(logits, rows, q)
+        return verified._replace(emitted=verified.accepted)
 
 
 class Undead(SharedNoise):
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        chained = super().chain(logits, rows, q)
-        return chained._replace(emitted=chained.emitted.clamp(min=1))
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        verified = super().verify(logits, rows, q)
+        return verified._replace(emitted=verified.emitted.clamp(min=1))
 
 
 class Trusting(SharedNoise):
     """Lets every candidate stand."""
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        chained = super().chain(logits, rows, q)
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        verified = super().verify(logits, rows, q)
         m = rows.count.clamp(min=0)
-        tokens = torch.cat((rows.candidates, chained.tokens[:, -1:]), 1)
-        return chained._replace(tokens=tokens, accepted=m, emitted=torch.where(rows.count < 0, 0, m + 1))
+        tokens = torch.cat((rows.candidates, verified.tokens[:, -1:]), 1)
+        return verified._replace(tokens=tokens, accepted=m, emitted=torch.where(rows.count < 0, 0, m + 1))
 
 
 class Dicing(SharedNoise):
@@ -48,32 +48,32 @@ class Dicing(SharedNoise):
 
     times = itertools.count()
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         diced = dataclasses.replace(rows, seed=rows.seed + next(self.times))
-        return super().chain(logits, diced, q)
+        return super().verify(logits, diced, q)
 
 
 class ByPlace(SharedNoise):
     """Takes noise by the row's place in the batch."""
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         placed = dataclasses.replace(rows, seed=torch.arange(len(rows.seed)))
-        return super().chain(logits, placed, q)
+        return super().verify(logits, placed, q)
 
 
 class Biased(SharedNoise):
     """Prefers token 2 a little."""
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        return super().chain(logits + 0.7 * (torch.arange(logits.shape[1]) == 2), rows, q)
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        return super().verify(logits + 0.7 * (torch.arange(logits.shape[1]) == 2), rows, q)
 
 
 class AcceptsTheLikely(Rejection):
     """Accepts iff p >= q."""
 
     def accept_weights(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
-        stands = (p.gather(1, x[:, None]) >= q.gather(1, x[:, None])).to(p.dtype)
-        return torch.cat((stands, 1 - stands), 1)
+        is_accepted = (p.gather(1, x[:, None]) >= q.gather(1, x[:, None])).to(p.dtype)
+        return torch.cat((is_accepted, 1 - is_accepted), 1)
 
 
 class ResamplesFromP(Rejection):
@@ -84,24 +84,24 @@ class ResamplesFromP(Rejection):
 class DraftsAreCold(Rejection):
     """Takes the laws of drafts at temperature 1."""
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         assert q is not None
         warmth = torch.where(rows.temperature > 0, rows.temperature, 1)
-        return super().chain(logits, rows, q * warmth[:, None, None])
+        return super().verify(logits, rows, q * warmth[:, None, None])
 
 
 class Meddling(SharedNoise):
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        chained = super().chain(logits, rows, q)
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        verified = super().verify(logits, rows, q)
         rows.candidates.zero_()
-        return chained
+        return verified
 
 
 class Second(Greedy):
     """Emits the second best."""
 
-    def chain(self, logits: Tensor, rows: ChainRows, q: Tensor | None) -> Chained:
-        return super().chain(logits.scatter(1, logits.argmax(1, keepdim=True), -9.0), rows, q)
+    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        return super().verify(logits.scatter(1, logits.argmax(1, keepdim=True), -9.0), rows, q)
 
 
 class Choosy(Greedy):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from sparsespec_extras.aimd import Aimd
@@ -12,7 +12,9 @@ from sparsespec_extras.logsparse import LogSparse
 
 from sparsespec import LLM, SamplingParams, SparseSpecError, make
 from sparsespec.core.plan import Phase
+from sparsespec.core.result import RowResult, RowResults
 from sparsespec.testing import check_length, check_selector
+from sparsespec.testing.checks.drawn_views import BLANK, view_of
 
 PROMPT = [(7 * i * i + 3 * i) % 61 for i in range(150)]
 LOGSPARSE = "logsparse(budget=0.1,min_budget=12,sinks=2)"
@@ -33,8 +35,8 @@ def test_aimd_is_a_length_policy(spec: str) -> None:
 def chosen(n_tokens: int, **options: float) -> tuple[list[int], int]:
     """Return the positions that a request of `n_tokens` reads, and where its tail begins."""
     part = LogSparse(**options)  # type: ignore[arg-type]
-    part.bind(SimpleNamespace(max_context=1000, device="cpu"))  # type: ignore[arg-type]
-    choice = part.select(SimpleNamespace(state=SimpleNamespace(c=torch.tensor([n_tokens]))))  # type: ignore[arg-type]
+    part.bind(SimpleNamespace(max_model_len=1000, device="cpu"))  # type: ignore[arg-type]
+    choice = part.select(SimpleNamespace(state=SimpleNamespace(n_committed=torch.tensor([n_tokens]))))  # type: ignore[arg-type]
     positions, counts, tail_from = choice.at(0, torch.empty(0), None)  # type: ignore[arg-type]
     return positions[0, 0, : int(counts[0])].tolist(), int(tail_from[0])
 
@@ -61,46 +63,42 @@ def test_the_budget_is_spent_exactly(n_tokens: int) -> None:
         assert all(0 <= p < tail_from for p in positions)
 
 
-@dataclass
-class Heard:
-    """What `Aimd` looks at in a heard row."""
-
-    n_accepted: int
-    n_candidates: int
-    seat: int = 0
-    k: int = 8
-    phase: Phase = Phase.VERIFY
+def row(accepted: int, candidates: int, *, seat: int = 0, k: int = 8, phase: Phase = Phase.VERIFY) -> RowResult:
+    """Return a row of which some candidates were accepted."""
+    tokens = (0,) * (accepted + 1)
+    return RowResult(seat, phase, candidates + 1, tokens, candidates, accepted, k, float("nan"), 1.0, 1.0)
 
 
 def window(part: Aimd, seat: int = 0) -> int:
-    return part.propose(SimpleNamespace(seat=seat)).draft  # type: ignore[arg-type]
+    (draft,) = np.asarray(part.propose(view_of(BLANK._replace(seat=seat)), np.array([0])).draft)
+    return int(draft)
 
 
 def bound(**options: float) -> Aimd:
     part = Aimd(**options)  # type: ignore[arg-type]
-    part.bind(SimpleNamespace())  # type: ignore[arg-type]
+    part.bind(SimpleNamespace(n_seats=3))  # type: ignore[arg-type]
     return part
 
 
 def test_the_window_grows_by_addition_and_shrinks_by_multiplication() -> None:
     part, seen = bound(first=4, most=6), []
     for accepted, candidates in [(4, 4), (5, 5), (6, 6), (2, 6), (0, 3), (0, 1), (0, 1), (1, 1)]:
-        part.observe(Heard(accepted, candidates))  # type: ignore[arg-type]
+        part.observe(RowResults.of([row(accepted, candidates)]))
         seen.append(window(part))
     assert seen == [5, 6, 6, 3, 1, 1, 1, 2]
 
 
 def test_short_rounds_drafts_and_guesses_teach_nothing() -> None:
     part = bound(first=4)
-    for heard in (Heard(2, 2), Heard(1, 2, phase=Phase.DRAFT), Heard(0, 3, k=0), Heard(0, 0)):
-        part.observe(heard)  # type: ignore[arg-type]
+    for result in (row(2, 2), row(1, 2, phase=Phase.DRAFT), row(0, 3, k=0), row(0, 0)):
+        part.observe(RowResults.of([result]))
     assert window(part) == 4
 
 
 def test_seats_do_not_share_a_window() -> None:
     part = bound(first=4)
-    part.observe(Heard(0, 4, seat=1))  # type: ignore[arg-type]
-    assert (window(part, 0), window(part, 1)) == (4, 2)
+    part.observe(RowResults.of([row(0, 4, seat=1), row(4, 4, seat=2)]))
+    assert (window(part, 0), window(part, 1), window(part, 2)) == (4, 2, 5)
     part.reset([1])
     assert window(part, 1) == 4
 

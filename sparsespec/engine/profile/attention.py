@@ -70,9 +70,9 @@ class _Step:
             head_dim=config.head_dim,
             vocab=config.vocab,
             n_seats=n_rows,
-            max_context=rows.context,
-            page_size=PAGE,
-            n_pages=1 + n_rows * blocks,
+            max_model_len=rows.context,
+            block_size=PAGE,
+            num_gpu_blocks=1 + n_rows * blocks,
             dtype=str(model.dtype).removeprefix("torch."),
             device=str(model.device),
             scored=(1, 1),
@@ -97,7 +97,7 @@ class _Step:
 
 def _batch(geometry: Geometry, rows: Rows) -> Batch:
     """Return the rows as the engine lays them out: those that decode first."""
-    state = make_state(geometry, laws=False)
+    state = make_state(geometry, draft_logits=False)
     _fill(state, geometry, rows.context)
     phases = [Phase.VERIFY] * rows.dense + [Phase.DRAFT] * rows.sparse + [Phase.PREFILL] * bool(rows.fill)
     queries = [rows.queries] * rows.dense + [1] * rows.sparse + [rows.fill] * bool(rows.fill)
@@ -121,15 +121,15 @@ def _batch(geometry: Geometry, rows: Rows) -> Batch:
         widest=max(queries),
         step=0,
     )
-    lay_out(batch, sum(queries), geometry.page_size)
+    lay_out(batch, sum(queries), geometry.block_size)
     return batch
 
 
 def _fill(state: State, geometry: Geometry, context: int) -> None:
     """Give every seat tokens and pages in random order."""
     state.tokens.random_(0, geometry.vocab)
-    state.c[:] = context
-    pages = 1 + torch.randperm(geometry.n_pages - 1, device=geometry.device)
+    state.n_committed[:] = context
+    pages = 1 + torch.randperm(geometry.num_gpu_blocks - 1, device=geometry.device)
     state.table.copy_(pages.view_as(state.table))
 
 

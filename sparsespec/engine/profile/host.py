@@ -24,8 +24,8 @@ CONTEXT = 512
 def host_sample(dtype: torch.dtype, device: torch.device, backend: str, plan: Plan) -> Sample:
     """Return the median time of a step of the preset `sparsespec`, all rows decoding."""
     # the smallest heads that every backend takes
-    model = tiny(n_layers=1, hidden=64, head_dim=16, max_context=CONTEXT, dtype=dtype).to(dtype, device)
-    engine = Engine.compose(model, PRESET, attention=backend, max_batch=plan.host_rows, max_context=CONTEXT)
+    model = tiny(n_layers=1, hidden=64, head_dim=16, max_model_len=CONTEXT, dtype=dtype).to(dtype, device)
+    engine = Engine.compose(model, PRESET, attention=backend, max_num_seqs=plan.host_rows, max_model_len=CONTEXT)
     took: list[float] = []
     try:
         for row in range(plan.host_rows):

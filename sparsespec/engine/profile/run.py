@@ -40,8 +40,8 @@ class Profile:
     """
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device, backend: str) -> None:
-        gives: frozenset[str] = lookup("attention", backend).gives  # type: ignore[attr-defined]
-        if device.type == "cuda" and "capturable" not in gives:
+        provides: frozenset[str] = lookup("attention", backend).provides  # type: ignore[attr-defined]
+        if device.type == "cuda" and "capturable" not in provides:
             raise BadOption(
                 f"attention {backend!r} cannot be recorded in a CUDA graph, so its time on a GPU cannot be told from "
                 "the host's; use one that gives 'capturable', such as 'triton'"
@@ -100,10 +100,10 @@ class Profile:
 
 def plan_for(config: ModelConfig, device: torch.device) -> Plan:
     """Return what is measured; raises where no step of attention fits into the model's context."""
-    plan = (CUDA if device.type == "cuda" else CPU).within(config.max_context)
+    plan = (CUDA if device.type == "cuda" else CPU).within(config.max_model_len)
     if not plan.rows:
         raise BadOption(
-            f"a model of {config.max_context} tokens of context is too short to be profiled; give one that holds 64"
+            f"a model of {config.max_model_len} tokens of context is too short to be profiled; give one that holds 64"
         )
     return plan
 

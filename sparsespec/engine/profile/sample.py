@@ -69,9 +69,9 @@ class Plan:
     rotated_bytes: int
     host_rows: int
 
-    def within(self, max_context: int) -> Plan:
+    def within(self, max_model_len: int) -> Plan:
         """Return the plan without rows longer than the model's context."""
-        return replace(self, rows=tuple(rows for rows in self.rows if rows.context <= max_context))
+        return replace(self, rows=tuple(rows for rows in self.rows if rows.context <= max_model_len))
 
 
 MIB = 2**20

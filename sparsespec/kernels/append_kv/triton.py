@@ -39,7 +39,7 @@ def _append_kv(
     q, k, v, out, k_pages, v_pages, positions, slots, cos, sin, q_norm, k_norm,
     q_token, q_head, k_token, k_head, v_token, v_head,
     kp_page, kp_token, kp_head, vp_page, vp_token, vp_head, angle,
-    n_slots, page_size, n_q_heads, n_kv_heads, eps,
+    n_slots, block_size, n_q_heads, n_kv_heads, eps,
     HALF: tl.constexpr, HALF_BLOCK: tl.constexpr, HEADS: tl.constexpr, NORMED: tl.constexpr,
 ):  # fmt: skip
     token, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -69,7 +69,7 @@ def _append_kv(
         here = k + token * k_token + head[:, None] * k_head + i[None, :]
         a, b = tl.load(here, mask=mask, other=0.0), tl.load(here + HALF, mask=mask, other=0.0)
         a, b = _rotate(a, b, c, s, k_norm, i, in_half, eps, HALF, NORMED)
-        page, offset = slot // page_size, slot % page_size
+        page, offset = slot // block_size, slot % block_size
         there = k_pages + page * kp_page + offset * kp_token + head[:, None] * kp_head + i[None, :]
         tl.store(there, a.to(k_pages.dtype.element_ty), mask=held)
         tl.store(there + HALF, b.to(k_pages.dtype.element_ty), mask=held)

@@ -11,9 +11,9 @@ from sparsespec.kernels.checks import check_within
 
 def check_values(q: Tensor, k_pages: Tensor, rows: AttentionRows, chosen: Chosen | None) -> None:
     """Raise `BadOption`, naming the argument, for an index out of range; waits for the device."""
-    n_pages, page_size = k_pages.shape[:2]
+    n_pages, block_size = k_pages.shape[:2]
     n_seats, n_blocks = rows.table.shape
-    room = n_blocks * page_size
+    room = n_blocks * block_size
     alive = rows.live > 0
     end = rows.start + rows.live
     check_within("rows.live", rows.live, 0, len(q))
@@ -23,7 +23,7 @@ def check_values(q: Tensor, k_pages: Tensor, rows: AttentionRows, chosen: Chosen
     check_within("rows.start", rows.start[alive], 0, room - 1)
     check_within("rows.start + rows.live", end[alive], 1, room)
     block = torch.arange(n_blocks, device=q.device)
-    used = rows.table[rows.seat][alive][block * page_size < end[alive, None]]
+    used = rows.table[rows.seat][alive][block * block_size < end[alive, None]]
     check_within("rows.table", used, 0, n_pages - 1)
     if chosen is None:
         return

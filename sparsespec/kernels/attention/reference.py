@@ -43,10 +43,10 @@ def attention(
     chosen: Chosen | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """See `kernels/attention/api.py`."""
-    page_size = k_pages.shape[1]
-    key = f"reference/{page_size}"
+    block_size = k_pages.shape[1]
+    key = f"reference/{block_size}"
     if key not in rows.derived:
-        rows.derived[key] = _live_rows(rows, page_size)
+        rows.derived[key] = _live_rows(rows, block_size)
     live: list[_Row] = rows.derived[key]
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = torch.zeros_like(q), q.new_zeros(q.shape[:2], dtype=wide)
@@ -74,13 +74,13 @@ def attention(
     return out, lse, scores
 
 
-def _live_rows(rows: AttentionRows, page_size: int) -> list[_Row]:
+def _live_rows(rows: AttentionRows, block_size: int) -> list[_Row]:
     columns = (rows.seat, rows.offset, rows.start, rows.live, rows.sparse, rows.scored)
     found: list[_Row] = []
     for index, (seat, offset, start, live, sparse, scored) in enumerate(zip(*map(Tensor.tolist, columns), strict=True)):
         if live:
             positions = torch.arange(start + live, device=rows.seat.device)[None]
-            blocks = _blocks(rows.table[seat, : -(-(start + live) // page_size)])
+            blocks = _blocks(rows.table[seat, : -(-(start + live) // block_size)])
             ends = _ends(live, rows.ends) if scored and not sparse else []
             found.append(_Row(index, seat, offset, start, live, sparse, positions, blocks, ends))
     return found
@@ -130,9 +130,9 @@ def _all(pages: Tensor, blocks: slice | Tensor, end: int) -> Tensor:
 
 def _gather(pages: Tensor, table: Tensor, positions: Tensor) -> Tensor:
     """Return the keys or values at positions [lists, m], [lists, m, Hkv / lists, D]."""
-    page_size, n_kv_heads, head_dim = pages.shape[1:]
+    block_size, n_kv_heads, head_dim = pages.shape[1:]
     lists = len(positions)
-    slots = table[positions // page_size] * page_size + positions % page_size
+    slots = table[positions // block_size] * block_size + positions % block_size
     index = slots * lists + torch.arange(lists, device=pages.device)[:, None]
     tokens = pages.view(-1, n_kv_heads // lists, head_dim)
     return tokens.index_select(0, index.flatten()).unflatten(0, index.shape)

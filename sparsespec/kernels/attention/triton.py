@@ -70,7 +70,7 @@ def work_for(
     like: Work | None = None,
 ) -> Work:
     """Return buffers that hold this step, `n_rows` rows at least, and no less than `like` does."""
-    _, page_size, n_kv_heads, head_dim = k_pages.shape
+    _, block_size, n_kv_heads, head_dim = k_pages.shape
     n_rows = max(n_rows, len(rows.seat))
     if like is not None:
         n_rows, n_tokens = max(n_rows, like.n_rows), max(n_tokens, like.n_tokens)
@@ -79,7 +79,7 @@ def work_for(
         n_tokens,
         tuple(rows.table.shape),
         (n_kv_heads, n_heads // n_kv_heads, head_dim),
-        page_size,
+        block_size,
         rows.ends,
         rows.groups,
         tiling or tiling_for(k_pages.dtype, head_dim),

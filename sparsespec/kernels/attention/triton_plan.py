@@ -170,7 +170,7 @@ class Work:
 
     def __init__(
         self, n_rows: int, n_tokens: int, table: tuple[int, ...], heads: tuple[int, int, int],
-        page_size: int, ends: tuple[int, int], groups: int, tiling: Tiling, dtype: torch.dtype, device: torch.device,
+        block_size: int, ends: tuple[int, int], groups: int, tiling: Tiling, dtype: torch.dtype, device: torch.device,
     ) -> None:  # fmt: skip
         hkv, group, head_dim = heads
         n_blocks = table[1]
@@ -181,7 +181,7 @@ class Work:
         self.programs = self.multiprocessors * tiling.programs
         self.side = torch.cuda.Stream(device) if cuda else None
         self.n_rows, self.n_tokens = n_rows, n_tokens
-        self.length = n_blocks * page_size
+        self.length = n_blocks * block_size
         self.s_cap = -(-self.length // 1024) * 1024
         n_splits = -(-self.length // tiling.split)
         dense_tiles = -(-n_tokens * group // tiling.tile) + n_rows

@@ -38,7 +38,7 @@ class LaidTokens(NamedTuple):
     positions: Tensor  # [N] int64, 0 at dead queries
     row_of: Tensor  # [N] int64, the last row behind all rows
     alive: Tensor  # [N] bool
-    slots: Tensor  # [N] int64, page * page_size + offset; 0 for dead queries
+    slots: Tensor  # [N] int64, page * block_size + offset; 0 for dead queries
 
 
 def lay_out_rows(packed: Tensor, state: State, *, impl: str) -> LaidRows:
@@ -59,17 +59,17 @@ def lay_out_rows(packed: Tensor, state: State, *, impl: str) -> LaidRows:
     return LaidRows(*implementation("lay_out", impl, IMPLS, LAZY).lay_out_rows(packed, state))
 
 
-def lay_out_tokens(batch: Batch, n_tokens: int, page_size: int, *, impl: str) -> LaidTokens:
+def lay_out_tokens(batch: Batch, n_tokens: int, block_size: int, *, impl: str) -> LaidTokens:
     """Return the query tokens of a batch whose rows are known; those behind the last row are dead.
 
     Args:
         batch: Its `seat, offset, n_query, start, live` and `state` are read; rows lie one behind the other.
         n_tokens: N, query tokens of the step, padding included.
-        page_size: Tokens of a page.
+        block_size: Tokens of a page.
         impl: "reference", or "triton" on a GPU.
 
     Raises:
         BadOption: "triton" does not take the layout of an argument.
         MissingPackage: `impl` needs a package that is not installed.
     """
-    return LaidTokens(*implementation("lay_out", impl, IMPLS, LAZY).lay_out_tokens(batch, n_tokens, page_size))
+    return LaidTokens(*implementation("lay_out", impl, IMPLS, LAZY).lay_out_tokens(batch, n_tokens, block_size))

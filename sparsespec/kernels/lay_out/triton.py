@@ -89,7 +89,7 @@ def _lay_out_tokens(
 
 def lay_out_rows(packed: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `kernels/lay_out/api.py`; everything contiguous."""
-    seats = (state.c, state.d, state.filled, state.ended, state.stop_below)
+    seats = (state.n_committed, state.n_drafted, state.n_computed, state.ended, state.stop_below)
     names = ("c", "d", "filled", "ended", "stop_below")
     _check({"packed": packed, **dict(zip(names, seats, strict=True))})
     n_rows = packed.shape[1]
@@ -102,7 +102,7 @@ def lay_out_rows(packed: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, 
     return start, live, room, scored
 
 
-def lay_out_tokens(batch: Batch, n_tokens: int, page_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def lay_out_tokens(batch: Batch, n_tokens: int, block_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `kernels/lay_out/api.py`; everything contiguous."""
     rows = {name: getattr(batch, name) for name in ("seat", "offset", "n_query", "start", "live")}
     known, table = batch.state.tokens, batch.state.table
@@ -113,7 +113,7 @@ def lay_out_tokens(batch: Batch, n_tokens: int, page_size: int) -> tuple[Tensor,
         _lay_out_tokens[(triton.cdiv(n_tokens, TOKENS),)](
             *rows.values(), known, table, tokens, positions, row_of, alive, slots,
             batch.n_rows, n_tokens, known.shape[1], table.shape[1],
-            PAGE=page_size, TOKENS=TOKENS, ROWS=ROWS,
+            PAGE=block_size, TOKENS=TOKENS, ROWS=ROWS,
         )  # fmt: skip
     return tokens, positions, row_of, alive, slots
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sparsespec.core.batch import Batch, Chained, ChainRows
+from sparsespec.core.batch import Batch, VerifyInputs, VerifyOutput
 from sparsespec.core.errors import ContractBroken
 from sparsespec.kernels.implementations import implementation
 from sparsespec.kernels.settle import reference
@@ -27,7 +27,14 @@ class Settled(NamedTuple):
 
 
 def settle(
-    batch: Batch, judged: ChainRows, chained: Chained, peak: Tensor, confidence: Tensor, kv_read: Tensor, *, impl: str
+    batch: Batch,
+    judged: VerifyInputs,
+    verified: VerifyOutput,
+    peak: Tensor,
+    confidence: Tensor,
+    kv_read: Tensor,
+    *,
+    impl: str,
 ) -> Settled:
     """Write tokens, `c`, `d`, `filled` and `ended` of the batch's seats; return its report.
 
@@ -38,7 +45,7 @@ def settle(
     Args:
         batch: The step; no seat twice.
         judged: Its rows as the verifier saw them.
-        chained: What the verifier emitted; `width` columns of tokens, no fewer than a decoding row has queries.
+        verified: What the verifier emitted; `width` columns of tokens, no fewer than a decoding row has queries.
         peak: [T] floats, the best logit of each logit row; NaN where there is NaN.
         confidence: [B] floats, top-1 probability of the newest token's law; read for DRAFT rows that emit.
         kv_read: [B] float64, KV tokens each row read.
@@ -50,12 +57,12 @@ def settle(
         MissingPackage: `impl` needs a package that is not installed.
     """
     n_rows = batch.n_rows
-    columns = {"emitted": chained.emitted, "accepted": chained.accepted, "confidence": confidence, "kv_read": kv_read}
+    columns = {"emitted": verified.emitted, "accepted": verified.accepted, "confidence": confidence, "kv_read": kv_read}
     for name, x in columns.items():
         if x.shape != (n_rows,):
             raise ContractBroken(f"{name} must be [{n_rows}], one for each row, got {list(x.shape)}")
-    if chained.tokens.ndim != 2 or len(chained.tokens) != n_rows or peak.ndim != 1 or not len(peak):
-        shapes = f"{list(chained.tokens.shape)} and {list(peak.shape)}"
+    if verified.tokens.ndim != 2 or len(verified.tokens) != n_rows or peak.ndim != 1 or not len(peak):
+        shapes = f"{list(verified.tokens.shape)} and {list(peak.shape)}"
         raise ContractBroken(f"settle needs tokens [{n_rows}, width] and peaks [T] of at least one, got {shapes}")
     module = implementation("settle", impl, IMPLS, LAZY)
-    return Settled(*module.settle(batch, judged, chained, peak, confidence, kv_read))
+    return Settled(*module.settle(batch, judged, verified, peak, confidence, kv_read))

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from sparsespec.core.batch import Batch, Chained, ChainRows
+from sparsespec.core.batch import Batch, VerifyInputs, VerifyOutput
 from sparsespec.core.plan import Phase
 from sparsespec.kernels.checks import check_launch
 
@@ -99,16 +99,16 @@ def _settle(
 
 
 def settle(
-    batch: Batch, judged: ChainRows, chained: Chained, peak: Tensor, confidence: Tensor, kv_read: Tensor
+    batch: Batch, judged: VerifyInputs, verified: VerifyOutput, peak: Tensor, confidence: Tensor, kv_read: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `kernels/settle/api.py`; everything contiguous."""
     rows = {name: getattr(batch, name) for name in ("seat", "phase", "n_query", "offset", "start", "live")}
     rows |= {"count": judged.count, "position": judged.position}
-    rows |= {"emitted": chained.emitted, "accepted": chained.accepted, "confidence": confidence, "kv_read": kv_read}
-    rows |= {"emitted tokens": chained.tokens, "peak": peak}
+    rows |= {"emitted": verified.emitted, "accepted": verified.accepted, "confidence": confidence, "kv_read": kv_read}
+    rows |= {"emitted tokens": verified.tokens, "peak": peak}
     seats = {name: getattr(batch.state, name) for name in ("tokens", "c", "d", "filled", "ended", "stop_below")}
     check_launch("settle", {**rows, **seats}, compiled=isinstance(_settle, triton.JITFunction))
-    n_rows, width = chained.tokens.shape
+    n_rows, width = verified.tokens.shape
     report = torch.empty((n_rows, N_LEADING + width), dtype=torch.int64, device=peak.device)
     drafted = torch.empty(n_rows, dtype=torch.int64, device=peak.device)
     if n_rows:

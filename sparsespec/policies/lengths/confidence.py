@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 
 class Confidence:
@@ -26,7 +26,7 @@ class Confidence:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, draft: int = 12, stop_below: float = 0.3, guess: int = 0) -> None:
         if draft < 1 or guess < 0:
@@ -54,9 +54,9 @@ class Confidence:
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""
 
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         """Return the same for every round; the device ends it."""
         return Lengths(self.draft, self.guess, self.stop_below)
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""

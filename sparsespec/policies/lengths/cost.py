@@ -1,12 +1,12 @@
 """Length `cost`: as far as tokens per second are expected to be most, and not at all where speculation loses.
 
-What a round costs is asked of a `CostModel` (`core/cost.py`), what it yields follows from the drafts of this request
-that stood, and a little from those of others: each stands with the same chance, independently, once those before it
-did. The best length for everybody alike is the one for this request.
+What a round costs is asked of a `CostModel` (`core/cost.py`). What it yields follows from how many drafts of this
+request were accepted, and a little from those of others: each is accepted with the same chance, independently, once
+those before it were. The best length if all requests were alike is the one for this request.
 
 Where the best is not to draft, a round is drafted now and then all the same, because nothing else shows that the text
 has become easier. All requests do so in the same step, for a step in which one drafts costs what one does in which all
-do, and nobody does where speculation would lose even if all drafts stood.
+do, and none does where speculation would lose even if all drafts were accepted.
 
 It knows the context of a row and how many requests are seated, but neither the contexts of others nor the scheduler:
 the batch is all of them, each with this row's context, and rounds are spread evenly over the steps, as `staggered` does
@@ -17,81 +17,56 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
+
+import numpy as np
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.cost import CostModel
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths, Phase
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Floats, Ints, View
 
 _log = logging.getLogger(__name__)
-_PLAIN = Lengths(0, 0)
 _ALL = 0.99
-"""Weight that what was heard of anybody keeps with each further row: many requests together change slowly."""
+"""Weight that the counts of all requests keep with each further row: many requests together change slowly."""
 _LIKE = 10.0
-"""As many candidates of anybody count beside those of a request: of its own there are few while it hardly drafts."""
+"""So many candidates of all requests count beside those of one: of its own there are few while it hardly drafts."""
 _NEWS = 32
-"""Verifications of anybody after which it is asked again whether to speculate."""
+"""Verifications, of all requests, after which the choice not to speculate is made anew."""
 _SOONER = 8
-"""A try that stood entirely is followed by another this many times sooner."""
+"""A try that was accepted entirely is followed by another this many times sooner."""
+_REMEMBERED = 1 << 16
+"""Situations whose best length is remembered."""
+_NEVER = -1
+_CANDIDATES, _DRAFTS = slice(0, 2), slice(2, 6)
+"""Columns of the counts, which are three quotients: accepted of tried candidates; then KV tokens that drafts read, of
+how many, and drafts per forward."""
+_ASSUMED = (3.2, 4.0, 0.1, 1.0, 1.0, 1.0)
+"""Counts before any result was collected."""
+_ROUND = np.array((100.0, 100.0, 10.0))
+"""The quotients are rounded to such parts of 1, ..."""
+_PLACES = np.array((1e6, 1e3, 1.0))
+"""... and packed into one number, each with three digits."""
 
 
 class Situation(NamedTuple):
-    """What decides how far a round should go.
+    """What decides how far a round should go; each may be an array, with a number for each row.
 
     Attributes:
         batch: Requests that run.
         context: Tokens of each.
-        chance: That a candidate stands if those before it did.
+        chance: That a candidate is accepted if those before it were.
         share: Part of the context that a draft reads.
-        stride: Drafts that a DRAFT row yields: 1, and more where guesses stand.
+        stride: Drafts that a DRAFT row yields: 1, and more where guesses are accepted.
     """
 
-    batch: int
-    context: int
-    chance: float
-    share: float
-    stride: float
-
-
-@dataclass(slots=True)
-class _Counts:
-    """Discounted counts of what was heard; the first ones are assumed."""
-
-    stood: float = 3.2
-    tried: float = 4.0
-    drafts: float = 1.0
-    forwards: float = 1.0
-    read: float = 0.1
-    full: float = 1.0
-
-    def verified(self, keep: float, stood: int, fell: bool) -> None:
-        """Take in a verification of which `stood` candidates stood; one that `fell` was tried too."""
-        self.stood, self.tried = keep * self.stood + stood, keep * self.tried + stood + fell
-
-    def drafted(self, keep: float, n: int, read: float, full: float) -> None:
-        """Take in a DRAFT row that drew `n` tokens."""
-        self.drafts, self.forwards = keep * self.drafts + n, keep * self.forwards + 1
-        self.read, self.full = keep * self.read + read, keep * self.full + full
-
-    def like(self) -> _Counts:
-        """Return counts of who has tried nothing yet, and reads what these did."""
-        return _Counts(0.0, 0.0, self.drafts / self.forwards, 1.0, self.read / self.full)
-
-
-@dataclass(slots=True)
-class _Past:
-    """What is known of a seat."""
-
-    counts: _Counts
-    wait: int  # steps between rounds that try
-    tried_at: int  # step before the last round with speculation
-    plain_at: tuple[int, int] | None = None  # what there was to go by when it was found best not to speculate
-    guessed: bool = False  # the last round was to judge guesses without a draft
+    batch: Ints | int
+    context: Ints | int
+    chance: Floats | float
+    share: Floats | float
+    stride: Floats | float
 
 
 class Cost:
@@ -101,7 +76,7 @@ class Cost:
         costs: Name of a cost model of the package, or a file that `sparsespec profile` wrote for this model and device.
         draft: Tokens a round drafts at most; 0 with selector "none".
         guess: Guesses that a forward takes from the proposer; 0 with proposer "none". Without drafts it is the most.
-        memory: Weight that what was heard of a request keeps with each further row, in [0, 1).
+        memory: Weight that the counts of a request keep with each further row, in [0, 1).
         probe: Steps without speculation after which a round tries again.
         margin: How much more than plain decoding a round must promise, as a share of it. What is lost by decoding
             plainly where drafting wins a little is that little, and costs are wrong by some: choosing positions and
@@ -109,7 +84,7 @@ class Cost:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -123,7 +98,7 @@ class Cost:
         if draft < 0 or guess < 0 or not draft + guess:
             raise BadOption(f"cost chooses up to draft or guess tokens, not both 0, got draft={draft}, guess={guess}")
         if not 0 <= memory < 1:
-            raise BadOption(f"memory is the weight of what was heard before, in [0, 1), got {memory}")
+            raise BadOption(f"memory is the weight of what was collected before, in [0, 1), got {memory}")
         if probe < 1:
             raise BadOption(f"probe is a number of steps, 1 or more, got {probe}")
         if not 0 <= margin < float("inf"):
@@ -143,99 +118,163 @@ class Cost:
         return self.guess
 
     def bind(self, geometry: Geometry) -> None:
-        """Load the costs; logs if they are of a model of another shape."""
+        """Load the costs and allocate by seat; logs if the costs are of a model of another shape."""
         self._model = CostModel.load(self.costs)
-        self._n_seats, self._pasts = geometry.n_seats, dict[int, _Past]()
+        n = self._n_seats = geometry.n_seats
+        # all lengths there are to choose from, the plain one first
+        self._judged = np.arange(1 + (self.draft or self.guess))  # drafts, or guesses where there are no drafts
+        nothing = np.zeros_like(self._judged)
+        self._draft = self._judged if self.draft else nothing
+        self._guess = np.where(self._judged > 0, self.guess, nothing) if self.draft else self._judged
+        # counts of each seat, and of all together, where a row that is `i` rows old weighs as much as weights[-i]
+        self._counts, self._weights = np.zeros((n, 6)), _ALL ** np.arange(n - 1.0, -1.0, -1.0)
+        self._known = np.zeros(n, dtype=np.bool_)
+        self._wait = np.full(n, self.probe)  # steps between rounds that try
+        self._tried_at = np.zeros(n, dtype=np.int64)  # step of the last round with speculation
+        self._guessed = np.zeros(n, dtype=np.bool_)  # the last round was to judge guesses without a draft
+        self._plain_at = np.full(n, _NEVER)  # the news at which it was found best not to speculate
+        self._best = dict[int, int]()  # by situation, packed
+        self._rounded = _round(np.arange(1 + geometry.max_model_len))
         self._forget_all()
-        self._best = lru_cache(4096)(self.best)
         names = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab")
         others = [name for name in names if self._model.geometry.get(name) != getattr(geometry, name)]
         if others:
             _log.info("length 'cost' is told the costs %r, of a model with another %s", self.costs, others[0])
 
     def reset(self, seats: Sequence[int]) -> None:
-        """Forget these seats: other requests sit there now; with all seats, also what was heard of anybody."""
-        for seat in seats:
-            self._pasts.pop(seat, None)
+        """Forget these seats: other requests sit there now; with all seats, also what all requests showed."""
+        self._known[list(seats)] = False
         if len(set(seats)) == self._n_seats:
             self._forget_all()
 
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         """Return the best lengths, (0, 0) where speculation loses; then now and then the best that try."""
-        step, past = row.waiting_since, self._pasts.get(row.seat)
-        if past is None:
-            # of nobody anything was heard: try at once
-            past = self._pasts[row.seat] = _Past(self._all.like(), self.probe, step if self._heard else -1)
+        seat = view.seat[index]
+        known = self._known[seat]
+        if not known.all():
+            self._begin(seat[~known], view.step)
         # in a batch that decodes plainly every row is asked in every step, and the host has no time for more
-        now = self._heard // _NEWS, step // past.wait
-        if now == past.plain_at:
-            return _PLAIN
-        at = self._situation(row, past.counts)
-        best, trial = self._best(at)
-        if best == _PLAIN and step // past.wait > past.tried_at // past.wait and self._could_win(at):
-            best = trial
-        past.plain_at = now if best == _PLAIN else None
-        past.tried_at = past.tried_at if best == _PLAIN else step
-        past.guessed = not best.draft and best.guess > 0
-        return best
+        news = (self._collected // _NEWS << 32) + view.step // self._wait[seat]
+        asked = (self._plain_at[seat] != news).nonzero()[0]
+        number = np.zeros_like(seat)
+        if len(asked):
+            number[asked] = self._choose(view, index[asked], seat[asked], news[asked])
+        return Lengths(self._draft[number], self._guess[number])
 
-    def observe(self, result: RowResult) -> None:
-        """Learn what a draft read, or how many candidates stood."""
-        # plain rounds are most of what is heard in a batch that decodes plainly, and say nothing
-        if not (result.k or result.n_candidates or self.guess):
-            return
-        past = self._pasts.get(result.seat)
-        if past is None:
-            return
-        if result.phase is Phase.DRAFT:
-            if result.live:
-                for counts, keep in ((past.counts, self.memory), (self._all, _ALL)):
-                    counts.drafted(keep, len(result.tokens), result.kv_read, result.kv_full)
-        elif result.n_candidates or past.guessed:
-            stood, fell = result.n_accepted, result.n_accepted < max(1, result.n_candidates)
-            for counts, keep in ((past.counts, self.memory), (self._all, _ALL)):
-                counts.verified(keep, stood, fell)
-            past.wait = self.probe if fell else max(1, self.probe // _SOONER)
-            past.plain_at = None
-            self._heard += 1
+    def observe(self, results: RowResults) -> None:
+        """Learn what drafts read, and how many candidates were accepted."""
+        known, draft = self._known[results.seat], results.phase == Phase.DRAFT.value
+        drafted = (known & draft & (results.live > 0)).nonzero()[0]
+        if len(drafted):
+            read, full = results.kv_read[drafted], results.kv_full[drafted]
+            self._count(results.seat[drafted], _DRAFTS, read, full, results.n_emitted[drafted], 1)
+        judged = (results.n_candidates > 0) | self._guessed[results.seat]
+        verified = (known & ~draft & judged).nonzero()[0]
+        if len(verified):
+            seat, accepted = results.seat[verified], results.n_accepted[verified]
+            # a round that found nothing to judge failed too
+            rejected = accepted < np.maximum(1, results.n_candidates[verified])
+            self._count(seat, _CANDIDATES, accepted, accepted + rejected)
+            self._wait[seat] = np.where(rejected, self.probe, max(1, self.probe // _SOONER))
+            self._plain_at[seat] = _NEVER
+            self._collected += len(seat)
+
+    def _count(self, seat: Ints, columns: slice, *counts: Ints | Floats | int) -> None:
+        """Add a row of each of `seat` [n] to some columns of the counts; each is one number for all, or an array."""
+        new = np.empty((len(seat), len(counts)))
+        for i, count in enumerate(counts):
+            new[:, i] = count
+        own = self._counts[:, columns]
+        own[seat] = self.memory * own.take(seat, 0) + new
+        self._all[columns] = _ALL ** len(seat) * self._all[columns] + self._weights[-len(seat) :] @ new
 
     def _forget_all(self) -> None:
-        self._all, self._heard = _Counts(), 0  # verifications
+        self._all, self._collected = np.array(_ASSUMED), 0  # verifications
 
-    def _situation(self, row: RowView, counts: _Counts) -> Situation:
+    def _begin(self, seat: Ints, step: int) -> None:
+        """Take new requests for ones like those before them, which have tried nothing yet."""
+        _, _, read, full, drafts, forwards = self._all
+        self._counts[seat] = (0, 0, read / full, 1, drafts / forwards, 1)
+        self._known[seat], self._guessed[seat] = True, False
+        self._wait[seat], self._plain_at[seat] = self.probe, _NEVER
+        # before the first verification of any request they try at once
+        self._tried_at[seat] = step if self._collected else -1
+
+    def _choose(self, view: View, index: Ints, seat: Ints, news: Ints) -> Ints:
+        """Return the number of the length that each of the rows `index` [n] is to have, and note what was chosen."""
+        packed = self._packed(view.num_running, view.n_hi[index], seat)
+        best = self._remembered(packed)
+        plain = (best == 0).nonzero()[0]
+        if len(plain):
+            few, wait = seat[plain], self._wait[seat[plain]]
+            trying = plain[view.step // wait > self._tried_at[few] // wait]
+            if len(trying):
+                best[trying] = self._trial(unpacked(packed[trying]))
+        speculates = best > 0
+        self._plain_at[seat] = np.where(speculates, _NEVER, news)
+        self._tried_at[seat[speculates]] = view.step
+        if not self.draft:
+            self._guessed[seat] = speculates
+        return best
+
+    def _packed(self, batch: int, n: Ints, seat: Ints) -> Ints:
         """Return what the best lengths follow from, rounded, so that most rounds find their answer remembered."""
-        unit = 1 << max(5, row.n_hi.bit_length() - 4)
-        others = _LIKE * self._all.stood / self._all.tried
-        return Situation(
-            row.running,
-            max(1, round(row.n_hi / unit)) * unit,
-            round((counts.stood + others) / (counts.tried + _LIKE), 2),
-            round(counts.read / counts.full, 2),
-            round(counts.drafts / counts.forwards, 1),
-        )
+        accepted, tried = self._all[_CANDIDATES].tolist()
+        counts = self._counts.take(seat, 0) + np.array((_LIKE * accepted / tried, _LIKE, 0.0, 0.0, 0.0, 0.0))
+        quotients = np.rint(counts[:, ::2] / counts[:, 1::2] * _ROUND) @ _PLACES
+        sizes = (batch << 20) + (self._rounded.take(n, mode="clip") >> 5)
+        return sizes * 10**9 + quotients.astype(np.int64)
 
-    def _could_win(self, at: Situation) -> bool:
-        """Say whether speculation would win if all candidates stood."""
-        return self._best(at._replace(chance=1.0))[0] != _PLAIN
+    def _remembered(self, packed: Ints) -> Ints:
+        """Return the best of each situation, worked out for those that were not met before."""
+        if len(self._best) > _REMEMBERED:
+            self._best.clear()
+        keys = packed.tolist()
+        new = list({key for key in keys if key not in self._best})
+        if new:
+            self._best.update(zip(new, self.best(unpacked(np.array(new))).tolist(), strict=True))
+        return np.array([self._best[key] for key in keys])
 
-    def best(self, at: Situation) -> tuple[Lengths, Lengths]:
-        """Return the lengths to choose, and the best among those that speculate; ties go to the shorter."""
-        if self.draft:
-            trials = [Lengths(k, self.guess) for k in range(1, self.draft + 1)]
-        else:
-            trials = [Lengths(0, guess) for guess in range(1, self.guess + 1)]
-        rates = [self.rate(lengths, at) for lengths in trials]
-        trial = trials[rates.index(max(rates))]
-        return (trial if max(rates) > (1 + self.margin) * self.rate(_PLAIN, at) else _PLAIN), trial
+    def _trial(self, at: Situation) -> Ints:
+        """Return the best that speculates, 0 where speculation would lose even if all candidates were accepted."""
+        could_win = self.best(at._replace(chance=np.ones_like(at.chance))) > 0
+        return np.where(could_win, 1 + self.rates(at)[..., 1:].argmax(-1), 0)
 
-    def rate(self, lengths: Lengths, at: Situation) -> float:
-        """Return the expected tokens per second of `batch` such requests."""
-        k, guess, _ = lengths
-        forwards = k / at.stride
+    def best(self, at: Situation) -> Ints:
+        """Return the number of the length to choose, 0 for the plain one; ties go to the shorter."""
+        rates = self.rates(at)
+        trial = 1 + rates[..., 1:].argmax(-1)
+        return np.where(rates[..., 1:].max(-1) > (1 + self.margin) * rates[..., 0], trial, 0)
+
+    def rates(self, at: Situation) -> Floats:
+        """Return the expected tokens per second of `batch` such requests at each length, the plain one first."""
+        batch, context, chance, share, stride = (np.asarray(column)[..., None] for column in at)
+        forwards = self._draft / stride
         steps = forwards + 1
-        tokens = forwards * (1 + guess) + 1 + (k or guess)
-        stand = sum(at.chance**i for i in range(1, 1 + (k or guess)))
-        context_bytes = at.batch * at.context * self._model.kv_token_bytes
-        n_tokens = at.batch * tokens / steps
-        step = self._model.step(n_tokens, n_tokens, context_bytes / steps, context_bytes * forwards * at.share / steps)
-        return at.batch * (1 + stand) / (steps * step)
+        tokens = forwards * (1 + self._guess) + 1 + self._judged
+        emitted = np.cumsum(chance**self._judged, axis=-1)
+        context_bytes = batch * context * self._model.kv_token_bytes
+        seconds = self._seconds(batch * tokens / steps, context_bytes / steps, context_bytes * forwards * share / steps)
+        return batch * emitted / (steps * seconds)
+
+    def _seconds(self, n_tokens: Floats, dense_bytes: Floats, sparse_bytes: Floats) -> Floats:
+        """Return what `CostModel.step` does, for many steps at once; all have logits of all tokens."""
+        model, attention = self._model, self._model.attention
+        # requests whose rounds are alike have as many tokens in a step, so different numbers are few
+        sizes, which = np.unique(n_tokens, return_inverse=True)
+        products = np.array([model.layers(size) + model.head(size) for size in sizes.tolist()])
+        reading = attention.seconds + dense_bytes * attention.per_dense_byte + sparse_bytes * attention.per_sparse_byte
+        return np.maximum(products[which.reshape(n_tokens.shape)] + reading, model.host_seconds)
+
+
+def _round(n: Ints) -> Ints:
+    """Return numbers of tokens with their first four or five binary digits alone; all are multiples of 32."""
+    unit = 1 << np.maximum(5, np.frexp(n)[1] - 4)
+    return np.maximum(1, np.rint(n / unit).astype(np.int64)) * unit
+
+
+def unpacked(packed: Ints) -> Situation:
+    """Return the situations [n] that were packed into these numbers."""
+    sizes, quotients = np.divmod(packed, 10**9)
+    chance, share, stride = quotients // 10**6 / 100, quotients // 10**3 % 1000 / 100, quotients % 1000 / 10
+    return Situation(sizes >> 20, (sizes & (1 << 20) - 1) * 32, chance, share, stride)

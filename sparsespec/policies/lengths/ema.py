@@ -1,4 +1,4 @@
-"""Length `ema`: rounds grow while drafts stand and shrink while they fall, by a running mean that forgets slowly.
+"""Length `ema`: rounds grow while drafts are accepted and shrink while they are not, by a slow running mean.
 
 Two thresholds with room between them keep the length still where acceptance is middling (hysteresis); a single one
 would move it in every round.
@@ -7,21 +7,14 @@ would move it in every round.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import numpy as np
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths, Phase
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
-
-
-@dataclass(slots=True)
-class _Pace:
-    """What is known of a seat: the present length (tokens), and the running share of drafts that stood."""
-
-    draft: int
-    share: float | None = None
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 
 class Ema:
@@ -37,7 +30,7 @@ class Ema:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -71,27 +64,26 @@ class Ema:
 
     def bind(self, geometry: Geometry) -> None:
         """Begin with no seat known."""
-        self._paces: dict[int, _Pace] = {}
+        self._draft = np.full(geometry.n_seats, self.most)  # present length of a round, tokens
+        self._share = np.full(geometry.n_seats, np.nan)  # mean share of accepted drafts; NaN before the first round
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget these seats: another request sits there now."""
-        for seat in seats:
-            self._paces.pop(seat, None)
+        self._draft[list(seats)] = self.most
+        self._share[list(seats)] = np.nan
 
-    def propose(self, row: RowView) -> Lengths:
-        """Return the present length of the seat."""
-        pace = self._paces.get(row.seat)
-        return Lengths(self.most if pace is None else pace.draft, self.guess)
+    def propose(self, view: View, index: Ints) -> Lengths:
+        """Return the present length of each seat."""
+        return Lengths(self._draft[view.seat[index]], self.guess)
 
-    def observe(self, result: RowResult) -> None:
-        """Take a verification of drafts into the mean, and move the length by at most one token."""
-        if result.phase is not Phase.VERIFY or not result.k or not result.n_candidates:
-            return
-        pace = self._paces.setdefault(result.seat, _Pace(self.most))
-        share = result.n_accepted / result.n_candidates
-        pace.share = share if pace.share is None else self.memory * pace.share + (1 - self.memory) * share
-        if pace.share < self.shrink:
-            pace.draft = max(self.least, pace.draft - 1)
+    def observe(self, results: RowResults) -> None:
+        """Take verifications of drafts into the means, and move each length by at most one token."""
+        judged = (results.phase == Phase.VERIFY.value) & (results.k > 0) & (results.n_candidates > 0)
+        seat, n_candidates = results.seat[judged], results.n_candidates[judged]
+        new, old, draft = results.n_accepted[judged] / n_candidates, self._share[seat], self._draft[seat]
+        share = np.where(np.isnan(old), new, self.memory * old + (1 - self.memory) * new)
+        shrinks = share < self.shrink
         # a round that was cut short says nothing of tokens it did not draft
-        elif pace.share >= self.grow and result.n_candidates >= pace.draft:
-            pace.draft = min(self.most, pace.draft + 1)
+        grows = (share >= self.grow) & (n_candidates >= draft)
+        self._share[seat] = share
+        self._draft[seat] = np.clip(draft + grows - shrinks, self.least, self.most)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 
 class Fixed:
@@ -20,7 +20,7 @@ class Fixed:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, draft: int = 8, guess: int = 0) -> None:
         if draft < 0 or guess < 0:
@@ -43,9 +43,9 @@ class Fixed:
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""
 
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         """Return the same lengths for every round."""
         return Lengths(self.draft, self.guess)
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""

@@ -6,21 +6,24 @@ model) does without measuring anything while it serves.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
 
+import numpy as np
+
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption, show
 from sparsespec.core.plan import Lengths
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 Grid = tuple[tuple[int, ...], ...]
 
 _BATCH, _CONTEXT = (8, 32, 128, 512), (2048, 8192, 32768, 131072)
 # what `cost` finds best for Qwen3-8B on an H100, for batches of 4, 16, 64, 256 and contexts of 1k, 4k, 16k, 64k tokens,
-# if drafts stand with a chance of 0.9 each and read 5 % of the context
+# if drafts are accepted with a chance of 0.9 each and read 5 % of the context
 _DRAFT = ((0, 1, 2, 4), (1, 2, 4, 8), (2, 4, 8, 11), (2, 6, 9, 12))
 
 
@@ -28,14 +31,14 @@ class Table:
     """Looks up the row of the smallest batch, and the column of the smallest context, that hold what there is.
 
     Args:
-        batch: The most requests of each row of the table, rising; the last row must cover the engine's `max_batch`.
-        context: The most tokens of each column, rising; the last column must cover `max_context`.
+        batch: The most requests of each row of the table, rising; the last row must cover the engine's `max_num_seqs`.
+        context: The most tokens of each column, rising; the last column must cover `max_model_len`.
         draft: Tokens drafted under sparse attention, a row of numbers for each batch.
         guess: Guesses that a forward takes, likewise; without it none.
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -59,33 +62,31 @@ class Table:
         return max(map(max, self.guess), default=0)
 
     def bind(self, geometry: Geometry) -> None:
-        """Check that the table covers the engine; raises `BadOption`."""
-        for name, most, bounds in (
-            ("max_batch", geometry.n_seats, self.batch),
-            ("max_context", geometry.max_context, self.context),
+        """Check that the table covers the engine, or raise `BadOption`; make arrays of it."""
+        for side, bounds, name, most in (
+            ("batch", self.batch, "max_num_seqs", geometry.n_seats),
+            ("context", self.context, "max_model_len", geometry.max_model_len),
         ):
             if most > bounds[-1]:
                 raise BadOption(
-                    f"length 'table' ends at a {name.removeprefix('max_')} of {bounds[-1]} and the engine has "
+                    f"length 'table' ends at a {side} of {bounds[-1]} and the engine has "
                     f"{name}={most}; add to the table, or lower {name}"
                 )
+        self._context = np.array(self.context)
+        self._draft = np.array(self.draft)
+        self._guess = np.array(self.guess) if self.guess else np.zeros_like(self._draft)
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""
 
-    def propose(self, row: RowView) -> Lengths:
-        """Return the cell of the requests that are seated and of this row's context."""
-        i = _first(self.batch, row.running)
-        j = _first(self.context, row.n_hi)
-        return Lengths(self.draft[i][j], self.guess[i][j] if self.guess else 0)
+    def propose(self, view: View, index: Ints) -> Lengths:
+        """Return the cells of the requests that are seated and of each row's context."""
+        i = bisect_left(self.batch, view.num_running)
+        j = self._context.searchsorted(view.n_hi[index])
+        return Lengths(self._draft[i, j], self._guess[i, j])
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""
-
-
-def _first(bounds: Sequence[int], size: int) -> int:
-    """Return the first place whose bound is not below `size`."""
-    return next(i for i, bound in enumerate(bounds) if size <= bound)
 
 
 def _rising(name: str, bounds: Sequence[int]) -> tuple[int, ...]:

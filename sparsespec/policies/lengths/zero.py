@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Lengths
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
-
-_NOTHING = Lengths(0, 0)
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 
 class Zero:
     """Drafts nothing and asks for no guesses."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     max_draft = 0
     max_guess = 0
 
@@ -26,9 +24,9 @@ class Zero:
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""
 
-    def propose(self, row: RowView) -> Lengths:
+    def propose(self, view: View, index: Ints) -> Lengths:
         """Return no drafts and no guesses."""
-        return _NOTHING
+        return Lengths(0, 0)
 
-    def observe(self, result: RowResult) -> None:
+    def observe(self, results: RowResults) -> None:
         """Learn nothing."""

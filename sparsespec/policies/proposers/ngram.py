@@ -26,7 +26,7 @@ class Ngram:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     guesses = True
 
     def __init__(self, max_ngram: int = 4, min_ngram: int = 2) -> None:

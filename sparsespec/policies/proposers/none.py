@@ -15,7 +15,7 @@ class NoProposer:
     """Guesses nothing."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     guesses = False
 
     def bind(self, geometry: Geometry) -> None:

@@ -37,7 +37,7 @@ class Suffix:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     guesses = True
 
     def __init__(self, max_match: int = 64, min_match: int = 2, factor: float = 1.0) -> None:
@@ -55,7 +55,7 @@ class Suffix:
     def bind(self, geometry: Geometry) -> None:
         """Allocate the powers of the base, one for each column of the token array."""
         self._width = geometry.max_guess
-        base = torch.full((geometry.max_context + PAD_TOKENS,), _BASE, dtype=torch.int64, device=geometry.device)
+        base = torch.full((geometry.max_model_len + PAD_TOKENS,), _BASE, dtype=torch.int64, device=geometry.device)
         base[0] = 1
         self._powers = base.cumprod(0)
 

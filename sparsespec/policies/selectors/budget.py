@@ -19,18 +19,18 @@ def check_budget(
 
 
 def check_groups(groups: int | str, n_kv_heads: int) -> int:
-    """Return the lists per layer that `groups` means: a number that divides `n_kv_heads`, or "heads"."""
-    lists = n_kv_heads if groups == "heads" else groups
-    if not isinstance(lists, int) or lists < 1 or n_kv_heads % lists:
+    """Return how many groups a layer has: a number that divides `n_kv_heads`, or one per KV head for "heads"."""
+    number = n_kv_heads if groups == "heads" else groups
+    if not isinstance(number, int) or number < 1 or n_kv_heads % number:
         raise BadOption(
             f"groups must divide the {n_kv_heads} KV heads of the model, or be 'heads' (one list per KV head), "
             f"got {groups!r}"
         )
-    return lists
+    return number
 
 
-def allowed(c: Tensor, budget: float, min_budget: int) -> Tensor:
-    """Return how many positions below c - 1 a list may read, for committed counts `c` (int64, any shape)."""
-    context = c - 1
+def allowed(n_committed: Tensor, budget: float, min_budget: int) -> Tensor:
+    """Return how many positions below the newest of `n_committed` tokens a list may read (int64, any shape)."""
+    context = n_committed - 1
     share = torch.ceil(context.to(torch.float64) * budget).to(torch.int64)
     return torch.minimum(context, share.clamp(min=min_budget))

@@ -20,11 +20,11 @@ class Full:
     """No chosen positions and a tail that starts at 0."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     drafts = True
     scored = (0, 0)
 
-    def lists(self, n_kv_heads: int) -> int:
+    def num_groups(self, n_kv_heads: int) -> int:
         """Return 1."""
         return 1
 

@@ -23,14 +23,14 @@ class Looking:
         check_budget(budget, min_budget)
         self.budget, self.min_budget, self.groups = budget, min_budget, groups
 
-    def lists(self, n_kv_heads: int) -> int:
-        """Return the lists per layer that `groups` means."""
+    def num_groups(self, n_kv_heads: int) -> int:
+        """Return how many groups of KV heads a layer has; the heads of a group share a list."""
         return check_groups(self.groups, n_kv_heads)
 
     def bind(self, geometry: Geometry) -> None:
         """Learn the sizes."""
         self._groups, self._n_seats = geometry.groups, geometry.n_seats
-        self._k_max = kv_budget(geometry.max_context, self.budget, self.min_budget)
+        self._k_max = kv_budget(geometry.max_model_len, self.budget, self.min_budget)
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""

@@ -17,11 +17,11 @@ class NoSelector:
     """No draft level: the engine never asks it."""
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     drafts = False
     scored = (0, 0)
 
-    def lists(self, n_kv_heads: int) -> int:
+    def num_groups(self, n_kv_heads: int) -> int:
         """Return 1."""
         return 1
 

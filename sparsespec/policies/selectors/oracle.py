@@ -25,17 +25,17 @@ class Oracle(Looking):
         groups: Lists per layer: a divisor of the KV heads, or "heads".
     """
 
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def look(self, batch: Batch, q: Tensor, keys: LayerKeys) -> Chosen:
         """Return the best positions of every drafting row for its queries `q`."""
-        c = batch.state.c.clamp(min=1)
-        count = allowed(c, self.budget, self.min_budget)
+        n_committed = batch.state.n_committed.clamp(min=1)
+        count = allowed(n_committed, self.budget, self.min_budget)
         shape = (self._groups, self._n_seats, self._k_max)
         positions = torch.zeros(shape, dtype=torch.int64, device=q.device)
         for b in range(batch.n_rows):
             live, seat = int(batch.live[b]), int(batch.seat[b])
-            below = c[seat] - 1
+            below = n_committed[seat] - 1
             # behind a prompt of one token there is nothing to choose from
             if not live or not below or int(batch.phase[b]) != Phase.DRAFT:
                 continue
@@ -44,7 +44,7 @@ class Oracle(Looking):
             scores = scores[None, :, None]
             best = top_positions(scores, below[None], count[seat][None], self._k_max, impl=fastest(scores))
             positions[:, seat] = best[0, :, 0]
-        return Chosen(positions, count, c - 1)
+        return Chosen(positions, count, n_committed - 1)
 
     def _scores(self, q: Tensor, k: Tensor) -> Tensor:
         """Return mean probabilities [groups, S] of queries [n, Hq, D] over keys [S, Hkv, D]."""

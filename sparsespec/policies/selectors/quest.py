@@ -2,7 +2,7 @@
 
 Source: Quest (Tang et al., arXiv 2406.10774). A page is known by the smallest and the largest value of its keys in each
 dimension, which bound every product of a query with one of its keys; pages with the highest bounds are read whole. What
-differs from the paper: a page is the engine's KV page (`page_size`, 16 there too), and only full pages of committed
+differs from the paper: a page is the engine's KV page (`block_size`, 16 there too), and only full pages of committed
 positions are candidates, the rest being tail; heads that share a list share the bound, the highest of theirs, because
 the paper knows no groups; and the first two layers keep to the budget as well, where the paper reads everything.
 
@@ -32,15 +32,15 @@ class Quest(Looking):
         groups: Lists per layer: a divisor of the KV heads, or "heads".
     """
 
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
 
     def look(self, batch: Batch, q: Tensor, keys: LayerKeys) -> Chosen:
         """Return the best pages of every drafting row for its queries `q` [N, Hq, D], as positions."""
-        size, c = keys.k_pages.shape[1], batch.state.c.clamp(min=1)
-        reads = allowed(c, self.budget, self.min_budget)
-        full = (c - 1) // size
-        tail_from = torch.maximum(full * size, c - 1 - reads)
-        n_pages = torch.minimum((reads - (c - 1 - tail_from)) // size, full)
+        size, n_committed = keys.k_pages.shape[1], batch.state.n_committed.clamp(min=1)
+        reads, newest = allowed(n_committed, self.budget, self.min_budget), n_committed - 1
+        full = newest // size
+        tail_from = torch.maximum(full * size, newest - reads)
+        n_pages = torch.minimum((reads - (newest - tail_from)) // size, full)
         bounds = page_bounds(batch, q, keys.k_pages)
         scores = bounds.view(batch.n_rows, self._groups, -1, bounds.shape[2]).amax(2).transpose(0, 1)[None]
         seat, most = batch.seat, max(self._k_max // size, 1)

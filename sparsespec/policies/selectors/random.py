@@ -24,7 +24,7 @@ _TAG = 1 << 31
 """Counter word that no drawing of tokens uses."""
 
 
-class Random:
+class RandomSelector:
     """Chooses uniformly among the positions below the newest token.
 
     Args:
@@ -35,7 +35,7 @@ class Random:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     drafts = True
     scored = (0, 0)
 
@@ -45,14 +45,14 @@ class Random:
             raise BadOption(f"seed is a whole number in [0, 2**63), got {seed}")
         self.budget, self.min_budget, self.groups, self.seed = budget, min_budget, groups, seed
 
-    def lists(self, n_kv_heads: int) -> int:
-        """Return the lists per layer that `groups` means."""
+    def num_groups(self, n_kv_heads: int) -> int:
+        """Return how many groups of KV heads a layer has; the heads of a group share a list."""
         return check_groups(self.groups, n_kv_heads)
 
     def bind(self, geometry: Geometry) -> None:
         """Learn the sizes."""
         self._geometry = geometry
-        self._k_max = kv_budget(geometry.max_context, self.budget, self.min_budget)
+        self._k_max = kv_budget(geometry.max_model_len, self.budget, self.min_budget)
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget nothing."""
@@ -64,31 +64,31 @@ class Random:
     def observe(self, outcome: Outcome) -> None:
         """Learn nothing."""
 
-    def draw(self, layer: int, c: Tensor) -> Chosen:
-        """Return the choice of `layer` for seats with committed counts `c`."""
-        groups, length = self._geometry.groups, max(int(c.max()), 1)
-        c = c.clamp(min=1)
-        count = allowed(c, self.budget, self.min_budget)
-        rows = groups * len(c)
-        stream = torch.arange(groups, device=c.device).repeat_interleave(len(c)) + layer * groups
+    def draw(self, layer: int, n_committed: Tensor) -> Chosen:
+        """Return the choice of `layer` for every seat."""
+        groups, n_seats, device = self._geometry.groups, self._geometry.n_seats, n_committed.device
+        length = max(int(n_committed.max()), 1)
+        n_committed = n_committed.clamp(min=1)
+        count, rows = allowed(n_committed, self.budget, self.min_budget), groups * n_seats
         scores = gumbel(
-            torch.full((rows,), self.seed, device=c.device),
-            stream,
-            c.repeat(groups),
-            torch.full((rows,), _TAG, device=c.device),
+            torch.full((rows,), self.seed, device=device),
+            torch.arange(groups, device=device).repeat_interleave(n_seats) + layer * groups,
+            n_committed.repeat(groups),
+            torch.full((rows,), _TAG, device=device),
             length,
             torch.float32,
-        )
-        best = top_positions(scores.view(1, groups, len(c), length), c - 1, count, self._k_max, impl=fastest(scores))
-        return Chosen(best[0], count, c - 1)
+        ).view(1, groups, n_seats, length)
+        below = n_committed - 1
+        best = top_positions(scores, below, count, self._k_max, impl=fastest(scores))
+        return Chosen(best[0], count, below)
 
 
 class _Drawn:
-    def __init__(self, selector: Random, batch: Batch) -> None:
+    def __init__(self, selector: RandomSelector, batch: Batch) -> None:
         self._selector, self._batch = selector, batch
 
     def at(self, layer: int, q: Tensor, keys: LayerKeys) -> Chosen:
-        return self._selector.draw(layer, self._batch.state.c)
+        return self._selector.draw(layer, self._batch.state.n_committed)
 
     def see(self, layer: int, scores: Tensor) -> None:
         raise AssertionError("random wants no scores")

@@ -28,7 +28,7 @@ class Window:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     drafts = True
     scored = (0, 0)
 
@@ -38,7 +38,7 @@ class Window:
             raise BadOption(f"sinks must be between 0 and min_budget = {min_budget} tokens, got {sinks}")
         self.budget, self.min_budget, self.sinks = budget, min_budget, sinks
 
-    def lists(self, n_kv_heads: int) -> int:
+    def num_groups(self, n_kv_heads: int) -> int:
         """Return 1: all heads and layers read the same."""
         return 1
 
@@ -52,10 +52,10 @@ class Window:
 
     def select(self, batch: Batch) -> Selection:
         """Return sinks and window of every seat at its present committed count."""
-        c = batch.state.c.clamp(min=1)
-        reads = allowed(c, self.budget, self.min_budget)
+        n_committed = batch.state.n_committed.clamp(min=1)
+        reads = allowed(n_committed, self.budget, self.min_budget)
         sinks = reads.clamp(max=self.sinks)
-        return Stored(self._positions, sinks[None], c - 1 - (reads - sinks), [])
+        return Stored(self._positions, sinks[None], n_committed - 1 - (reads - sinks), [])
 
     def observe(self, outcome: Outcome) -> None:
         """Learn nothing."""

@@ -55,9 +55,9 @@ def check_attention(
         seed: Seed of the steps.
     """
     part = make_part("attention", spec)
-    invariant = "batch_invariant" in part.gives
+    invariant = "batch_invariant" in part.provides
     exact = invariant if exact is None else exact
-    scores = "scores" in part.gives
+    scores = "scores" in part.provides
     drawn = [random.Random(f"{seed}/{example}") for example in range(examples)]
     steps = [draw_step(dice, dtype, wants_scores=scores, head_dims=head_dims, longest=longest) for dice in drawn]
     wide = [_run(ReferenceAttention(), step.wide(), step.rows, "cpu") for step in steps]
@@ -69,7 +69,7 @@ def check_attention(
         _check_alone(judge, part, together, device, exact)
         if invariant:
             _check_apart(judge, part, together, device)
-        if torch.device(device).type == "cuda" and "capturable" in part.gives:
+        if torch.device(device).type == "cuda" and "capturable" in part.provides:
             replayed = captured(another("attention", part), step, device)
             same = all(judge.same(a, b, exact) for a, b in zip(replayed, together.outs, strict=True))
             require(same, f"{judge.name} gives something else when its step is replayed from a CUDA graph")
@@ -186,7 +186,7 @@ class _Judge:
 
     def _judge_pool(self, layer: int, got: Ran, want: Ran) -> None:
         """Raise unless exactly the live tokens were written, and page 0 only by dead ones."""
-        step, size = self.step, self.step.geometry.page_size
+        step, size = self.step, self.step.geometry.block_size
         touched = torch.zeros(got.k_pages.shape[1:3], dtype=torch.bool)
         touched[0] = True
         pools = ((got.k_pages, want.k_pages, step.k_pages), (got.v_pages, want.v_pages, step.v_pages))

@@ -98,15 +98,15 @@ def draw_step(
         longest: The last position at which a row may start.
     """
     n_kv_heads = dice.choice((1, 2, 4))
-    page_size = dice.choice((1, 2, 4, 16))
-    max_context = longest + 24
+    block_size = dice.choice((1, 2, 4, 16))
+    max_model_len = longest + 24
     geometry = small_geometry(
         n_kv_heads=n_kv_heads,
         n_heads=n_kv_heads * dice.choice((1, 2, 3)),
         head_dim=dice.choice(head_dims),
-        max_context=max_context,
-        page_size=page_size,
-        n_pages=4 * -(-max_context // page_size) + 44,
+        max_model_len=max_model_len,
+        block_size=block_size,
+        num_gpu_blocks=4 * -(-max_model_len // block_size) + 44,
         dtype=dtype,
         groups=dice.choice((1, n_kv_heads, max(1, n_kv_heads // 2))),
         scored=dice.choice(((1, 1), (1, 0), (0, 2), (0, 8), (2, 3))) if wants_scores else (0, 0),
@@ -119,14 +119,14 @@ def draw_step(
     def random_tensor(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(kind)
 
-    angles = torch.rand(g.max_context, g.head_dim // 2, generator=generator, dtype=torch.float64) * 6.28
+    angles = torch.rand(g.max_model_len, g.head_dim // 2, generator=generator, dtype=torch.float64) * 6.28
     norms = random_tensor(g.n_layers, 2, g.head_dim) if dice.random() < 0.5 else None
-    pages = torch.full((2, g.n_layers, g.n_pages, g.page_size, g.n_kv_heads, g.head_dim), torch.nan, dtype=kind)
+    pages = torch.full((2, g.n_layers, g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim), torch.nan, dtype=kind)
     pages[:, :, 0] = 0
     flat = pages.flatten(2, 3)
     for row in rows:
         t = torch.arange(row.start)
-        slots = state.table[row.seat, t // g.page_size] * g.page_size + t % g.page_size
+        slots = state.table[row.seat, t // g.block_size] * g.block_size + t % g.block_size
         flat[:, :, slots] = random_tensor(2, g.n_layers, row.start, g.n_kv_heads, g.head_dim)
     n = sum(row.n_query for row in rows)
     heads = (g.n_heads, g.n_kv_heads, g.n_kv_heads)
@@ -148,11 +148,11 @@ def _draw_rows(dice: random.Random, g: Geometry, state: State, wants_scores: boo
     for seat in dice.sample(range(g.n_seats), dice.randint(1, g.n_seats)):
         phase, n_query = dice.choice((*Phase, Phase.DRAFT)), dice.randint(1, 8)
         far = dice.randint(0, longest), dice.randint(longest // 4, longest)
-        start = dice.choice((dice.randint(0, 1), g.page_size, *far))
+        start = dice.choice((dice.randint(0, 1), g.block_size, *far))
         live = n_query if phase is Phase.PREFILL else dice.randint(0, n_query)
         drafted = dice.randint(0, min(3, start)) if phase is Phase.DRAFT else 0
         # c - 1 is where a VERIFY starts, and where the first DRAFT of a round did
-        state.c[seat], state.d[seat] = start - drafted + 1, drafted
+        state.n_committed[seat], state.n_drafted[seat] = start - drafted + 1, drafted
         scored = wants_scores and phase is not Phase.DRAFT and dice.random() < 0.8
         rows.append(RowAt(seat, phase, n_query, start, live, k=8, scored=scored))
     return rows
@@ -161,7 +161,7 @@ def _draw_rows(dice: random.Random, g: Geometry, state: State, wants_scores: boo
 def _draw_chosen(dice: random.Random, g: Geometry, rows: list[RowAt]) -> Chosen:
     """Draw a legal choice for one layer; entries behind the counts point nowhere, and may not be read."""
     k_max = 12
-    positions = torch.full((g.groups, g.n_seats, k_max), g.max_context + 7)
+    positions = torch.full((g.groups, g.n_seats, k_max), g.max_model_len + 7)
     counts = torch.zeros(g.n_seats, dtype=torch.int64)
     tail_from = torch.zeros(g.n_seats, dtype=torch.int64)
     for row in rows:

@@ -1,38 +1,41 @@
-"""Random views: every combination of bounds, flags and room that an engine may show, and none that it may not."""
+"""Views put together row by row, and random ones: every combination of bounds and flags that an engine may show."""
 
 from __future__ import annotations
 
-import math
 import random
+from typing import Any, NamedTuple
 
-from sparsespec.core.view import RowView, View, build_view
+import numpy as np
 
-BLANK = RowView(
-    seat=0,
-    arrival=0,
-    to_prefill=0,
-    n_lo=8,
-    n_hi=8,
-    d_lo=0,
-    d_hi=0,
-    k=0,
-    guess=0,
-    first_round=False,
-    starved=False,
-    must_verify=False,
-    pages=2,
-    shared_pages=0,
-    accepted_mean=math.nan,
-    confidence=math.nan,
-    waiting_since=0,
-    running=1,
-)
-"""A row that decodes plainly, for tests to `replace` fields of."""
+from sparsespec.core.view import COLUMNS, View
 
 
-def view_of(*rows: RowView, step: int = 0, lag: int = 0, n_seats: int = 4) -> View:
-    """Return a view of `rows`, oldest first, with room for everybody."""
-    return build_view(list(rows), step=step, free_pages=50, host_free_pages=0, page_size=4, max_batch=n_seats, lag=lag)
+class ViewRow(NamedTuple):
+    """One row of a view as plain numbers, with its columns in their order; by default it decodes plainly."""
+
+    seat: int = 0
+    arrival: int = 0
+    to_prefill: int = 0
+    n_lo: int = 8
+    n_hi: int = 8
+    d_lo: int = 0
+    d_hi: int = 0
+    k: int = 0
+    guess: int = 0
+    first_round: bool = False
+    starved: bool = False
+    must_verify: bool = False
+
+
+BLANK = ViewRow()
+"""A row that decodes plainly, for tests to `_replace` fields of."""
+
+
+def view_of(*rows: ViewRow, step: int = 0, num_running: int | None = None) -> View:
+    """Return a view of `rows`, oldest first; unless told otherwise no others are running."""
+    columns: Any = zip(*rows, strict=True) if rows else ((),) * len(COLUMNS)
+    arrays: list[Any] = [np.array(column, dtype=type(default)) for column, default in zip(columns, BLANK, strict=True)]
+    return View(*arrays, num_running=len(rows) if num_running is None else num_running, step=step)
 
 
 def draw_view(dice: random.Random, n_seats: int = 4, step: int = 0) -> View:
@@ -41,24 +44,17 @@ def draw_view(dice: random.Random, n_seats: int = 4, step: int = 0) -> View:
     seats = dice.sample(range(n_seats), dice.randint(0, n_seats))
     arrivals = sorted(dice.sample(range(50), len(seats)))
     rows = [draw_row(dice, seat, arrival, lag) for seat, arrival in zip(seats, arrivals, strict=True)]
-    return view_of(*(row._replace(running=n_seats) for row in rows), step=step, lag=lag, n_seats=n_seats)
+    return view_of(*rows, step=step, num_running=n_seats)
 
 
-def draw_row(dice: random.Random, seat: int, arrival: int, lag: int) -> RowView:
+def draw_row(dice: random.Random, seat: int, arrival: int, lag: int) -> ViewRow:
     """Return a random row: one that is being filled, or one in the middle of a round."""
     n = dice.randint(2, 40)
-    row = BLANK._replace(
-        seat=seat,
-        arrival=arrival,
-        n_lo=n,
-        n_hi=n,
-        first_round=dice.random() < 0.4,
-        starved=dice.random() < 0.2,
-        pages=dice.randint(0, 10),
-        waiting_since=dice.randint(0, 20),
+    row = ViewRow(
+        seat=seat, arrival=arrival, n_lo=n, n_hi=n, first_round=dice.random() < 0.4, starved=dice.random() < 0.2
     )
     if dice.random() < 0.3:
-        return row._replace(to_prefill=dice.randint(1, n - 1), pages=0)
+        return row._replace(to_prefill=dice.randint(1, n - 1))
     k, spread = dice.randint(0, 6), lag * dice.randint(0, 3)
     d_lo = dice.randint(0, k)
     return row._replace(

@@ -1,7 +1,7 @@
 """An engine's host without a device: integers that run a scheduler and a tier manager until all requests are done.
 
-Outcomes of rows are drawn at random and heard late, so bounds are as loose as a lagged loop makes them. It is not the
-engine: it shares no code with it, and follows the rules of `core/view.py` on its own.
+Outcomes of rows are drawn at random and collected late, so bounds are as loose as a lagged loop makes them. It is not
+the engine: it shares no code with it, and follows the rules of `core/view.py` on its own.
 """
 
 from __future__ import annotations
@@ -13,19 +13,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sparsespec.core.errors import ContractBroken
+from sparsespec.core.loops import LOOPS
 from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan, check_plan
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView, View, build_view
+from sparsespec.core.result import RowResult, RowResults
+from sparsespec.core.view import View
+from sparsespec.testing.checks.drawn_views import ViewRow, view_of
 
-LOOPS = {"sync": (0, False), "delayed": (1, True), "resident": (1, False)}
-
-Flight = list[tuple["Guest", Row, int]]
+LaunchedStep = list[tuple["Request", Row, int]]
+"""Rows of one step with their requests, and how many tokens each added."""
 
 
 @dataclass(slots=True, eq=False)
-class Guest:
-    """One request: what the device knows (`c`, `dc`) and what the host has heard (`n`, `d`)."""
+class Request:
+    """One request.
+
+    Attributes:
+        n: Committed tokens that the host has collected.
+        d: Drafts of the present round that it has collected.
+        on_device: Drafts of the present round that the device has made.
+        round: The round's k and guess; None between rounds.
+        in_flight: Rows that were launched and not collected.
+    """
 
     arrival: int
     prompt: int
@@ -33,23 +44,21 @@ class Guest:
     seat: int = -1
     n: int = 0
     d: int = 0
-    c: int = 0
-    dc: int = 0
+    on_device: int = 0
     to_prefill: int = 0
     round: tuple[int, int] | None = None
-    unheard: deque[Row] = field(default_factory=deque)
+    in_flight: deque[Row] = field(default_factory=deque)
     first_round: bool = True
     starved: bool = False
     preempted: bool = False
     must_verify: bool = False
-    placed_at: int = 0
 
     @property
     def bounds(self) -> tuple[int, int, int, int]:
         """Return n_lo, n_hi, d_lo, d_hi."""
         n_lo = n_hi = self.n
         d_lo = d_hi = self.d
-        for row in self.unheard:
+        for row in self.in_flight:
             if row.phase is Phase.VERIFY:
                 n_lo, n_hi, d_lo, d_hi = n_lo + 1, n_hi + row.n_query, 0, 0
             else:
@@ -67,7 +76,7 @@ class Host:
         dice: Where outcomes and lengths come from.
         loop: Key of `LOOPS`.
         n_seats: Requests that run at once.
-        page_size: Tokens per page.
+        block_size: Tokens per page.
         max_draft: Drafts of a round at most; each round draws its own number.
         max_guess: Guesses of a forward at most.
         failing: Chance that a copy fails.
@@ -83,20 +92,20 @@ class Host:
         *,
         loop: str = "sync",
         n_seats: int = 4,
-        page_size: int = 4,
+        block_size: int = 4,
         max_draft: int = 4,
         max_guess: int = 0,
         failing: float = 0.0,
         on_place: Callable[[StepPlan, View, Placed], None] | None = None,
     ) -> None:
         self.scheduler, self.tiers, self.dice = scheduler, tiers, dice
-        self.lag, self.sit_out = LOOPS[loop]
-        self.n_seats, self.page_size = n_seats, page_size
+        self.loop = LOOPS[loop]
+        self.n_seats, self.block_size = n_seats, block_size
         self.max_draft, self.max_guess = max_draft, max_guess
         self.on_place = on_place
-        self.waiting = [Guest(i, prompt, limit) for i, (prompt, limit) in enumerate(requests)]
-        self.seated: dict[int, Guest] = {}
-        self.flights: deque[Flight] = deque()
+        self.waiting = [Request(i, prompt, limit) for i, (prompt, limit) in enumerate(requests)]
+        self.seated: dict[int, Request] = {}
+        self.in_flight: deque[LaunchedStep] = deque()
         self.copies: deque[Move] = deque()
         self.stuck = False
         self.failing = failing
@@ -104,18 +113,18 @@ class Host:
         self.work = sum(limit for _, limit in requests)
 
     def run(self) -> int:
-        """Run until nobody is left and return the number of steps; raises `ContractBroken` if that takes too long."""
+        """Run until all requests have left; returns the steps, and raises `ContractBroken` if they are too many."""
         most = 40 * self.work + 200
         while self.waiting or self.seated:
             self.advance()
             if self.step > most:
-                bounds = {seat: guest.bounds for seat, guest in self.seated.items()}
-                who = f"{type(self.scheduler).__name__} over {type(self.tiers).__name__}"
-                raise ContractBroken(f"{who} did not finish {self.work} tokens in {most} steps; bounds: {bounds}")
+                bounds = {seat: request.bounds for seat, request in self.seated.items()}
+                parts = f"{type(self.scheduler).__name__} over {type(self.tiers).__name__}"
+                raise ContractBroken(f"{parts} did not finish {self.work} tokens in {most} steps; bounds: {bounds}")
         return self.step
 
     def advance(self) -> StepPlan:
-        """Run one step: copies end, view, plan, place, launch, hear."""
+        """Run one step: copies end, view, plan, place, launch, collect."""
         self._land()
         view = self._view()
         plan = self.scheduler.plan(view)
@@ -132,9 +141,9 @@ class Host:
             self.seated[seat].preempted = True
         self.copies.extend((*placed.moves, *restored.moves))
         if placed.rows:
-            self.flights.append([self._launch(row) for row in placed.rows])
-        self.stuck = not (placed.rows or self.flights)
-        self._hear(self.lag if placed.rows else max(0, len(self.flights) - 1))
+            self.in_flight.append([self._launch(row) for row in placed.rows])
+        self.stuck = not (placed.rows or self.in_flight)
+        self._collect(self.loop.lag if placed.rows else max(0, len(self.in_flight) - 1))
         self.tiers.check()
         self.step += 1
         return plan
@@ -148,10 +157,10 @@ class Host:
             n -= len(few)
 
     def _check_pages(self) -> None:
-        """Raise if somebody holds more pages than it can ever use, for then the oldest may not fit."""
-        for seat, guest in self.seated.items():
+        """Raise if a request holds more pages than it can ever use, for then the oldest may not fit."""
+        for seat, request in self.seated.items():
             # the last token is never fed back, so its KV needs no place
-            held, most = self.tiers.pages(seat), -(-(guest.limit - 1) // self.page_size)
+            held, most = self.tiers.pages(seat), -(-(request.limit - 1) // self.block_size)
             if held > most:
                 name = getattr(self.tiers, "name", type(self.tiers).__name__)
                 raise ContractBroken(f"{name} gave seat {seat} {held} pages, of which {most} can ever be used")
@@ -159,100 +168,92 @@ class Host:
     def _view(self) -> View:
         free = [seat for seat in range(self.n_seats) if seat not in self.seated]
         while self.waiting and free and self.tiers.admit(free[0], self.waiting[0].prompt, self.waiting[0].limit):
-            guest = self.waiting.pop(0)
-            guest.seat, guest.placed_at = free.pop(0), self.step
-            guest.n = guest.c = guest.prompt
-            guest.to_prefill = guest.prompt - 1
-            self.seated[guest.seat] = guest
-            self.scheduler.reset([guest.seat])
-        guests = sorted(self.seated.values(), key=lambda guest: guest.arrival)
+            request = self.waiting.pop(0)
+            request.seat, request.n, request.to_prefill = free.pop(0), request.prompt, request.prompt - 1
+            self.seated[request.seat] = request
+            self.scheduler.reset([request.seat])
+        seated = sorted(self.seated.values(), key=lambda request: request.arrival)
         away = self.tiers.away()
-        return build_view(
-            [self._row(guest) for guest in guests if guest.seat not in away and self._may_run(guest)],
-            step=self.step,
-            free_pages=self.tiers.free_pages(),
-            host_free_pages=self.tiers.host_free_pages(),
-            page_size=self.page_size,
-            max_batch=self.n_seats,
-            lag=self.lag,
-        )
+        rows = [self._row(request) for request in seated if request.seat not in away and self._may_run(request)]
+        return view_of(*rows, step=self.step, num_running=len(self.seated))
 
-    def _may_run(self, guest: Guest) -> bool:
-        if guest.preempted:
-            if guest.unheard:
+    def _may_run(self, request: Request) -> bool:
+        if request.preempted:
+            if request.in_flight:
                 return False
-            guest.preempted, guest.to_prefill, guest.must_verify = False, guest.n - 1, guest.d > 0
-        n_lo, n_hi, _, _ = guest.bounds
-        if not guest.to_prefill and (n_hi >= guest.limit or (self.sit_out and n_lo != n_hi)):
+            request.preempted, request.to_prefill, request.must_verify = False, request.n - 1, request.d > 0
+        n_lo, n_hi, _, _ = request.bounds
+        if not request.to_prefill and (n_hi >= request.limit or (self.loop.sit_out and n_lo != n_hi)):
             return False
-        if not guest.to_prefill and guest.round is None:
-            room = guest.limit - n_hi - 1
+        if not request.to_prefill and request.round is None:
+            room = request.limit - n_hi - 1
             draft, guess = self.dice.randint(0, self.max_draft), self.dice.randint(0, self.max_guess)
-            guest.round = (min(draft, room), min(guess, room))
+            request.round = (min(draft, room), min(guess, room))
         return True
 
-    def _row(self, guest: Guest) -> RowView:
-        n_lo, n_hi, d_lo, d_hi = guest.bounds
-        k, guess = guest.round or (0, 0)
-        return RowView(
-            seat=guest.seat,
-            arrival=guest.arrival,
-            to_prefill=guest.to_prefill,
+    def _row(self, request: Request) -> ViewRow:
+        n_lo, n_hi, d_lo, d_hi = request.bounds
+        k, guess = request.round or (0, 0)
+        return ViewRow(
+            seat=request.seat,
+            arrival=request.arrival,
+            to_prefill=request.to_prefill,
             n_lo=n_lo,
             n_hi=n_hi,
             d_lo=d_lo,
             d_hi=d_hi,
             k=k,
             guess=guess,
-            first_round=guest.first_round,
-            starved=guest.starved,
-            must_verify=guest.must_verify,
-            pages=self.tiers.pages(guest.seat),
-            shared_pages=self.tiers.shared_pages(guest.seat),
-            accepted_mean=math.nan,
-            confidence=math.nan,
-            waiting_since=guest.placed_at,
-            running=len(self.seated),
+            first_round=request.first_round,
+            starved=request.starved,
+            must_verify=request.must_verify,
         )
 
-    def _launch(self, row: Row) -> tuple[Guest, Row, int]:
+    def _launch(self, row: Row) -> tuple[Request, Row, int]:
         """Let the device do `row`: how much it adds is chance, within what is possible."""
-        guest = self.seated[row.seat]
-        guest.placed_at = self.step
+        request = self.seated[row.seat]
         if row.phase is Phase.PREFILL:
-            guest.to_prefill -= row.n_query
-            return guest, row, 0
-        guest.unheard.append(row)
+            request.to_prefill -= row.n_query
+            return request, row, 0
+        request.in_flight.append(row)
         if row.phase is Phase.DRAFT:
-            added = min(self.dice.randint(1, row.n_query), row.k - guest.dc)
-            guest.dc += added
-            return guest, row, added
-        live = 1 + guest.dc if row.k else self.dice.randint(1, row.n_query)
+            added = min(self.dice.randint(1, row.n_query), row.k - request.on_device)
+            request.on_device += added
+            return request, row, added
+        live = 1 + request.on_device if row.k else self.dice.randint(1, row.n_query)
         if live > row.n_query:
             raise ContractBroken(f"{row} has no room for {live} live queries")
         added = self.dice.randint(1, live)
-        guest.c, guest.dc = guest.c + added, 0
-        guest.round, guest.first_round, guest.must_verify = None, False, False
-        return guest, row, added
+        request.on_device = 0
+        request.round, request.first_round, request.must_verify = None, False, False
+        return request, row, added
 
-    def _hear(self, at_most: int) -> None:
-        while len(self.flights) > at_most:
-            for guest, row, added in self.flights.popleft():
-                if row.phase is not Phase.PREFILL and self.seated.get(guest.seat) is guest:
-                    self._learn(guest, row, added)
+    def _collect(self, at_most: int) -> None:
+        """Take in what steps brought back, the oldest first, until so many are in flight."""
+        while len(self.in_flight) > at_most:
+            results = [
+                self._learn(request, row, added)
+                for request, row, added in self.in_flight.popleft()
+                if row.phase is not Phase.PREFILL and self.seated.get(request.seat) is request
+            ]
+            stays = [result for result in results if result.seat in self.seated]
+            if stays:
+                self.scheduler.observe(RowResults.of(stays))
+                seats = np.array([result.seat for result in stays])
+                bounds = [self.seated[seat].bounds for seat in seats.tolist()]
+                # the newest token is not written before it is fed back
+                self.tiers.commit(seats, np.array([n_hi - 1 + d_hi for _, n_hi, _, d_hi in bounds]))
 
-    def _learn(self, guest: Guest, row: Row, added: int) -> None:
-        guest.unheard.popleft()
+    def _learn(self, request: Request, row: Row, added: int) -> RowResult:
+        """Note what a row added; the request leaves if it has come to its limit."""
+        request.in_flight.popleft()
         if row.phase is Phase.DRAFT:
-            guest.d += added
+            request.d += added
         else:
-            guest.n, guest.d = guest.n + added, 0
-            if guest.n >= guest.limit:
-                self.tiers.forget(guest.seat)
-                del self.seated[guest.seat]
-                return
-        stood = max(added - 1, 0)
+            request.n, request.d = request.n + added, 0
+            if request.n >= request.limit:
+                self.tiers.forget(request.seat)
+                del self.seated[request.seat]
+        accepted = max(added - 1, 0)
         tokens = (0,) * added
-        self.scheduler.observe(RowResult(guest.seat, row.phase, added, tokens, stood, stood, row.k, math.nan, 1.0, 1.0))
-        _, n_hi, _, d_hi = guest.bounds
-        self.tiers.commit(guest.seat, n_hi, d_hi)
+        return RowResult(request.seat, row.phase, added, tokens, accepted, accepted, row.k, math.nan, 1.0, 1.0)

@@ -25,7 +25,7 @@ _NAMES = _READS | _SIZED_BY_VALUES | {"_local_scalar_dense"}
 def kept_promise(part: object) -> AbstractContextManager[object]:
     """Return a guard around a part's device code if it gives `capturable`, else one that does nothing."""
     who = type(part)
-    return without_peeks(who.__name__) if "capturable" in getattr(who, "gives", ()) else nullcontext()
+    return without_peeks(who.__name__) if "capturable" in getattr(who, "provides", ()) else nullcontext()
 
 
 class Guard:

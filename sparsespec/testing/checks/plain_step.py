@@ -88,7 +88,7 @@ def _appended(step: Step, layer: int, pools: tuple[Tensor, Tensor]) -> tuple[lis
     for row in step.rows:
         pages = step.state.table[row.seat].tolist()
         keys[row.seat], values[row.seat] = (
-            {t: pool[pages[t // g.page_size], t % g.page_size].tolist() for t in range(row.start)} for pool in pools
+            {t: pool[pages[t // g.block_size], t % g.block_size].tolist() for t in range(row.start)} for pool in pools
         )
         for j in range(row.n_query):
             i, t = len(queries), row.start + j if j < row.live else 0
@@ -97,5 +97,5 @@ def _appended(step: Step, layer: int, pools: tuple[Tensor, Tensor]) -> tuple[lis
                 k = [rotate_plainly(norm_plainly(x, norms[1], side.rms_eps), cos[t], sin[t]) for x in ks[i]]
                 keys[row.seat][t], values[row.seat][t] = k, vs[i]
                 for pool, x in zip(pools, (k, vs[i]), strict=True):
-                    pool[pages[t // g.page_size], t % g.page_size] = torch.tensor(x, dtype=torch.float64)
+                    pool[pages[t // g.block_size], t % g.block_size] = torch.tensor(x, dtype=torch.float64)
     return queries, keys, values

@@ -51,8 +51,8 @@ def _check_text(part: Any, twin: Any, geometry: Geometry, dice: random.Random) -
     for seat in range(geometry.n_seats):
         _repeat(state.tokens[seat], dice)
     seats = dice.sample(range(geometry.n_seats), dice.randint(1, geometry.n_seats))
-    known = [dice.choice((1, 2, dice.randint(1, geometry.max_context - 1))) for _ in seats]
-    room = [dice.randint(0, min(geometry.max_guess, geometry.max_context - n)) for n in known]
+    known = [dice.choice((1, 2, dice.randint(1, geometry.max_model_len - 1))) for _ in seats]
+    room = [dice.randint(0, min(geometry.max_guess, geometry.max_model_len - n)) for n in known]
     call = (torch.tensor(seats), torch.tensor(known), torch.tensor(room))
     before = snapshot(state)
     with kept_promise(part):
@@ -88,7 +88,7 @@ def _repeat(tokens: Tensor, dice: random.Random) -> None:
 
 def _observe(part: Any, twin: Any, state: Any, geometry: Geometry, seats: list[int], dice: random.Random) -> None:
     """Let both learn from the same step, then forget the same seat."""
-    rows = [RowAt(seat, Phase.VERIFY, 3, int(state.c[seat]) - 1, 3, k=2) for seat in seats]
+    rows = [RowAt(seat, Phase.VERIFY, 3, int(state.n_committed[seat]) - 1, 3, k=2) for seat in seats]
     batch = batch_of(geometry, state, rows)
     counts = torch.tensor([dice.randint(1, 3) for _ in seats])
     before = snapshot(state)

@@ -1,4 +1,4 @@
-"""`check_scheduler`: is this a scheduler? Its plans are legal, and nobody waits for ever, nor for who starves."""
+"""`check_scheduler`: is this a scheduler? Its plans are legal; no request waits for ever or for one that starves."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import random
 from typing import Any
 
 from sparsespec.core.config import Geometry
+from sparsespec.core.loops import LOOPS
 from sparsespec.core.plan import StepPlan, check_plan
 from sparsespec.core.spec import PartLike
-from sparsespec.core.view import RowView
 from sparsespec.kv.gpu import GpuTier
-from sparsespec.testing.checks.drawn_views import BLANK, draw_view, view_of
-from sparsespec.testing.checks.host import LOOPS, Host
+from sparsespec.testing.checks.drawn_views import BLANK, ViewRow, draw_view, view_of
+from sparsespec.testing.checks.host import Host
 from sparsespec.testing.checks.stage import another, make_part, require, rounds, small_geometry
 
 _PATIENCE = 60
-"""Steps in a row in which somebody who may run is not planned, before that counts as never."""
+"""Steps in a row in which a request that may run is not planned, before that counts as never."""
 
 
 def check_scheduler(spec: PartLike | object, *, examples: int = 30, seed: int = 0) -> None:
@@ -37,12 +37,14 @@ def check_scheduler(spec: PartLike | object, *, examples: int = 30, seed: int = 
 
 def run_load(part: Any, dice: random.Random) -> int:
     """Run a random load to its end on a pool that is often just large enough for one request; returns the steps."""
-    page_size = dice.choice((1, 2, 4, 16))
+    block_size = dice.choice((1, 2, 4, 16))
     prompts = [dice.randint(1, 40) for _ in range(dice.randint(1, 6))]
     requests = [(prompt, prompt + dice.randint(1, 20)) for prompt in prompts]
-    least = max(1, *(-(-(limit - 1) // page_size) for _, limit in requests))
+    least = max(1, *(-(-(limit - 1) // block_size) for _, limit in requests))
     geometry = small_geometry(
-        n_seats=dice.randint(1, 4), page_size=page_size, n_pages=1 + dice.choice((least, least, least + 3, 200))
+        n_seats=dice.randint(1, 4),
+        block_size=block_size,
+        num_gpu_blocks=1 + dice.choice((least, least, least + 3, 200)),
     )
     tiers = GpuTier()
     tiers.bind(geometry)
@@ -55,7 +57,7 @@ def run_load(part: Any, dice: random.Random) -> int:
         dice,
         loop=dice.choice(tuple(LOOPS)),
         n_seats=geometry.n_seats,
-        page_size=page_size,
+        block_size=block_size,
         max_draft=dice.choice((0, 3, 6)),
         max_guess=dice.choice((0, 3)),
     )
@@ -75,11 +77,11 @@ def _check_plans(part: Any, geometry: Geometry, dice: random.Random, n_views: in
 
 
 def _check_waiting(part: Any, geometry: Geometry) -> None:
-    """Show rows of which some cannot come forward: the others must not wait for them, whatever they stand at."""
+    """Show rows of which some cannot come forward: the others must not wait for them, at any point of a round."""
     name = type(part).__name__
     drafting = BLANK._replace(k=4, d_lo=1, d_hi=1)
     full = BLANK._replace(k=4, d_lo=4, d_hi=4)
-    filling = BLANK._replace(to_prefill=5, pages=0)
+    filling = BLANK._replace(to_prefill=5)
     starving = drafting._replace(starved=True)
     alone = (BLANK, drafting, full, filling, full._replace(must_verify=True), BLANK._replace(first_round=True, k=4))
     for row in (*alone, filling._replace(starved=True), starving):
@@ -92,7 +94,7 @@ def _check_waiting(part: Any, geometry: Geometry) -> None:
         require(planned, f"{name} never plans {row} beside {other}")
 
 
-def _is_planned(part: Any, geometry: Geometry, *rows: RowView) -> bool:
+def _is_planned(part: Any, geometry: Geometry, *rows: ViewRow) -> bool:
     """Say whether the first row is planned within patience, while nothing changes but the step."""
     part.bind(geometry)
     part.reset(range(geometry.n_seats))

@@ -43,7 +43,7 @@ def check_selector(spec: PartLike | object, *, examples: int = 4, seed: int = 0)
     require(wants == any(part.scored), f"{name}.scored is {part.scored}, which does not fit needs={set(part.needs)}")
     for heads in (1, 2, 4):
         try:
-            lists = part.lists(heads)
+            lists = part.num_groups(heads)
         except BadOption:
             continue
         require(lists >= 1 and heads % lists == 0, f"{name}.lists({heads}) is {lists}, which does not divide it")
@@ -87,7 +87,7 @@ class _History:
     def _sit_down(self, seat: int) -> None:
         """Give `seat` to a new request; sometimes the end of its first fill is scored."""
         c = self.dice.choice((1, 2, 3, self.dice.randint(4, 40), self.dice.randint(20, 40)))
-        self.state.c[seat], self.state.d[seat], self.state.filled[seat] = c, 0, c - 1
+        self.state.n_committed[seat], self.state.n_drafted[seat], self.state.n_computed[seat] = c, 0, c - 1
         if c > 1 and self.dice.random() < 0.5:
             n = self.dice.randint(1, c - 1)
             row = RowAt(seat, Phase.PREFILL, n, c - 1 - n, n, scored=self.wants)
@@ -97,7 +97,7 @@ class _History:
         """Verify rounds of `seats`, of which some committed more than others."""
         rows, emitted = [], {}
         for seat in seats:
-            c, n = int(self.state.c[seat]), self.dice.randint(1, 5)
+            c, n = int(self.state.n_committed[seat]), self.dice.randint(1, 5)
             live = self.dice.randint(1, n)
             rows.append(RowAt(seat, Phase.VERIFY, n, c - 1, live, k=4, scored=self.wants))
             emitted[seat] = self.dice.randint(1, live)
@@ -117,9 +117,9 @@ class _History:
             batch.live.zero_()
             emitted = dict.fromkeys(emitted, 0)
         counts = torch.tensor([emitted[s] for s in batch.seat.tolist()])
-        drafted = self.state.d[batch.seat]
-        self.state.c[batch.seat] += counts
-        self.state.d[batch.seat] = 0
+        drafted = self.state.n_drafted[batch.seat]
+        self.state.n_committed[batch.seat] += counts
+        self.state.n_drafted[batch.seat] = 0
         before = snapshot(self.state)
         with kept_promise(self.part):
             self.part.observe(Outcome(batch, counts, drafted))
@@ -138,11 +138,11 @@ class _History:
         """Ask for the selection of one DRAFT step of all seats and check it; returns it where it can be compared."""
         g, rows = self.geometry, []
         for seat in range(g.n_seats):
-            c, n, d = int(self.state.c[seat]), self.dice.randint(1, 3), self.dice.randint(0, 2)
-            self.state.d[seat] = d
+            c, n, d = int(self.state.n_committed[seat]), self.dice.randint(1, 3), self.dice.randint(0, 2)
+            self.state.n_drafted[seat] = d
             rows.append(RowAt(seat, Phase.DRAFT, n, c - 1 + d, self.dice.randint(0, n), k=6))
         batch = batch_of(g, self.state, rows)
-        shape = (g.n_pages, g.page_size, g.n_kv_heads, g.head_dim)
+        shape = (g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim)
         keys = LayerKeys(torch.randn(shape, generator=self.generator, dtype=torch.float64), batch)
         q = torch.randn((len(batch.tokens), g.n_heads, g.head_dim), generator=self.generator, dtype=torch.float64)
         before = snapshot(self.state)
@@ -168,7 +168,7 @@ class _History:
         whole = not (chosen.positions.is_floating_point() or chosen.counts.is_floating_point())
         require(whole and not chosen.tail_from.is_floating_point(), f"{where} chose positions that are no integers")
         for seat in seats:
-            c, tail, count = int(self.state.c[seat]), int(chosen.tail_from[seat]), int(chosen.counts[seat])
+            c, tail, count = int(self.state.n_committed[seat]), int(chosen.tail_from[seat]), int(chosen.counts[seat])
             who = f"{where}, seat {seat} with c={c}"
             require(tail == int(first.tail_from[seat]), f"{who}: the tail is not the same in all layers")
             require(0 <= tail <= c - 1, f"{who}: tail_from={tail} is not among 0 … c - 1")
@@ -189,7 +189,7 @@ class _History:
         budget, least = self.part.budget, getattr(self.part, "min_budget", 0)
         may, reads = kv_budget(c - 1, budget, least), count + c - 1 - tail
         require(reads <= may, f"{who}: reads {reads} positions below c - 1, its budget is {may}")
-        widest = kv_budget(self.geometry.max_context, budget, least)
+        widest = kv_budget(self.geometry.max_model_len, budget, least)
         require(k_max <= max(widest, 1), f"{who}: lists of {k_max} are wider than the budget ever needs, {widest}")
 
     def _same(self, a: list[Chosen], b: list[Chosen], seats: list[int]) -> None:

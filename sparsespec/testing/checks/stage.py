@@ -36,7 +36,7 @@ def make_part(shelf: str, spec: PartLike | object) -> Any:
     protocol = getattr(protocols, shelf.capitalize())
     missing = [name for name in _members(protocol) if not hasattr(part, name)]
     require(not missing, f"{cls.__name__} lacks {', '.join(missing)}, which every {shelf} has")
-    for side in ("needs", "gives"):
+    for side in ("needs", "provides"):
         declared(cls, side)
     fresh = _again(shelf, part)
     options = registry.spec_of(shelf, part).options
@@ -88,9 +88,9 @@ def small_geometry(**changes: Any) -> Geometry:
         "head_dim": 4,
         "vocab": 13,
         "n_seats": 4,
-        "max_context": 64,
-        "page_size": 4,
-        "n_pages": 80,
+        "max_model_len": 64,
+        "block_size": 4,
+        "num_gpu_blocks": 80,
         "dtype": "float64",
         "max_draft": 4,
         "max_guess": 4,
@@ -98,11 +98,11 @@ def small_geometry(**changes: Any) -> Geometry:
     return Geometry(**(sizes | changes))
 
 
-def state_of(geometry: Geometry, generator: torch.Generator, *, laws: bool = False) -> State:
+def state_of(geometry: Geometry, generator: torch.Generator, *, draft_logits: bool = False) -> State:
     """Return a state with random tokens, and page tables in random order in which no page has two owners."""
-    state = make_state(geometry, laws=laws)
+    state = make_state(geometry, draft_logits=draft_logits)
     state.tokens.random_(0, geometry.vocab, generator=generator)
-    pages = 1 + torch.randperm(geometry.n_pages - 1, generator=generator)
+    pages = 1 + torch.randperm(geometry.num_gpu_blocks - 1, generator=generator)
     wanted = state.table.numel()
     require(len(pages) >= wanted, f"the stage needs {wanted} pages, got {len(pages)}")
     state.table.copy_(pages[:wanted].view_as(state.table))
@@ -134,7 +134,7 @@ def batch_of(geometry: Geometry, state: State, rows: Sequence[RowAt], step: int 
     seat, live, n_query = column("seat"), column("live"), column("n_query")
     alive = index < live[row_of]
     positions = torch.where(alive, column("start")[row_of] + index, 0)
-    size = geometry.page_size
+    size = geometry.block_size
     slots = state.table[seat[row_of], positions // size] * size + positions % size
     return Batch(
         seat=seat,

@@ -1,4 +1,4 @@
-"""`check_tiers`: is this a tier manager? Its books balance, the oldest always runs, and who leaves leaves nothing."""
+"""`check_tiers`: is this a tier manager? Its books balance, the oldest request runs, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def check_tiers(spec: PartLike | object, *, examples: int = 30, seed: int = 0) -
 
 def _run_load(part: Any, dice: random.Random) -> None:
     """Run a random load under `chaos`, on a pool that is often just large enough for one request."""
-    page_size = dice.choice((1, 1, 2, 4, 16))
+    block_size = dice.choice((1, 1, 2, 4, 16))
     prompts = [dice.randint(1, 40) for _ in range(dice.randint(1, 6))]
     requests = [(prompt, prompt + dice.randint(1, 20)) for prompt in prompts]
-    least = max(1, *(-(-(limit - 1) // page_size) for _, limit in requests))
+    least = max(1, *(-(-(limit - 1) // block_size) for _, limit in requests))
     n_pages = 1 + dice.choice((least, least, least + 1, least + 5, 200))
-    geometry = small_geometry(n_seats=dice.randint(1, 4), page_size=page_size, n_pages=n_pages)
+    geometry = small_geometry(n_seats=dice.randint(1, 4), block_size=block_size, num_gpu_blocks=n_pages)
     part.bind(geometry)
-    watched = WatchedTiers(part, n_pages, page_size)
+    watched = WatchedTiers(part, n_pages, block_size)
     scheduler = Chaos(seed=dice.randrange(1000), idle=dice.choice((0.0, 0.3)))
     host = Host(
         scheduler,
@@ -46,7 +46,7 @@ def _run_load(part: Any, dice: random.Random) -> None:
         dice,
         loop=dice.choice((*LOOPS, "resident")),
         n_seats=geometry.n_seats,
-        page_size=page_size,
+        block_size=block_size,
         max_draft=dice.choice((4, 7)),
         max_guess=dice.choice((0, 3, 5)),
         failing=dice.choice((0.0, 0.0, 0.1)),
@@ -54,7 +54,7 @@ def _run_load(part: Any, dice: random.Random) -> None:
     for _ in range(dice.randint(0, 20)):
         host.advance()
     if host.seated and dice.random() < 0.5:
-        # whoever is aborted leaves nothing behind, in whatever state
+        # a request that is aborted leaves nothing behind, in whatever state
         seat = dice.choice(sorted(host.seated))
         watched.forget(seat)
         del host.seated[seat]
@@ -62,7 +62,7 @@ def _run_load(part: Any, dice: random.Random) -> None:
     host.stuck = True
     host._land()
     name, free = type(part).__name__, part.free_pages()
-    require(free == n_pages - 1, f"{name} has {free} of {n_pages - 1} pages free when everybody has left")
+    require(free == n_pages - 1, f"{name} has {free} of {n_pages - 1} pages free when all requests have left")
     part.reset()
     part.check()
     require(part.free_pages() == n_pages - 1, f"{name} lost pages when it was reset")
@@ -71,17 +71,17 @@ def _run_load(part: Any, dice: random.Random) -> None:
 def _check_sharing(part: Any) -> None:
     """Two seats share two pages of four; they are free when both have left, and not before."""
     name = type(part).__name__
-    part.bind(small_geometry(n_pages=9))
+    part.bind(small_geometry(num_gpu_blocks=9))
     watched = WatchedTiers(part, 9, 4)
     first, second = BLANK._replace(to_prefill=15, n_lo=16, n_hi=16), BLANK._replace(seat=1, arrival=1)
     view = view_of(first, second)
     for seat in (0, 1):
-        require(part.admit(seat, 16, 17), f"{name} does not admit seat {seat}, for whom there is room")
+        require(part.admit(seat, 16, 17), f"{name} does not admit seat {seat}, for which there is room")
     watched.place(StepPlan((prefill_row(view, 0, 15),)), view)
     watched.share(1, 0, 2)
     counted = (part.shared_pages(0), part.shared_pages(1), part.free_pages())
     require(counted == (0, 2, 4), f"{name} counts (0, 2, 4) shared and free pages as {counted}")
-    second = second._replace(to_prefill=7, n_lo=16, n_hi=16, pages=2, shared_pages=2)
+    second = second._replace(to_prefill=7, n_lo=16, n_hi=16)
     view = view_of(first, second)
     watched.place(StepPlan((prefill_row(view, 1, 7),)), view)
     watched.forget(0)

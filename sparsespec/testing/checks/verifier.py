@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Chained, ChainRows
+from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.spec import PartLike
 from sparsespec.testing.checks.stage import another, make_part, require, rounds, small_geometry
 
@@ -49,52 +49,52 @@ def _check_batch(part: Any, dice: random.Random, *, sampled: bool) -> None:
     name = type(part).__name__
     rows, logits, q = _draw_rows(dice, sampled)
     before = {f.name: getattr(rows, f.name).clone() for f in dataclasses.fields(rows)}
-    chained = part.chain(logits, rows, q)
+    verified = part.verify(logits, rows, q)
     same = all(torch.equal(getattr(rows, field), value) for field, value in before.items())
-    require(same, f"{name}.chain changed its rows")
+    require(same, f"{name}.verify changed its rows")
     for r in range(len(rows.first)):
-        _check_row(name, rows, logits, chained, r)
+        _check_row(name, rows, logits, verified, r)
     again = another("verifier", part)
     again.bind(small_geometry(vocab=_V))
-    _require_alike(name, chained, again.chain(logits, rows, q), list(range(len(rows.first))), "when asked again")
+    _require_alike(name, verified, again.verify(logits, rows, q), list(range(len(rows.first))), "when asked again")
     # neighbours and order must not matter
     order = dice.sample(range(len(rows.first)), dice.randint(1, len(rows.first)))
-    some = ChainRows(**{f.name: getattr(rows, f.name)[order] for f in dataclasses.fields(rows)})
-    taken = part.chain(logits, some, q[order])
-    _require_alike(name, chained, taken, order, "among other neighbours, or in another order")
+    some = VerifyInputs(**{f.name: getattr(rows, f.name)[order] for f in dataclasses.fields(rows)})
+    taken = part.verify(logits, some, q[order])
+    _require_alike(name, verified, taken, order, "among other neighbours, or in another order")
 
 
-def _require_alike(name: str, a: Chained, b: Chained, order: list[int], when: str) -> None:
+def _require_alike(name: str, a: VerifyOutput, b: VerifyOutput, order: list[int], when: str) -> None:
     for j, r in enumerate(order):
         n = int(a.emitted[r])
         same = n == int(b.emitted[j]) and torch.equal(a.tokens[r, :n], b.tokens[j, :n])
         require(same, f"{name} emits something else {when}")
 
 
-def _check_row(name: str, rows: ChainRows, logits: Tensor, chained: Chained, r: int) -> None:
-    m, emitted, stood = int(rows.count[r]), int(chained.emitted[r]), int(chained.accepted[r])
+def _check_row(name: str, rows: VerifyInputs, logits: Tensor, verified: VerifyOutput, r: int) -> None:
+    m, emitted, accepted = int(rows.count[r]), int(verified.emitted[r]), int(verified.accepted[r])
     if m < 0:
         require(emitted == 0, f"{name} emitted {emitted} tokens for a dead row")
         return
     require(1 <= emitted <= m + 1, f"{name} emitted {emitted} tokens for {m} candidates, not 1 … m + 1")
-    require(emitted == stood + 1, f"{name} emitted {emitted} tokens where {stood} candidates stood, not one more")
-    tokens, candidates = chained.tokens[r, :emitted].tolist(), rows.candidates[r, :m].tolist()
+    require(emitted == accepted + 1, f"{name} emitted {emitted} tokens where {accepted} candidates stood, not one more")
+    tokens, candidates = verified.tokens[r, :emitted].tolist(), rows.candidates[r, :m].tolist()
     require(all(0 <= token < _V for token in tokens), f"{name} emitted {tokens}, which are not all in the vocabulary")
-    require(tokens[:stood] == candidates[:stood], f"{name} says {stood} candidates stood and emitted others")
+    require(tokens[:accepted] == candidates[:accepted], f"{name} says {accepted} candidates stood and emitted others")
     first = int(rows.first[r])
     for j, token in enumerate(tokens):
         law = logits[first + j]
         if rows.temperature[r] == 0 or rows.top_k[r] == 1:
             best = int(law.argmax())
             require(token == best, f"{name} emitted {token} at temperature 0 or top_k=1, the best token is {best}")
-            wrongly_fell = j == stood < m and candidates[j] == best
-            require(not wrongly_fell, f"{name} let the best token fall at temperature 0")
+            wrongly_rejected = j == accepted < m and candidates[j] == best
+            require(not wrongly_rejected, f"{name} let the best token fall at temperature 0")
         elif rows.top_k[r] > 1:
             kept = law >= law.topk(int(rows.top_k[r])).values[-1]
             require(bool(kept[token]), f"{name} emitted {token}, which top_k={int(rows.top_k[r])} masks")
 
 
-def _draw_rows(dice: random.Random, sampled: bool) -> tuple[ChainRows, Tensor, Tensor]:
+def _draw_rows(dice: random.Random, sampled: bool) -> tuple[VerifyInputs, Tensor, Tensor]:
     """Draw ragged rows, some dead, some with logit rows that nobody owns behind them."""
     generator = torch.Generator().manual_seed(dice.randrange(1 << 31))
     n, width = dice.randint(1, 6), dice.randint(0, 5)
@@ -113,16 +113,16 @@ def _draw_rows(dice: random.Random, sampled: bool) -> tuple[ChainRows, Tensor, T
     q.scatter_(2, candidates[..., None], 9.0)
     position = [dice.randint(1, 50) for _ in range(n)]
     temperature = [dice.choice((0.0, 0.7, 1.3)) if sampled else 0.0 for _ in range(n)]
-    rows = ChainRows(
+    rows = VerifyInputs(
         first=torch.tensor(first),
         count=torch.tensor(count),
         candidates=candidates,
-        drawn=torch.tensor([dice.random() < 0.5 for _ in range(n)]),
+        sampled=torch.tensor([dice.random() < 0.5 for _ in range(n)]),
         level=torch.tensor([dice.randint(0, 1) for _ in range(n)]),
         position=torch.tensor(position),
-        c=torch.tensor(position),
+        n_committed=torch.tensor(position),
         seed=torch.tensor([dice.getrandbits(62) for _ in range(n)]),
-        sample=torch.tensor([dice.randint(0, 3) for _ in range(n)]),
+        sample_index=torch.tensor([dice.randint(0, 3) for _ in range(n)]),
         temperature=torch.tensor(temperature, dtype=torch.float64),
         top_k=torch.tensor([dice.choice((0, 0, 1, 3)) for _ in range(n)]),
         top_p=torch.tensor([dice.choice((1.0, 0.9)) for _ in range(n)], dtype=torch.float64),
@@ -144,16 +144,16 @@ def _check_law(part: Any, n: int, drawn: bool, generator: torch.Generator) -> No
     else:
         candidates = law[:m].argmax(-1).expand(n, m).contiguous()
     ones = torch.ones(n, dtype=torch.int64)
-    rows = ChainRows(
+    rows = VerifyInputs(
         first=torch.arange(n) * (m + 1),
         count=m * ones,
         candidates=candidates,
-        drawn=ones == int(drawn),
+        sampled=ones == int(drawn),
         level=0 * ones,
         position=9 * ones,
-        c=9 * ones - (0 if not drawn else 1),
+        n_committed=9 * ones - (0 if not drawn else 1),
         seed=torch.arange(n) * 7919,
-        sample=0 * ones,
+        sample_index=0 * ones,
         temperature=torch.full((n,), _TEMPERATURE, dtype=torch.float64),
         top_k=0 * ones,
         top_p=torch.ones(n, dtype=torch.float64),
@@ -161,9 +161,9 @@ def _check_law(part: Any, n: int, drawn: bool, generator: torch.Generator) -> No
     )
     # both are laws at this temperature, and at no other
     logits, drafted = (_TEMPERATURE * x.log() for x in (law, q))
-    chained = part.chain(logits.repeat(n, 1), rows, drafted.expand(n, m, _V))
+    verified = part.verify(logits.repeat(n, 1), rows, drafted.expand(n, m, _V))
     for j in range(m + 1):
-        seen = chained.tokens[chained.emitted > j, j].bincount(minlength=_V).to(torch.float64)
+        seen = verified.tokens[verified.emitted > j, j].bincount(minlength=_V).to(torch.float64)
         expected = law[j] * seen.sum()
         far = float(((seen - expected) ** 2 / expected).sum()) if seen.sum() > 100 else 0.0
         kind = "drawn from q" if drawn else "guessed"

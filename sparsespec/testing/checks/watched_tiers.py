@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparsespec.core.plan import Move, Phase, Placed, Row, StepPlan
-from sparsespec.core.view import View
+from sparsespec.core.view import Ints, View
 from sparsespec.testing.checks.stage import require
+
+
+class OnHost(NamedTuple):
+    """A page table's entry for a block that is in a host page."""
+
+    host_page: int
 
 
 class WatchedTiers:
     """Hands every verb on to `inner` and raises `ContractBroken` where a promise is broken."""
 
-    def __init__(self, inner: Any, n_pages: int, page_size: int) -> None:
+    def __init__(self, inner: Any, n_pages: int, block_size: int) -> None:
         self.inner, self.name = inner, type(inner).__name__
-        self.n_pages, self.page_size = n_pages, page_size
-        self.tables: dict[int, list[int]] = {}
+        self.n_pages, self.block_size = n_pages, block_size
+        self.tables: dict[int, list[int | OnHost]] = {}
         self.arrival: dict[int, int] = {}
         self.moving: set[int] = set()
         self.spoilt: set[int] = set()
@@ -42,7 +48,7 @@ class WatchedTiers:
         placed = self.inner.place(plan, view)
         ages = [self.arrival[row.seat] for row in placed.rows]
         require(ages == sorted(ages), f"{self.name} placed rows in the order {ages}, not oldest first")
-        require(set(placed.rows) <= set(plan.rows), f"{self.name} placed rows that nobody planned")
+        require(set(placed.rows) <= set(plan.rows), f"{self.name} placed rows that were not planned")
         self._check_victims(plan, placed)
         self._preempt(placed)
         self._move(placed)
@@ -54,7 +60,7 @@ class WatchedTiers:
         return placed
 
     def restore(self, view: View) -> Placed:
-        """Restore, and see that every entry names the page that a slot is copied to."""
+        """Restore, and see that every entry names the page that a host page is copied to."""
         restored = self.inner.restore(view)
         require(not restored.rows and not restored.fresh, f"{self.name}.restore placed rows or handed out fresh pages")
         self._preempt(restored)
@@ -71,19 +77,19 @@ class WatchedTiers:
         for move in moves:
             self.moving.remove(move.page)
             if failed:
-                self.spoilt.update(self._holders(-move.slot if move.out else move.page))
+                self.spoilt.update(self._holders(OnHost(move.host_page) if move.out else move.page))
         self._agree()
 
-    def commit(self, seat: int, n_hi: int, d_hi: int) -> None:
-        """Release the tail, and see that exactly the pages of what may be known are kept."""
-        before = self.inner.pages(seat)
-        self.inner.commit(seat, n_hi, d_hi)
-        keep = -(-(n_hi - 1 + d_hi) // self.page_size)
-        left = self.inner.pages(seat)
-        right = left == min(before, keep)
-        require(right, f"{self.name} kept {left} of {before} pages, {keep} hold n_hi - 1 + d_hi = {n_hi - 1 + d_hi}")
-        if seat in self.tables:
-            self.tables[seat] = self.tables[seat][:keep]
+    def commit(self, seats: Ints, positions: Ints) -> None:
+        """Release the tails, and see that exactly the pages of the positions that may be written are kept."""
+        before = [self.inner.pages(seat) for seat in seats.tolist()]
+        self.inner.commit(seats, positions)
+        for seat, held, n in zip(seats.tolist(), before, positions.tolist(), strict=True):
+            keep, left = -(-n // self.block_size), self.inner.pages(seat)
+            right = left == min(held, keep)
+            require(right, f"{self.name} kept {left} of {held} pages of seat {seat}, {keep} hold {n} positions")
+            if seat in self.tables:
+                self.tables[seat] = self.tables[seat][:keep]
         self._agree()
 
     def forget(self, seat: int) -> None:
@@ -103,24 +109,29 @@ class WatchedTiers:
         self.n_preempted += len(placed.preempted)
 
     def _move(self, placed: Placed) -> None:
-        """Write down that copies began; an entry below 0 is minus a slot of the host."""
+        """Write down that copies began."""
         for move in placed.moves:
-            source, target = (move.page, -move.slot) if move.out else (-move.slot, move.page)
+            here, there = move.page, OnHost(move.host_page)
+            source, target = (here, there) if move.out else (there, here)
             holders = self._holders(source)
-            require(bool(holders), f"{self.name} copies {move}, which nobody holds")
-            require(not self._holders(target), f"{self.name} copies {move} over what somebody holds")
+            require(bool(holders), f"{self.name} copies {move}, which no seat holds")
+            require(not self._holders(target), f"{self.name} copies {move} over what a seat holds")
             require(move.page not in self.moving, f"{self.name} copies {move} while that page is copied already")
             for seat in holders:
                 self.tables[seat] = [target if entry == source else entry for entry in self.tables[seat]]
             self.moving.add(move.page)
             self.n_moved += 1
 
-    def _holders(self, entry: int) -> list[int]:
+    def _holders(self, entry: int | OnHost) -> list[int]:
         return [seat for seat, table in self.tables.items() if entry in table]
 
     def _is_here(self, seat: int) -> bool:
         table = self.tables.get(seat, ())
-        return min(table, default=1) > 0 and self.moving.isdisjoint(table)
+        return not any(isinstance(entry, OnHost) for entry in table) and self.moving.isdisjoint(table)
+
+    def _held(self) -> set[int]:
+        """Return the pages of the device that are held, by seats and by copies."""
+        return {page for table in self.tables.values() for page in table if not isinstance(page, OnHost)} | self.moving
 
     def _check_victims(self, plan: StepPlan, placed: Placed) -> None:
         oldest = min((row.seat for row in plan.rows), key=lambda seat: self.arrival[seat], default=None)
@@ -128,19 +139,19 @@ class WatchedTiers:
         for seat in placed.preempted:
             require(seat not in running, f"{self.name} placed seat {seat} and took its pages in the same step")
             older = any(self.arrival[other] < self.arrival[seat] for other in (*running, *self.inner.away()))
-            require(older or seat in self.spoilt, f"{self.name} preempted seat {seat} for nobody who is older")
+            require(older or seat in self.spoilt, f"{self.name} preempted seat {seat} for no older request")
         copying = self.moving or placed.moves or self.spoilt
         if oldest is not None and not copying and self.arrival[oldest] == min(self.arrival.values()):
             require(oldest in running, f"{self.name} did not place the oldest request, which always fits")
 
     def _enter(self, placed: Placed) -> None:
         """Write table entries down, and see that every new page was free and every block is new."""
-        held = {page for table in self.tables.values() for page in table} | self.moving
+        held = self._held()
         for seat, block, page in placed.table:
             table = self.tables.setdefault(seat, [])
             require(block == len(table), f"{self.name} entered block {block} of seat {seat}, which has {len(table)}")
             require(0 < page < self.n_pages, f"{self.name} handed out page {page}, and has 1 … {self.n_pages - 1}")
-            require(page not in held, f"{self.name} handed out page {page}, which somebody holds")
+            require(page not in held, f"{self.name} handed out page {page}, which is held")
             held.add(page)
             table.append(page)
         fresh = sorted(page for _, _, page in placed.table)
@@ -158,14 +169,13 @@ class WatchedTiers:
                 # the device stops a round at its length
                 behind = min(int(view.d_hi[i]) + row.n_query, row.k)
             end = int(view.n_hi[i]) - 1 + behind
-        room = len(self.tables.get(row.seat, ())) * self.page_size
+        room = len(self.tables.get(row.seat, ())) * self.block_size
         require(room >= end, f"{self.name} placed {row} with pages for {room} positions of {end}")
 
     def _agree(self) -> None:
         """Hold both books against one another."""
         self.inner.check()
-        held = {page for table in self.tables.values() for page in table if page > 0} | self.moving
-        free = self.n_pages - 1 - len(held)
+        free = self.n_pages - 1 - len(self._held())
         says = self.inner.free_pages()
         require(says == free, f"{self.name} counts {says} free pages, its own words leave {free}")
         for seat, table in self.tables.items():

@@ -1,4 +1,4 @@
-"""Length `aimd`: a token more after every full round that stood, half as many after one that did not.
+"""Length `aimd`: a token more after every full round whose drafts were all accepted, half as many after any other.
 
 Source: additive increase, multiplicative decrease (Chiu and Jain, 1989), by which TCP finds the capacity of a line that
 it cannot see. A request's acceptance is such a line: it differs between requests and changes in the middle of one, and
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Lengths, Phase
-from sparsespec.core.result import RowResult
-from sparsespec.core.view import RowView
+from sparsespec.core.result import RowResults
+from sparsespec.core.view import Ints, View
 
 
 class Aimd:
@@ -22,12 +24,12 @@ class Aimd:
     Args:
         first: Tokens drafted in a request's first round.
         most: Tokens drafted at most.
-        add: Tokens by which a round grows the window if all its drafts stood.
+        add: Tokens by which a round grows the window if all its drafts were accepted.
         cut: What is left of the window after a rejection, in (0, 1); it never falls below one token.
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset()
+    provides: frozenset[str] = frozenset()
     max_guess = 0
 
     def __init__(self, first: int = 4, most: int = 16, add: float = 1.0, cut: float = 0.5) -> None:
@@ -46,25 +48,23 @@ class Aimd:
 
     def bind(self, geometry: Geometry) -> None:
         """Begin without any seat."""
-        self._window = dict[int, float]()
+        self._window = np.full(geometry.n_seats, float(self.first))
 
     def reset(self, seats: Sequence[int]) -> None:
         """Forget these seats: they begin with `first` again."""
-        for seat in seats:
-            self._window.pop(seat, None)
+        self._window[list(seats)] = self.first
 
-    def propose(self, row: RowView) -> Lengths:
-        """Return the whole tokens of the seat's window."""
-        return Lengths(int(self._window.get(row.seat, self.first)), 0)
+    def propose(self, view: View, index: Ints) -> Lengths:
+        """Return the whole tokens of each seat's window."""
+        return Lengths(self._window[view.seat[index]].astype(np.int64), 0)
 
-    def observe(self, result: RowResult) -> None:
-        """Grow or cut the window by the outcome of a verification."""
-        if result.phase is not Phase.VERIFY or not result.k or not result.n_candidates:
-            return
-        window = self._window.get(result.seat, float(self.first))
-        if result.n_accepted < result.n_candidates:
-            window = max(1.0, window * self.cut)
-        elif result.n_candidates >= int(window):
-            # a round that was cut short says nothing of tokens it did not draft
-            window = min(float(self.most), window + self.add)
-        self._window[result.seat] = window
+    def observe(self, results: RowResults) -> None:
+        """Grow or cut the windows by the outcome of verifications."""
+        judged = (results.phase == Phase.VERIFY.value) & (results.k > 0) & (results.n_candidates > 0)
+        seat, n_candidates = results.seat[judged], results.n_candidates[judged]
+        window = self._window[seat]
+        # a round that was cut short says nothing of tokens it did not draft
+        full = n_candidates >= window.astype(np.int64)
+        grown = np.where(full, np.minimum(self.most, window + self.add), window)
+        rejected = results.n_accepted[judged] < n_candidates
+        self._window[seat] = np.where(rejected, np.maximum(1, window * self.cut), grown)

@@ -31,7 +31,7 @@ class LogSparse:
     """
 
     needs: frozenset[str] = frozenset()
-    gives: frozenset[str] = frozenset({"capturable"})
+    provides: frozenset[str] = frozenset({"capturable"})
     drafts = True
     scored = (0, 0)
 
@@ -43,13 +43,13 @@ class LogSparse:
             raise BadOption(f"recent is a share of the budget, in [0, 1], got {recent}")
         self.budget, self.min_budget, self.sinks, self.recent = budget, min_budget, sinks, recent
 
-    def lists(self, n_kv_heads: int) -> int:
+    def num_groups(self, n_kv_heads: int) -> int:
         """Return 1: all heads and layers read the same."""
         return 1
 
     def bind(self, geometry: Geometry) -> None:
         """Number the columns of the longest list."""
-        longest = kv_budget(geometry.max_context, self.budget, self.min_budget)
+        longest = kv_budget(geometry.max_model_len, self.budget, self.min_budget)
         self._column = torch.arange(longest, device=geometry.device)
 
     def reset(self, seats: Sequence[int]) -> None:
@@ -57,12 +57,12 @@ class LogSparse:
 
     def select(self, batch: Batch) -> Selection:
         """Return the positions of every seat at its present committed count."""
-        c = batch.state.c.clamp(min=1)
-        reads = allowed(c, self.budget, self.min_budget)
+        n_committed = batch.state.n_committed.clamp(min=1)
+        reads = allowed(n_committed, self.budget, self.min_budget)
         sinks = reads.clamp(max=self.sinks)
         newest = ((reads - sinks) * self.recent).to(torch.int64)
         m = (reads - sinks - newest)[:, None]  # positions to be spread, [seats, 1]
-        tail_from = c - 1 - newest
+        tail_from = n_committed - 1 - newest
         n = (tail_from - sinks)[:, None]  # positions they are spread over, n >= m
         # i numbers the spread positions from the newest to the oldest, which lies n - 1 below the newest: i steps of
         # one position each keep them distinct, and m (r^x - 1), where r = n / m and x goes from 0 to 1, is the rest
