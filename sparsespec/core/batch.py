@@ -147,7 +147,7 @@ class VerifyOutput(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """A settled step, as `selector.observe` sees it: `state.n_committed` and `state.n_drafted` are already the new ones."""
+    """A settled step, as `selector.observe` sees it; `n_committed` and `n_drafted` of the state are the new ones."""
 
     batch: Batch  #: the step
     emitted: Tensor  #: [B] int64, tokens each row emitted

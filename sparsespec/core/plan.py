@@ -221,7 +221,7 @@ def check_plan(plan: StepPlan, view: View) -> None:
     fills = (n_query >= 1) & (n_query <= to_prefill)
     drafts = _can_draft(view, i) & (n_query == _draft_queries(view, i)) & (rows.k == view.k[i])
     verifies = (to_prefill == 0) & (n_query == _verify_queries(view, i)) & (rows.k == view.k[i])
-    legal = np.select((rows.phase == Phase.PREFILL, rows.phase == Phase.DRAFT), (fills, drafts), verifies)
+    legal = np.where(rows.phase == Phase.PREFILL, fills, np.where(rows.phase == Phase.DRAFT, drafts, verifies))
     for j in (~legal).nonzero()[0].tolist():
         raise ContractBroken(
             f"the scheduler planned {rows[j]}, which does not fit the view's {view.describe(int(i[j]))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -100,9 +100,11 @@ class RowResults(Sequence[RowResult]):
 
     def take(self, index: Index) -> RowResults:
         """Return the rows at `index`, in its order."""
-        columns: list[Any] = [getattr(self, f.name)[index] for f in fields(self) if f.name != "logprobs"]
-        logprobs = self.logprobs and tuple(self.logprobs[i] for i in np.arange(len(self))[index].tolist())
-        return RowResults(*columns, logprobs)
+        columns = {name: getattr(self, name)[index] for name in self.__slots__ if name != "logprobs"}
+        logprobs: tuple[tuple[Logprobs, ...], ...] = ()
+        if self.logprobs:
+            logprobs = tuple(self.logprobs[i] for i in np.arange(len(self))[index].tolist())
+        return RowResults(**columns, logprobs=logprobs)
 
     def __len__(self) -> int:
         return len(self.seat)

@@ -28,7 +28,8 @@ class PackedStep:
 
     Attributes:
         rows: The rows, in the order of the batch.
-        n_decoding: R.
+        decoding: The first R of them.
+        is_verify: Which of these are VERIFY rows, [R].
         number: Whose rows they are, [B]: the requests' numbers, whoever has their seats later.
         round: Which of its rounds each decoding row belongs to, [R].
         at_least: What a decoding row adds to n_drafted (DRAFT) or n_committed (VERIFY) in any case, [R].
@@ -40,7 +41,8 @@ class PackedStep:
     """
 
     rows: Rows
-    n_decoding: int
+    decoding: Rows
+    is_verify: Bools
     number: Ints
     round: Ints
     at_least: Ints
@@ -51,42 +53,46 @@ class PackedStep:
     step: int
 
     @property
-    def decoding(self) -> Rows:
-        """The decoding rows, [R]."""
-        return self.rows[: self.n_decoding]
-
-    @property
-    def is_verify(self) -> Bools:
-        """Which decoding rows are VERIFY rows, [R]."""
-        return self.rows.phase[: self.n_decoding] == Phase.VERIFY
+    def n_decoding(self) -> int:
+        """R."""
+        return len(self.decoding)
 
 
 def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored: bool) -> PackedStep:
     """Return a placed plan as one step; `drafts` and `scored` say whether the engine drafts and wants scores."""
     filling = placed.rows.phase == Phase.PREFILL
     rows = placed.rows.take(filling.argsort(kind="stable"))
-    n_decoding = len(rows) - int(filling.sum())
+    decoding = rows[: len(rows) - int(filling.sum())]
+    n_decoding = len(decoding)
     seat, phase, n_query, k = rows.table
+    is_verify = phase == Phase.VERIFY
     columns = np.empty((N_COLUMNS, len(rows)), dtype=np.int64)
     columns[:4] = rows.table
     columns[4] = n_query.cumsum() - n_query
-    # the end of a request's first fill warms its selection up; recomputation scores nothing
-    warms = (phase == Phase.PREFILL) & table.first_fill[seat] & (n_query == table.to_prefill[seat])
     # a request that decodes plainly may do so for long: choosing anew for each token would cost more than it is worth
-    columns[5] = scored & (warms | ((phase == Phase.VERIFY) & (k > 0)))
-    columns[6] = table.stop_below[seat].view(np.int64)
-    decoding = seat[:n_decoding]
-    may_be_empty = (phase[:n_decoding] == Phase.DRAFT) & (table.stop_below[decoding] > 0)
-    plain = drafts and n_decoding == len(rows) and not k.any()
+    wants_scores = is_verify & (k > 0)
+    if n_decoding < len(rows):
+        # the end of a request's first fill warms its selection up; recomputation scores nothing
+        wants_scores |= (phase == Phase.PREFILL) & table.first_fill[seat] & (n_query == table.to_prefill[seat])
+    columns[5] = wants_scores if scored else 0
+    stop_below = table.stop_below[seat]
+    columns[6] = stop_below.view(np.int64)
+    is_verify = is_verify[:n_decoding]
     return PackedStep(
         rows=rows,
-        n_decoding=n_decoding,
+        decoding=decoding,
+        is_verify=is_verify,
         number=table.number[seat],
-        round=table.round[decoding],
+        round=table.round[decoding.seat],
         # a device that may stop a round early may also draft nothing
-        at_least=np.where(may_be_empty, 0, 1),
-        n_logprobs=table.n_logprobs[decoding],
-        shape=StepShape(len(rows), int(n_query.sum()), int(n_query[:n_decoding].sum()), plain),
+        at_least=np.where(is_verify, 1, stop_below[:n_decoding] == 0),
+        n_logprobs=table.n_logprobs[decoding.seat],
+        shape=StepShape(
+            n_rows=len(rows),
+            n_tokens=int(n_query.sum()),
+            n_logits=int(n_query[:n_decoding].sum()),
+            plain=drafts and n_decoding == len(rows) and not k.any(),
+        ),
         columns=columns,
         table=placed.table,
         step=step,

@@ -151,14 +151,11 @@ class RequestTable:
     def begin_rounds(self, view: View, index: Ints, lengths: Lengths) -> View:
         """Fix what the rounds of the rows `index` may do; return the view that says so."""
         g, seat = self._geometry, view.seat[index]
-        columns = (np.int64, np.int64, np.float64)
-        draft, guess, stop_below = (
-            np.broadcast_to(np.asarray(x, dtype=dtype), seat.shape) for x, dtype in zip(lengths, columns, strict=True)
-        )
+        draft, guess, stop_below = (np.asarray(column) for column in lengths)
         wrong = (draft < 0) | (draft > g.max_draft) | (guess < 0) | (guess > g.max_guess)
         if wrong.any():
-            i = wrong.argmax()
-            proposed = Lengths(int(draft[i]), int(guess[i]), float(stop_below[i]))
+            i = np.broadcast_to(wrong, seat.shape).argmax()
+            proposed = Lengths(*(np.broadcast_to(column, seat.shape)[i].item() for column in lengths))
             promised = f"at most draft={g.max_draft}, guess={g.max_guess}"
             raise ContractBroken(f"the length policy proposed {proposed} and promised {promised}")
         room = self.limit[seat] - view.n_hi[index] - 1

@@ -35,5 +35,6 @@ def where(engine: Engine, seat: int) -> str:
         return "coming back"
     if seat not in part._out:
         return "here"
-    slots = {-move.host_page for move in part._moving.values() if move.out}
-    return "out" if slots.isdisjoint(part._tables[seat]) else "leaving"
+    leaving = {move.host_page for move in part._moving.values() if move.out}
+    has_left = leaving.isdisjoint(page for (s, _), page in part._host_table.items() if s == seat)
+    return "out" if has_left else "leaving"

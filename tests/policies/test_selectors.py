@@ -9,7 +9,9 @@ from sparsespec.policies.selectors.full import Full
 from sparsespec.policies.selectors.none import NoSelector
 from sparsespec.policies.selectors.oracle import Oracle
 from sparsespec.policies.selectors.random import RandomSelector
+from sparsespec.policies.selectors.scored import Scored
 from sparsespec.policies.selectors.window import Window
+from sparsespec.testing import check_selector
 from sparsespec.testing.checks.stage import RowAt, batch_of
 from tests.policies.staged import Staged
 
@@ -84,6 +86,26 @@ def test_oracle_chooses_nothing_where_there_is_nothing_to_choose() -> None:
     g = staged.geometry
     keys = torch.ones(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
     assert staged.lists(c=1, keys=keys) == ([[], []], 0)
+
+
+class Bare(Scored):
+    """Overrides nothing."""
+
+    scored = (0, 2)
+
+    def __init__(self, budget: float = 0.2, min_budget: int = 4) -> None:
+        super().__init__(budget, min_budget)
+        self.budget, self.min_budget = budget, min_budget
+
+
+def test_a_scored_selector_that_overrides_nothing_keeps_the_round_just_verified_and_the_best() -> None:
+    check_selector(Bare(), examples=2)
+    staged = Staged(Bare())
+    votes = [0.01] * 20
+    votes[3], votes[9], votes[18] = 0.5, 0.4, 0.9
+    staged.settle(21, 2, votes)
+    # 4 of 20 positions: the two that the round committed (18, 19), and two chosen
+    assert staged.lists() == ([[3, 9]], 18)
 
 
 @pytest.mark.parametrize("part", [RandomSelector(), Oracle()])

@@ -16,7 +16,7 @@ it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,15 +40,6 @@ _SOONER = 8
 _REMEMBERED = 1 << 16
 """Situations whose best length is remembered."""
 _NEVER = -1
-_CANDIDATES, _DRAFTS = slice(0, 2), slice(2, 6)
-"""Columns of the counts, which are three quotients: accepted of tried candidates; then KV tokens that drafts read, of
-how many, and drafts per forward."""
-_ASSUMED = (3.2, 4.0, 0.1, 1.0, 1.0, 1.0)
-"""Counts before any result was collected."""
-_ROUND = np.array((100.0, 100.0, 10.0))
-"""The quotients are rounded to such parts of 1, ..."""
-_PLACES = np.array((1e6, 1e3, 1.0))
-"""... and packed into one number, each with three digits."""
 
 
 class Situation(NamedTuple):
@@ -67,6 +58,32 @@ class Situation(NamedTuple):
     chance: Floats | float
     share: Floats | float
     stride: Floats | float
+
+
+class _Count:
+    """A discounted count of each seat, and of all requests together.
+
+    Args:
+        n_seats: How many seats there are.
+        memory: Weight that the count of a seat keeps with each further row.
+        first: What is assumed of all requests before any result was collected.
+    """
+
+    def __init__(self, n_seats: int, memory: float, first: float) -> None:
+        self._memory, self._first = memory, first
+        # a row of a step weighs less in the count of all requests, the more rows of the step come after it
+        self._weights = _ALL ** np.arange(n_seats - 1.0, -1.0, -1.0)
+        self.own, self.all = np.zeros(n_seats), first
+
+    def add(self, seat: Ints, new: Floats) -> None:
+        """Add `new` [n] to the counts of `seat` [n]."""
+        n = len(seat)
+        self.own[seat] = self._memory * self.own[seat] + new
+        self.all = _ALL**n * self.all + float(self._weights[-n:].dot(new))
+
+    def forget_all(self) -> None:
+        """Go back to what is assumed of all requests."""
+        self.all = self._first
 
 
 class Cost:
@@ -98,7 +115,7 @@ class Cost:
         if draft < 0 or guess < 0 or not draft + guess:
             raise BadOption(f"cost chooses up to draft or guess tokens, not both 0, got draft={draft}, guess={guess}")
         if not 0 <= memory < 1:
-            raise BadOption(f"memory is the weight of what was collected before, in [0, 1), got {memory}")
+            raise BadOption(f"memory is the weight of earlier results, in [0, 1), got {memory}")
         if probe < 1:
             raise BadOption(f"probe is a number of steps, 1 or more, got {probe}")
         if not 0 <= margin < float("inf"):
@@ -126,16 +143,18 @@ class Cost:
         nothing = np.zeros_like(self._judged)
         self._draft = self._judged if self.draft else nothing
         self._guess = np.where(self._judged > 0, self.guess, nothing) if self.draft else self._judged
-        # counts of each seat, and of all together, where a row that is `i` rows old weighs as much as weights[-i]
-        self._counts, self._weights = np.zeros((n, 6)), _ALL ** np.arange(n - 1.0, -1.0, -1.0)
+        # accepted of tried candidates; KV tokens that drafts read, of how many; drafts, and the forwards they took
+        firsts = (3.2, 4.0, 0.1, 1.0, 1.0, 1.0)
+        self._counts = tuple(_Count(n, self.memory, first) for first in firsts)
+        self._accepted, self._tried, self._read, self._full, self._drafts, self._forwards = self._counts
+        self._collected = 0  # verifications
         self._known = np.zeros(n, dtype=np.bool_)
         self._wait = np.full(n, self.probe)  # steps between rounds that try
         self._tried_at = np.zeros(n, dtype=np.int64)  # step of the last round with speculation
         self._guessed = np.zeros(n, dtype=np.bool_)  # the last round was to judge guesses without a draft
         self._plain_at = np.full(n, _NEVER)  # the news at which it was found best not to speculate
-        self._best = dict[int, int]()  # by situation, packed
+        self._bests, self._trials = dict[int, int](), dict[int, int]()  # by situation, packed
         self._rounded = _round(np.arange(1 + geometry.max_model_len))
-        self._forget_all()
         names = ("n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab")
         others = [name for name in names if self._model.geometry.get(name) != getattr(geometry, name)]
         if others:
@@ -145,7 +164,9 @@ class Cost:
         """Forget these seats: other requests sit there now; with all seats, also what all requests showed."""
         self._known[list(seats)] = False
         if len(set(seats)) == self._n_seats:
-            self._forget_all()
+            self._collected = 0
+            for count in self._counts:
+                count.forget_all()
 
     def propose(self, view: View, index: Ints) -> Lengths:
         """Return the best lengths, (0, 0) where speculation loses; then now and then the best that try."""
@@ -166,35 +187,30 @@ class Cost:
         known, draft = self._known[results.seat], results.phase == Phase.DRAFT.value
         drafted = (known & draft & (results.live > 0)).nonzero()[0]
         if len(drafted):
-            read, full = results.kv_read[drafted], results.kv_full[drafted]
-            self._count(results.seat[drafted], _DRAFTS, read, full, results.n_emitted[drafted], 1)
+            seat = results.seat[drafted]
+            self._read.add(seat, results.kv_read[drafted])
+            self._full.add(seat, results.kv_full[drafted])
+            # without guesses a forward yields one draft
+            if self.guess:
+                self._drafts.add(seat, results.n_emitted[drafted].astype(np.float64))
+                self._forwards.add(seat, np.ones(len(seat)))
         judged = (results.n_candidates > 0) | self._guessed[results.seat]
         verified = (known & ~draft & judged).nonzero()[0]
         if len(verified):
             seat, accepted = results.seat[verified], results.n_accepted[verified]
             # a round that found nothing to judge failed too
             rejected = accepted < np.maximum(1, results.n_candidates[verified])
-            self._count(seat, _CANDIDATES, accepted, accepted + rejected)
+            self._accepted.add(seat, accepted.astype(np.float64))
+            self._tried.add(seat, (accepted + rejected).astype(np.float64))
             self._wait[seat] = np.where(rejected, self.probe, max(1, self.probe // _SOONER))
             self._plain_at[seat] = _NEVER
             self._collected += len(seat)
 
-    def _count(self, seat: Ints, columns: slice, *counts: Ints | Floats | int) -> None:
-        """Add a row of each of `seat` [n] to some columns of the counts; each is one number for all, or an array."""
-        new = np.empty((len(seat), len(counts)))
-        for i, count in enumerate(counts):
-            new[:, i] = count
-        own = self._counts[:, columns]
-        own[seat] = self.memory * own.take(seat, 0) + new
-        self._all[columns] = _ALL ** len(seat) * self._all[columns] + self._weights[-len(seat) :] @ new
-
-    def _forget_all(self) -> None:
-        self._all, self._collected = np.array(_ASSUMED), 0  # verifications
-
     def _begin(self, seat: Ints, step: int) -> None:
         """Take new requests for ones like those before them, which have tried nothing yet."""
-        _, _, read, full, drafts, forwards = self._all
-        self._counts[seat] = (0, 0, read / full, 1, drafts / forwards, 1)
+        self._accepted.own[seat] = self._tried.own[seat] = 0
+        self._read.own[seat], self._full.own[seat] = self._read.all / self._full.all, 1
+        self._drafts.own[seat], self._forwards.own[seat] = self._drafts.all / self._forwards.all, 1
         self._known[seat], self._guessed[seat] = True, False
         self._wait[seat], self._plain_at[seat] = self.probe, _NEVER
         # before the first verification of any request they try at once
@@ -203,13 +219,13 @@ class Cost:
     def _choose(self, view: View, index: Ints, seat: Ints, news: Ints) -> Ints:
         """Return the number of the length that each of the rows `index` [n] is to have, and note what was chosen."""
         packed = self._packed(view.num_running, view.n_hi[index], seat)
-        best = self._remembered(packed)
+        best = self._remembered(self._bests, self.best, packed)
         plain = (best == 0).nonzero()[0]
         if len(plain):
             few, wait = seat[plain], self._wait[seat[plain]]
             trying = plain[view.step // wait > self._tried_at[few] // wait]
             if len(trying):
-                best[trying] = self._trial(unpacked(packed[trying]))
+                best[trying] = self._remembered(self._trials, self.trial, packed[trying])
         speculates = best > 0
         self._plain_at[seat] = np.where(speculates, _NEVER, news)
         self._tried_at[seat[speculates]] = view.step
@@ -219,32 +235,32 @@ class Cost:
 
     def _packed(self, batch: int, n: Ints, seat: Ints) -> Ints:
         """Return what the best lengths follow from, rounded, so that most rounds find their answer remembered."""
-        accepted, tried = self._all[_CANDIDATES].tolist()
-        counts = self._counts.take(seat, 0) + np.array((_LIKE * accepted / tried, _LIKE, 0.0, 0.0, 0.0, 0.0))
-        quotients = np.rint(counts[:, ::2] / counts[:, 1::2] * _ROUND) @ _PLACES
-        sizes = (batch << 20) + (self._rounded.take(n, mode="clip") >> 5)
-        return sizes * 10**9 + quotients.astype(np.int64)
+        others = _LIKE * self._accepted.all / self._tried.all
+        chance = (self._accepted.own[seat] + others) / (self._tried.own[seat] + _LIKE)
+        share = self._read.own[seat] / self._full.own[seat]
+        stride = self._drafts.own[seat] / self._forwards.own[seat]
+        return _pack(batch, self._rounded.take(n, mode="clip"), chance, share, stride)
 
-    def _remembered(self, packed: Ints) -> Ints:
-        """Return the best of each situation, worked out for those that were not met before."""
-        if len(self._best) > _REMEMBERED:
-            self._best.clear()
+    def _remembered(self, known: dict[int, int], judge: Callable[[Situation], Ints], packed: Ints) -> Ints:
+        """Return what `judge` says of each situation, asked only about those that are not `known`."""
+        if len(known) > _REMEMBERED:
+            known.clear()
         keys = packed.tolist()
-        new = list({key for key in keys if key not in self._best})
+        new = list({key for key in keys if key not in known})
         if new:
-            self._best.update(zip(new, self.best(unpacked(np.array(new))).tolist(), strict=True))
-        return np.array([self._best[key] for key in keys])
-
-    def _trial(self, at: Situation) -> Ints:
-        """Return the best that speculates, 0 where speculation would lose even if all candidates were accepted."""
-        could_win = self.best(at._replace(chance=np.ones_like(at.chance))) > 0
-        return np.where(could_win, 1 + self.rates(at)[..., 1:].argmax(-1), 0)
+            known.update(zip(new, judge(unpacked(np.array(new))).tolist(), strict=True))
+        return np.array([known[key] for key in keys])
 
     def best(self, at: Situation) -> Ints:
         """Return the number of the length to choose, 0 for the plain one; ties go to the shorter."""
         rates = self.rates(at)
         trial = 1 + rates[..., 1:].argmax(-1)
         return np.where(rates[..., 1:].max(-1) > (1 + self.margin) * rates[..., 0], trial, 0)
+
+    def trial(self, at: Situation) -> Ints:
+        """Return the number of the best that speculates, 0 where that would lose even if all were accepted."""
+        could_win = self.best(at._replace(chance=np.ones_like(at.chance))) > 0
+        return np.where(could_win, 1 + self.rates(at)[..., 1:].argmax(-1), 0)
 
     def rates(self, at: Situation) -> Floats:
         """Return the expected tokens per second of `batch` such requests at each length, the plain one first."""
@@ -271,6 +287,13 @@ def _round(n: Ints) -> Ints:
     """Return numbers of tokens with their first four or five binary digits alone; all are multiples of 32."""
     unit = 1 << np.maximum(5, np.frexp(n)[1] - 4)
     return np.maximum(1, np.rint(n / unit).astype(np.int64)) * unit
+
+
+def _pack(batch: int, context: Ints, chance: Floats, share: Floats, stride: Floats) -> Ints:
+    """Return each situation [n] as one number, in which quotients are rounded and have three digits each."""
+    sizes = (batch << 20) + (context >> 5)
+    quotients = np.rint(100 * chance) * 1e6 + np.rint(100 * share) * 1e3 + np.rint(10 * stride)
+    return sizes * 10**9 + quotients.astype(np.int64)
 
 
 def unpacked(packed: Ints) -> Situation:
