@@ -103,7 +103,8 @@ class RowResults(Sequence[RowResult]):
         columns = {name: getattr(self, name)[index] for name in self.__slots__ if name != "logprobs"}
         logprobs: tuple[tuple[Logprobs, ...], ...] = ()
         if self.logprobs:
-            logprobs = tuple(self.logprobs[i] for i in np.arange(len(self))[index].tolist())
+            chosen: list[int] = np.arange(len(self))[index].tolist()
+            logprobs = tuple(self.logprobs[i] for i in chosen)
         return RowResults(**columns, logprobs=logprobs)
 
     def __len__(self) -> int:

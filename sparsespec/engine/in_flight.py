@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.device import Event
-from sparsespec.core.plan import Phase
+from sparsespec.core.plan import VERIFY
 from sparsespec.core.result import Logprobs, RowResults
 from sparsespec.core.view import Bools, Floats, Ints
 from sparsespec.engine.pack import PackedStep
@@ -92,7 +92,7 @@ class StepOutput:
         found: list[tuple[Logprobs, ...]] = []
         for i in rows.nonzero()[0].tolist():
             n, at = int(packed.n_logprobs[i]), int(first[i])
-            if n < 0 or packed.rows.phase[i] != Phase.VERIFY:
+            if n < 0 or packed.rows.phase[i] != VERIFY:
                 found.append(())
                 continue
             here = slice(at, at + int(self.emitted[i]))

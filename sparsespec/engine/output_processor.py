@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.plan import Phase
+from sparsespec.core.plan import VERIFY
 from sparsespec.core.result import Logprobs, RowResults
 from sparsespec.core.view import Ints
 from sparsespec.engine.outputs import Completion, FinishReason, TokenEvent
@@ -82,7 +82,7 @@ class OutputProcessor:
 
     def process(self, results: RowResults, requests: Mapping[int, Request]) -> Processed:
         """Append what VERIFY rows committed, up to the first stop of each; `requests` are those seated, by seat."""
-        verify = results.phase == Phase.VERIFY
+        verify = results.phase == VERIFY
         kept = np.where(verify, np.minimum(results.n_emitted, self._room[results.seat]), 0)
         column = np.arange(results.tokens.shape[1])
         said = column < kept[:, None]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from sparsespec.core.batch import Batch, State
-from sparsespec.core.plan import Phase, Placed, Rows
+from sparsespec.core.plan import PREFILL, VERIFY, Placed, Rows
 from sparsespec.core.view import Bools, Ints
 from sparsespec.engine.graph_shapes import StepShape
 from sparsespec.engine.request_table import RequestTable
@@ -60,12 +60,12 @@ class PackedStep:
 
 def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored: bool) -> PackedStep:
     """Return a placed plan as one step; `drafts` and `scored` say whether the engine drafts and wants scores."""
-    filling = placed.rows.phase == Phase.PREFILL
+    filling = placed.rows.phase == PREFILL
     rows = placed.rows.take(filling.argsort(kind="stable"))
     decoding = rows[: len(rows) - int(filling.sum())]
     n_decoding = len(decoding)
     seat, phase, n_query, k = rows.table
-    is_verify = phase == Phase.VERIFY
+    is_verify = phase == VERIFY
     columns = np.empty((N_COLUMNS, len(rows)), dtype=np.int64)
     columns[:4] = rows.table
     columns[4] = n_query.cumsum() - n_query
@@ -73,7 +73,7 @@ def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored
     wants_scores = is_verify & (k > 0)
     if n_decoding < len(rows):
         # the end of a request's first fill warms its selection up; recomputation scores nothing
-        wants_scores |= (phase == Phase.PREFILL) & table.first_fill[seat] & (n_query == table.to_prefill[seat])
+        wants_scores |= (phase == PREFILL) & table.first_fill[seat] & (n_query == table.to_prefill[seat])
     columns[5] = wants_scores if scored else 0
     stop_below = table.stop_below[seat]
     columns[6] = stop_below.view(np.int64)

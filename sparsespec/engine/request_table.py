@@ -16,7 +16,7 @@ import numpy as np
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import ContractBroken
 from sparsespec.core.loops import Loop
-from sparsespec.core.plan import Lengths, Phase, Placed, StepPlan
+from sparsespec.core.plan import PREFILL, Lengths, Placed, StepPlan
 from sparsespec.core.protocols import Tiers
 from sparsespec.core.view import Bools, Floats, Ints, View
 from sparsespec.engine.request import Request
@@ -175,7 +175,7 @@ class RequestTable:
         self.starved[plan.rows.seat] = True
         self.starved[rows.seat] = False
         self.note_lost(placed.preempted)
-        filling = rows.take(rows.phase == Phase.PREFILL)
+        filling = rows.take(rows.phase == PREFILL)
         seat = filling.seat
         again = self.reached[seat] - (self.n_committed - 1 - self.to_prefill)[seat]
         return seat, np.clip(again, 0, filling.n_query)

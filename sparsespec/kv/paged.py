@@ -14,7 +14,7 @@ import numpy as np
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import ContractBroken
-from sparsespec.core.plan import Move, Phase, Placed, Rows, StepPlan
+from sparsespec.core.plan import DRAFT, PREFILL, Move, Placed, Rows, StepPlan
 from sparsespec.core.view import Ints, View
 from sparsespec.kv.pages import PageBook
 
@@ -137,13 +137,12 @@ class Paged:
 
     def _ends(self, rows: Rows, index: Ints, view: View) -> Ints:
         """Return, for each row, the position behind the last one that it may write."""
-        prefill, draft, _ = Phase
         n_query, newest = rows.n_query, view.n_hi[index] - 1
         filled = view.n_lo[index] - 1 - view.to_prefill[index] + n_query
         # the device stops a round at its length, whatever the bounds would allow
         drafted = newest + np.minimum(view.d_hi[index] + n_query, rows.k)
-        decoded = np.where(rows.phase == draft, drafted, newest + n_query)
-        return np.where(rows.phase == prefill, filled, decoded)
+        decoded = np.where(rows.phase == DRAFT, drafted, newest + n_query)
+        return np.where(rows.phase == PREFILL, filled, decoded)
 
     def _claimed(self) -> int:
         """Return the pages that prompts of admitted requests will take and have not taken yet."""

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from sparsespec.core.plan import Phase
+from sparsespec.core.plan import VERIFY
 from sparsespec.core.result import RowResults
 from sparsespec.core.view import Bools, Floats, Ints
 from sparsespec.metrics.speculation import SpecMetrics
@@ -58,7 +58,7 @@ class SeatCounts:
     def add(self, results: RowResults, output: Ints) -> None:
         """Add rows that were collected [R], each of another seat; `output` [R] of their tokens became output."""
         seat, live = results.seat, results.live
-        verify = results.phase == Phase.VERIFY
+        verify = results.phase == VERIFY
         draft = ~verify
         judged = verify & (results.n_candidates > 0)
         self._add(seat, "num_verify_steps", verify)

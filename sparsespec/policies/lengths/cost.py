@@ -24,7 +24,7 @@ import numpy as np
 from sparsespec.core.config import Geometry
 from sparsespec.core.cost import CostModel
 from sparsespec.core.errors import BadOption
-from sparsespec.core.plan import Lengths, Phase
+from sparsespec.core.plan import DRAFT, Lengths
 from sparsespec.core.result import RowResults
 from sparsespec.core.view import Floats, Ints, View
 
@@ -184,7 +184,7 @@ class Cost:
 
     def observe(self, results: RowResults) -> None:
         """Learn what drafts read, and how many candidates were accepted."""
-        known, draft = self._known[results.seat], results.phase == Phase.DRAFT.value
+        known, draft = self._known[results.seat], results.phase == DRAFT
         drafted = (known & draft & (results.live > 0)).nonzero()[0]
         if len(drafted):
             seat = results.seat[drafted]

@@ -12,7 +12,7 @@ import numpy as np
 
 from sparsespec.core.config import Geometry
 from sparsespec.core.errors import BadOption
-from sparsespec.core.plan import Lengths, Phase
+from sparsespec.core.plan import VERIFY, Lengths
 from sparsespec.core.result import RowResults
 from sparsespec.core.view import Ints, View
 
@@ -78,7 +78,7 @@ class Ema:
 
     def observe(self, results: RowResults) -> None:
         """Take verifications of drafts into the means, and move each length by at most one token."""
-        judged = (results.phase == Phase.VERIFY.value) & (results.k > 0) & (results.n_candidates > 0)
+        judged = (results.phase == VERIFY) & (results.k > 0) & (results.n_candidates > 0)
         seat, n_candidates = results.seat[judged], results.n_candidates[judged]
         new, old, draft = results.n_accepted[judged] / n_candidates, self._share[seat], self._draft[seat]
         share = np.where(np.isnan(old), new, self.memory * old + (1 - self.memory) * new)
