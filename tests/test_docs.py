@@ -78,6 +78,13 @@ def test_there_is_python_to_run() -> None:
     assert {p.stem for p in PAGES if blocks(p)} >= {"README", *HOW_TOS}
 
 
+@pytest.mark.parametrize("page", [p for p in PAGES if "log" not in p.parts], ids=lambda p: p.stem)
+def test_benchmarks_that_a_page_names_exist(page: Path) -> None:
+    for module in re.findall(r"python -m (bench[\w.]*)", page.read_text("utf-8")):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), f"{page.name} names {module}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text("utf-8")):

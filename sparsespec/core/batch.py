@@ -119,8 +119,7 @@ class AttentionRows:
 class VerifyInputs:
     """Rows for `Verifier.verify`: row r judges `count[r]` candidates with logit rows first[r] … first[r] + count[r].
 
-    Candidate j of row r would stand at position `position[r] + j`; logit row `first[r] + j` is the law of that
-    position.
+    Candidate j of row r is for position `position[r] + j`; logit row `first[r] + j` holds the logits of that position.
     """
 
     first: Tensor  #: [R] int64, into the T logit rows
@@ -139,7 +138,7 @@ class VerifyInputs:
 
 
 class VerifyOutput(NamedTuple):
-    """What `verify` emitted: `tokens[r, :emitted[r]]`, of which `accepted[r]` are candidates that stood."""
+    """What `verify` emitted: `tokens[r, :emitted[r]]`, of which `accepted[r]` are candidates."""
 
     tokens: Tensor  #: [R, m_max + 1] int64
     emitted: Tensor  #: [R] int64, 0 for a dead row, else 1 … m + 1

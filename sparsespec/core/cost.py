@@ -2,7 +2,7 @@
 
 Numbers only: `sparsespec profile` measures them on a device and writes them as JSON, and some files come with the
 package. It is shared by whoever has to know a price without paying it: lengths, schedulers, the simulator. It adds up
-what the forward of a step takes; settling, drawing and choosing positions are in no term of it.
+what the forward of a step takes; settling, sampling and choosing positions are in no term of it.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class SamplingParams:
 
     @property
     def is_greedy(self) -> bool:
-        """Whether tokens are drawn by argmax, without noise."""
+        """Whether tokens are chosen by argmax, without noise."""
         return self.temperature == 0.0
 
     def to_dict(self) -> dict[str, Any]:

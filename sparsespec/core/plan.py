@@ -1,4 +1,4 @@
-"""What the host says of a step: how far rounds go, who runs, in which phase, with at most how many query tokens.
+"""What the host says of a step: how far rounds go, which rows run, in which phase, with at most how many query tokens.
 
 A plan is integers only and holds no positions: the device knows where each row starts (see `core/batch.py`). The row
 builders, for one row of the view or for many, are the only place where the sizes of rows are computed, so every
@@ -24,8 +24,8 @@ MAX_DRAFT_QUERIES = 8
 class Phase(IntEnum):
     """What a row does in a step; plain decoding is a VERIFY without drafts."""
 
-    PREFILL = 0  #: fills a chunk of the prompt; reads everything and draws nothing
-    DRAFT = 1  #: reads the selection and draws drafts
+    PREFILL = 0  #: fills a chunk of the prompt; reads everything and samples nothing
+    DRAFT = 1  #: reads the selection and samples drafts
     VERIFY = 2  #: reads everything, judges drafts and commits tokens
 
 

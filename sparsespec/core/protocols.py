@@ -1,13 +1,13 @@
 """The promises between rooms: one protocol per shelf, satisfied by shape and never by inheritance.
 
-Policies (`Selector`, `Proposer`, `Length`, `Scheduler`) have three verbs: `reset(seats)` forgets those seats only, one
-verb acts, `observe` learns. Backends (`Attention`, `Verifier`, `Tiers`) have verbs of their own. A constructor stores
+Policies (`Selector`, `Proposer`, `Length`, `Scheduler`) have three methods: `reset(seats)` forgets those seats only,
+one acts, `observe` learns. Backends (`Attention`, `Verifier`, `Tiers`) have methods of their own. A constructor stores
 hyper-parameters and nothing else; `bind` allocates, once. Every class states what it `needs` and what it `provides`:
 
 - `scores`: attention probabilities of chosen queries of rows that read everything;
 - `step_query`: a look at the query and keys of each draft step;
 - `host_lengths`, `host_tokens`: the host knows all lengths, or tokens, when it plans (loop `sync` only);
-- `draft_probs`: the logits that each draft was drawn from are kept;
+- `draft_probs`: the logits that each draft was sampled from are kept;
 - `capturable`: all device work can be recorded in a CUDA graph;
 - `batch_invariant`: a query gets the same bits whoever its neighbours are, and however many queries its row has.
 
@@ -47,7 +47,7 @@ class Selection(Protocol):
 
 @runtime_checkable
 class Selector(Protocol):
-    """Decides which KV a draft reads. Device state; every verb runs in stream order."""
+    """Decides which KV a draft reads. Device state; every method runs in stream order."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
     provides: frozenset[str]  #: capabilities that others may need
@@ -77,7 +77,7 @@ class Selector(Protocol):
 
 @runtime_checkable
 class Proposer(Protocol):
-    """Makes cheap guesses without a forward pass. Device state; every verb runs in stream order."""
+    """Makes cheap guesses without a forward pass. Device state; every method runs in stream order."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
     provides: frozenset[str]  #: capabilities that others may need
@@ -131,7 +131,7 @@ class Length(Protocol):
 
 @runtime_checkable
 class Scheduler(Protocol):
-    """Decides who runs in a step and in which phase. Host state, integers only."""
+    """Decides which requests run in a step, and in which phase. Host state, integers only."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
     provides: frozenset[str]  #: capabilities that others may need
@@ -177,7 +177,7 @@ class Tiers(Protocol):
         ...
 
     def place(self, plan: StepPlan, view: View) -> Placed:
-        """Find pages for every query token, oldest first; victims are strictly younger than who needs them."""
+        """Find pages for every query token, oldest first; victims are strictly younger than the request in need."""
         ...
 
     def restore(self, view: View) -> Placed:
@@ -185,7 +185,7 @@ class Tiers(Protocol):
         ...
 
     def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
-        """Hear that copies have ended, all of them together well or not; every move is heard of, in order."""
+        """Learn that copies have ended, all of them well or all of them not; every move is reported once, in order."""
         ...
 
     def away(self) -> Sequence[int]:
@@ -277,7 +277,7 @@ class AttentionSide(Protocol):
 
 @runtime_checkable
 class Verifier(Protocol):
-    """Draws, drafts and verifies with one verb."""
+    """Samples, drafts and verifies with one method."""
 
     needs: frozenset[str]  #: capabilities that other parts must give
     provides: frozenset[str]  #: capabilities that others may need
@@ -291,11 +291,11 @@ class Verifier(Protocol):
         ...
 
     def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        """Judge each row's candidates in order, and emit those that stand and one token more.
+        """Judge each row's candidates in order, and emit those that are accepted and one token more.
 
-        `logits` [T, V]; `q` [R, m_max, V] holds the logits that drawn candidates came from, as the model gave them, for
-        verifiers that need `draft_probs`: the row's processors make laws of these as of the others. Plain drawing is a
-        row without candidates. What is emitted at a position has the law of its logit row, whatever the candidates
-        were.
+        `logits` [T, V]; `q` [R, m_max, V] holds the logits that sampled candidates came from, as the model gave them,
+        for verifiers that need `draft_probs`: the row's filters make probabilities of these as of the others. Plain
+        sampling is a row without candidates. What is emitted at a position has the distribution of its logit row,
+        whatever the candidates were.
         """
         ...

@@ -49,8 +49,9 @@ class RowResult(NamedTuple):
 class RowResults(Sequence[RowResult]):
     """Outcomes that read like a tuple of `RowResult` and are kept as columns, because a step has hundreds of them.
 
+    The columns are [R] and have the names of the fields of `RowResult`, besides:
+
     Attributes:
-        seat, phase, live, n_candidates, n_accepted, k, confidence, kv_read, kv_full: [R], the fields of `RowResult`.
         n_emitted: [R], tokens each row emitted.
         tokens: [R, width]; the first `n_emitted` of each row count.
         logprobs: One entry a row, or nothing where no row asked for any.

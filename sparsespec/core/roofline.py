@@ -37,7 +37,7 @@ class Roofline:
 
     def dense(self, batch: float, context: float) -> float:
         """Return the tokens a second of `batch` requests of `context` tokens, each of which gains one a step."""
-        return self.round(batch, context, k=0, share=0.0, accepted=0.0)
+        return self.round(batch, context, k=0, share=0.0, mean_acceptance_length=1.0)
 
     def round(
         self,
@@ -46,33 +46,34 @@ class Roofline:
         *,
         k: int,
         share: float,
-        accepted: float,
+        mean_acceptance_length: float,
         dense_rate: float = 1.0,
         sparse_rate: float = 1.0,
     ) -> float:
         """Return the tokens a second of rounds of `k` drafts and a verification, evenly spread over k + 1 steps.
 
         A step of the k + 1 carries (2k + 1) / (k + 1) tokens of each request; the round reads all KV once and a share
-        of it k times, and yields `accepted` + 1 tokens. Beyond the largest point of the curves it extrapolates.
+        of it k times, and yields `mean_acceptance_length` tokens. Beyond the largest point of the curves it
+        extrapolates.
 
         Args:
             batch: Requests.
             context: Tokens of each.
             k: Drafts; 0 is dense decoding.
             share: Part of the context that a draft reads.
-            accepted: Drafts that stand.
+            mean_acceptance_length: Tokens a round yields, accepted drafts and the bonus token, 1 to k + 1.
             dense_rate: Rate at which rows read everything, as a part of `bytes_per_second`.
             sparse_rate: Rate at which drafts read their share, likewise.
         """
-        _check(batch, context, k, share, accepted, dense_rate, sparse_rate)
+        _check(batch, context, k, share, mean_acceptance_length, dense_rate, sparse_rate)
         tokens = batch * (2 * k + 1) / (k + 1)
         kv = batch * context * self.kv_token_bytes / self.bytes_per_second
         reads = kv / dense_rate + k * share * kv / sparse_rate
-        return batch * (accepted + 1) / ((k + 1) * (self.products(tokens) + self.head(tokens)) + reads)
+        return batch * mean_acceptance_length / ((k + 1) * (self.products(tokens) + self.head(tokens)) + reads)
 
 
 def _check(
-    batch: float, context: float, k: int, share: float, accepted: float, dense_rate: float, sparse_rate: float
+    batch: float, context: float, k: int, share: float, length: float, dense_rate: float, sparse_rate: float
 ) -> None:
     if not (batch > 0 and context >= 0):
         raise BadOption(f"a batch has requests, and a context 0 tokens or more, got {batch} and {context}")
@@ -80,7 +81,7 @@ def _check(
         raise BadOption(f"k is a number of drafts, 0 or more, got {k}")
     if not 0 <= share <= 1:
         raise BadOption(f"share is the part of the context that a draft reads, 0 to 1, got {share}")
-    if not 0 <= accepted <= k:
-        raise BadOption(f"accepted is how many of the {k} drafts stand, 0 to {k}, got {accepted}")
+    if not 1 <= length <= k + 1:
+        raise BadOption(f"mean_acceptance_length is 1 to {k + 1} tokens a round of {k} drafts, got {length}")
     if not (0 < dense_rate <= 1 and 0 < sparse_rate <= 1):
         raise BadOption(f"rates are parts of the read rate, above 0 and at most 1, got {dense_rate} and {sparse_rate}")

@@ -68,7 +68,7 @@ class StepSeconds(NamedTuple):
 
     @property
     def host(self) -> float:
-        """The host's own work: all but waiting."""
+        """Return the host's own work, which is all but waiting."""
         return sum(self[:-1]) - self.waited
 
 

@@ -51,12 +51,12 @@ def test_dense_decoding_is_products_and_one_look_at_the_kv() -> None:
 
 def test_a_round_pays_products_k_plus_one_times_and_a_share_of_the_kv_k_times() -> None:
     # 3 drafts over a tenth, 2 stand: 4 steps of 2 * 7 / 4 = 3.5 tokens, 20 s of KV, and 3 times 2 s of it
-    round_ = PLAIN.roofline.round(2, 5, k=3, share=0.1, accepted=2)
+    round_ = PLAIN.roofline.round(2, 5, k=3, share=0.1, mean_acceptance_length=3)
     assert round_ == pytest.approx(2 * 3 / (4 * (8 + 1.25) + 20 + 6))
 
 
 def test_rates_below_the_ceiling_make_reads_longer_and_nothing_else() -> None:
-    slow = PLAIN.roofline.round(2, 5, k=3, share=0.1, accepted=2, dense_rate=0.5, sparse_rate=0.25)
+    slow = PLAIN.roofline.round(2, 5, k=3, share=0.1, mean_acceptance_length=3, dense_rate=0.5, sparse_rate=0.25)
     assert slow == pytest.approx(2 * 3 / (4 * (8 + 1.25) + 40 + 24))
 
 
@@ -65,14 +65,16 @@ def test_it_gives_the_figures_of_an_h100(
     batch: int, context: int, accepted: float, share: float, dense: int, rounds: int
 ) -> None:
     assert H100.dense(batch, context) == pytest.approx(dense, abs=0.51)
-    assert H100.round(batch, context, k=8, share=share, accepted=accepted) == pytest.approx(rounds, abs=0.51)
+    assert H100.round(batch, context, k=8, share=share, mean_acceptance_length=1 + accepted) == pytest.approx(
+        rounds, abs=0.51
+    )
 
 
 def test_a_round_without_drafts_is_dense_decoding() -> None:
-    assert H100.round(64, 4096, k=0, share=0.0, accepted=0) == H100.dense(64, 4096)
+    assert H100.round(64, 4096, k=0, share=0.0, mean_acceptance_length=1) == H100.dense(64, 4096)
 
 
-GOOD: dict[str, Any] = {"batch": 4, "context": 100, "k": 4, "share": 0.1, "accepted": 2.0}
+GOOD: dict[str, Any] = {"batch": 4, "context": 100, "k": 4, "share": 0.1, "mean_acceptance_length": 2.0}
 
 
 @pytest.mark.parametrize(
@@ -83,8 +85,8 @@ GOOD: dict[str, Any] = {"batch": 4, "context": 100, "k": 4, "share": 0.1, "accep
         ({"k": -1}, "k is a number of drafts"),
         ({"share": 1.1}, "share is the part"),
         ({"share": float("nan")}, "share is the part"),
-        ({"accepted": 5}, "accepted is how many of the 4 drafts"),
-        ({"accepted": -1}, "accepted is how many of the 4 drafts"),
+        ({"mean_acceptance_length": 6}, "mean_acceptance_length is 1 to 5 tokens"),
+        ({"mean_acceptance_length": 0}, "mean_acceptance_length is 1 to 5 tokens"),
         ({"dense_rate": 0}, "rates are parts"),
         ({"sparse_rate": 1.5}, "rates are parts"),
     ],
