@@ -128,7 +128,7 @@ class CostModel:
     ) -> float:
         """Return the seconds from one step to the next.
 
-        Copies run beside the forward, each way for itself, so the slowest of the three counts. Where the host hears
+        Copies run beside the forward, each way for itself, so the slowest of the three counts. Where the host collects
         results late it works beside them too, and without lag before them. Sizes beyond the largest that was measured
         are extrapolated along straight lines.
 
@@ -141,7 +141,7 @@ class CostModel:
             prefill_pairs: Pairs of a query and a key of PREFILL rows, counted once and not for each layer and head.
             to_device_bytes: KV restored from the host.
             to_host_bytes: KV spilled to it.
-            lag: Steps that the host hears late, 0 in the loop `sync`.
+            lag: Steps that the host collects late, 0 in the loop `sync`.
         """
         copies = (_copy(self.to_device, to_device_bytes), _copy(self.to_host, to_host_bytes))
         busy = max(self.forward(n_tokens, n_logits, dense_bytes, sparse_bytes, prefill_pairs), *copies)

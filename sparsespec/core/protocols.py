@@ -165,7 +165,7 @@ class Tiers(Protocol):
         ...
 
     def reset(self) -> None:
-        """Forget everybody."""
+        """Forget all requests."""
         ...
 
     def admit(self, seat: int, n_prompt: int, limit: int) -> bool:
@@ -181,7 +181,7 @@ class Tiers(Protocol):
         ...
 
     def restore(self, view: View) -> Placed:
-        """Bring spilled requests back, called after placing and only if nobody starved; what it returns has no rows."""
+        """Bring spilled requests back, called after placing and only if no row starved; what it returns has no rows."""
         ...
 
     def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
@@ -209,7 +209,7 @@ class Tiers(Protocol):
         ...
 
     def free_pages(self) -> int:
-        """Return how many pages nobody holds."""
+        """Return how many pages are free."""
         ...
 
     def host_free_pages(self) -> int:

@@ -2,7 +2,8 @@
 
 Nothing else reaches a scheduler or a length policy, so a policy can be replayed, simulated and tested without an
 engine. Counts are bounds while results are in flight: `n_lo ≤ n_committed ≤ n_hi` and `d_lo ≤ n_drafted ≤ d_hi`. The
-view holds no token and no logit: what was drafted cannot steer who runs, which keeps sampled `rejection` lossless.
+view holds no token and no logit: what was drafted cannot steer which rows run, so that sampled `rejection` stays
+lossless.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The engine: one step, whatever is plugged in and whichever loop runs.
 
-The host says who and what, the device knows where. Whatever touches a device tensor is a launch; results are collected
-when their event has passed, and find their request by its number. Data goes down as arguments and results come back as
-return values: no component calls back into another.
+The host says which requests run and what they do; the device knows where. Whatever touches a device tensor is a launch;
+results are collected when their event has passed, and find their request by its number. Data goes down as arguments and
+results come back as return values: no component calls back into another.
 """
 
 from __future__ import annotations
@@ -152,10 +152,10 @@ class Engine:
         self._alive()
         parts, table, executor, clock = self._parts, self._table, self._executor, StepClock(self._executor.waited)
         self._end_copies()
-        self._seat(self._queue.admit(parts.tiers, table.free_seats()))  # 1 who gets a seat
+        self._seat(self._queue.admit(parts.tiers, table.free_seats()))  # 1 requests that get seats
         view = self._begin_rounds(*table.view(self._step, parts.tiers, executor.in_flight))  # 2 what policies may see
         clock.lap("view")
-        plan = parts.scheduler.plan(view)  # 3 who runs, in which phase, with how many query tokens
+        plan = parts.scheduler.plan(view)  # 3 which rows run, in which phase, with how many query tokens
         check_plan(plan, view)
         clock.lap("plan")
         placed, restored = self._place(plan, view)  # 4 pages; may spill, preempt, restore
@@ -169,7 +169,7 @@ class Engine:
         # a step that launches nothing has nothing to overlap with, and collects one step more
         output = executor.collect(self._loop.lag if placed.rows else 0)  # 7 results older than the loop's lag
         clock.lap("collect")
-        results, n_output = self._process(output)  # 8 text, stops, who finished; policies observe, pages are released
+        results, n_output = self._process(output)  # 8 text, stops, finished requests; policies observe, pages return
         clock.lap("process")
         self._stuck = not (placed.rows or output)
         if self._options.checked:
@@ -212,7 +212,7 @@ class Engine:
 
     @property
     def ledger(self) -> Ledger:
-        """What is allocated at present, by whom."""
+        """What is allocated at present, by component."""
         self._alive()
         held = Ledger.of({**self._holders, **self._executor.memory})
         return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
@@ -243,7 +243,7 @@ class Engine:
             self._parts.tiers.moved(moves, failed=error is not None)
 
     def _seat(self, admitted: Sequence[Request]) -> None:
-        """Let everybody know who got a seat."""
+        """Tell all components about requests that got seats."""
         self._table.enter(admitted)
         self._output_processor.begin(admitted)
         self._executor.seat(admitted)
@@ -261,7 +261,7 @@ class Engine:
         return self._table.without(view, failed) if failed else view
 
     def _place(self, plan: StepPlan, view: View) -> tuple[Placed, Placed]:
-        """Find pages for a plan, and restore spilled requests if nobody starved; note who lost pages."""
+        """Find pages for a plan, and restore spilled requests if none starved; note which requests lost pages."""
         tiers, table = self._parts.tiers, self._table
         placed = tiers.place(plan, view)
         restored = tiers.restore(view) if len(placed.rows) == len(plan.rows) else Placed()

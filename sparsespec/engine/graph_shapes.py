@@ -12,7 +12,7 @@ LOGIT_STEPS = ((16, 4), (128, 8), (256, 16), (512, 32))
 """(up to, in steps of): sizes of the decoding part of a step; above, in steps of 64."""
 COARSE = 64
 SHORT = 32
-"""A prefill part of up to so many tokens lies among those of decoding rows, and draws logits that nobody asks for."""
+"""A prefill part of up to so many tokens lies among those of decoding rows, and gets logits that are not used."""
 PREFILL_LEAST = 64
 """Longer prefill parts are powers of two from here on."""
 
@@ -20,7 +20,7 @@ PREFILL_LEAST = 64
 class StepShape(NamedTuple):
     """Rows and query tokens of a launched step; decoding rows are among the first `n_logits` tokens.
 
-    A `plain` one is a step of an engine that drafts in which nobody drafts or has drafts judged: the selector has no
+    A `plain` one is a step of an engine that drafts in which no row drafts or judges drafts: the selector has no
     part in it, and it costs what it costs an engine without one.
     """
 

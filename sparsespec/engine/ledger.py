@@ -1,4 +1,4 @@
-"""What an engine takes of memory, by whom, and whether there is room for it before anything is allocated."""
+"""What an engine takes of memory, by component, and whether there is room for it before anything is allocated."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class OutputProcessor:
 
     @property
     def n_events(self) -> int:
-        """Events that nobody took yet."""
+        """Events that were not taken yet."""
         return len(self._events)
 
     def begin(self, requests: Iterable[Request]) -> None:
@@ -75,7 +75,7 @@ class OutputProcessor:
         for request in requests:
             seat, params = request.seat, request.params
             self._n_output[seat], self._room[seat] = 0, request.limit - len(request.prompt)
-            # text matters while it grows only where somebody reads it, or a string in it stops the output
+            # text matters while it grows only where it is reported, or a string in it stops the output
             self._by_row[seat] = request.stream or bool(params.stop) or params.logprobs is not None
             self._may_stop[[token for token in request.stop_ids if token < len(self._may_stop)]] = True
             self._samples[request] = self._new(request)

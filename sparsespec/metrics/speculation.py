@@ -1,7 +1,7 @@
 """What speculation did for one request, under the names that the field's engines report.
 
-Counts only, added up from heard rows in `metrics/seats.py`; ratios are derived. A *draft* here is a candidate that a
-VERIFY row judged, be it drafted under sparse attention or, where there is no draft level, guessed.
+Counts only, added up from collected rows in `metrics/seats.py`; ratios are derived. A *draft* here is a candidate that
+a VERIFY row judged, be it drafted under sparse attention or, where there is no draft level, guessed.
 """
 
 from __future__ import annotations
