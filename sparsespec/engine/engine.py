@@ -8,13 +8,14 @@ results come back as return values: no component calls back into another.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
 
 from sparsespec.core.device import Device
-from sparsespec.core.errors import BadRequest, EngineClosed, SparseSpecError, show
+from sparsespec.core.errors import EngineClosed, SparseSpecError
 from sparsespec.core.loops import LOOPS
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.plan import Placed, StepPlan, check_plan
@@ -29,8 +30,8 @@ from sparsespec.engine.in_flight import FailedStep, StepOutput, row_width
 from sparsespec.engine.lazy import LazyDevice
 from sparsespec.engine.ledger import Ledger, check_room, within_memory
 from sparsespec.engine.output_processor import OutputProcessor
-from sparsespec.engine.outputs import NO_RESULTS, FinishReason, StepClock, StepInfo, StepResult, StepSeconds
-from sparsespec.engine.pack import PackedStep, pack
+from sparsespec.engine.outputs import NO_RESULTS, FinishReason, Mark, StepClock, StepInfo, StepResult, StepSeconds
+from sparsespec.engine.pack import pack
 from sparsespec.engine.parts import Parts
 from sparsespec.engine.policy_calls import Failures, observe, propose
 from sparsespec.engine.request import Request
@@ -77,7 +78,7 @@ class Engine:
         self._device: Device = device or (CudaDevice(model.device) if model.device.type == "cuda" else LazyDevice())
         check_room(self.geometry, draft_logits="draft_probs" in parts.verifier.needs, pool=pool)
         self._pool = pool or KVPool(self.geometry)
-        self._closed = False
+        self._closed, self._pid = False, os.getpid()
         self._holders = {"weights": model, "KV": self._pool, **{shelf: getattr(parts, shelf) for shelf in SHELVES}}
         with within_memory(self._holders):
             parts.bind(self.geometry)
@@ -128,28 +129,31 @@ class Engine:
             n_computed: Positions of the prompt that count as filled, with whatever KV lies in the pages that they get:
                 for benchmarks whose KV means nothing. At most all but the last.
         """
-        self._alive()
+        self._check_open()
         params = params_of(sampling_params, self.default_sampling_params)
         prompt = tokens_of(prompt, self.geometry.vocab)
-        has_text = self._decoder is not None
-        limit = check_request(prompt, params, self.geometry, self._parts.verifier, has_text=has_text)
-        if not 0 <= n_computed < len(prompt):
-            raise BadRequest(f"n_computed is 0 to {len(prompt) - 1} positions of this prompt, got {show(n_computed)}")
-        group = self._n_groups
+        has_text, verifier = self._decoder is not None, self._parts.verifier
+        limit = check_request(prompt, params, self.geometry, verifier, has_text=has_text, n_computed=n_computed)
+        self._begin()
+        group = self._adding = self._n_groups
         seed = derive_seed(self._options.seed, group) if params.seed is None else params.seed
-        stop_ids = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
-            stop_ids |= self._eos_ids
-        for index in range(params.n):
-            number = self._n_requests + index
-            self._queue.add(Request(number, group, index, prompt, params, seed, limit, stop_ids, stream, n_computed))
+        stop_ids = frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self._eos_ids)
+        requests = [
+            Request(self._n_requests + i, group, i, prompt, params, seed, limit, stop_ids, stream, n_computed)
+            for i in range(params.n)
+        ]
         self._n_groups += 1
         self._n_requests += params.n
+        self._output_processor.add(requests)
+        self._queue.add(requests)
+        self._adding = None
+        self._mark = self._mark._replace(call=self._call)
         return group
 
     def step(self) -> StepResult:
-        """Run one step and return what became known."""
-        self._alive()
+        """Run one step and return what became known; after an interrupt, what was in flight is computed again."""
+        self._begin()
+        self._output_processor.acknowledge(self._mark.step)
         parts, table, executor, clock = self._parts, self._table, self._executor, StepClock(self._executor.waited)
         self._end_copies()
         self._seat(self._queue.admit(parts.tiers, table.free_seats()))  # 1 requests that get seats
@@ -160,9 +164,7 @@ class Engine:
         clock.lap("plan")
         placed, restored = self._place(plan, view)  # 4 pages; may spill, preempt, restore
         clock.lap("place")
-        packed = pack(
-            placed, table, self._step, drafts=self._drafts, scored=self._scored
-        )  # 5 the one copy to the device
+        packed = pack(placed, table, self._step, self.geometry)  # 5 the one copy to the device
         executor.launch(packed, placed.fresh, (*placed.moves, *restored.moves))  # 6 select, forward, verify, settle
         table.note_launched(packed)
         clock.lap("launch")
@@ -178,69 +180,99 @@ class Engine:
 
     def warm_up(self, progress: Callable[[int, int], object] = lambda done, total: None) -> None:
         """Record the graphs of steps without prefill before they are met; `progress` is told (done, all)."""
-        self._alive()
+        self._check_open()
         if self._options.graphs:
             with within_memory(self._holders):
                 self._executor.warm_up(progress)
 
     def abort(self, request_id: int) -> None:
         """End all samples of a request; what they have so far is their output. Unknown ids are ignored."""
-        self._alive()
+        self._begin()
         for request in (*self._queue.waiting, *self._table.requests.values()):
             if request.group == request_id:
                 self._end(request, "abort")
+        self._mark = self._mark._replace(call=self._call)
 
     def reset(self) -> None:
         """Forget all requests and start as if newly made; numbers and derived seeds begin again."""
-        self._alive()
-        self._executor.drain()
+        self._check_open()
+        self._call += 1  # until all is new, the next call would have something to mend
+        self._executor.abandon()
         self._start()
 
     def close(self) -> None:
         """Drop everything; calling it twice is fine, anything else afterwards raises `EngineClosed`."""
         if not self._closed:
-            self._executor.drain()
             self._closed = True
+            self._executor.abandon()
             del self._pool, self._executor, self._output_processor, self._parts, self._model, self._holders
 
     @property
     def has_work(self) -> bool:
         """Whether a request waits or runs, a result or a page copy is in flight, or an event was not returned yet."""
-        self._alive()
-        waits_or_runs = len(self._queue) or self._table.requests
-        return bool(waits_or_runs or self._executor.is_busy or self._output_processor.n_events)
+        self._check_open()
+        # what an interrupt has left half done is work too
+        return self._call != self._mark.call or self._is_busy
+
+    @property
+    def pool(self) -> KVPool:
+        """The KV pool, such as to give it to another engine of the same sizes while this one rests."""
+        self._check_open()
+        return self._pool
 
     @property
     def ledger(self) -> Ledger:
         """What is allocated at present, by component."""
-        self._alive()
+        self._check_open()
         held = Ledger.of({**self._holders, **self._executor.memory})
         return Ledger((*held.entries, ("graphs", self._device.recorded_bytes)))
+
+    @property
+    def _is_busy(self) -> bool:
+        queued, running = len(self._queue), len(self._table.requests)
+        return bool(queued or running or self._executor.is_busy or self._output_processor.has_unreported)
 
     def _start(self) -> None:
         """Begin with empty seats, empty books and number 0."""
         parts, sizes = self._parts, self.geometry
+        self._output_processor = OutputProcessor(sizes, self._decoder)
         parts.tiers.reset()
-        self._drafts, self._scored = sizes.max_draft > 0, any(sizes.scored)
-        self._stuck, self._n_failed_copies = False, 0
+        self._stuck = False
         self._queue = RequestQueue()
         self._table = RequestTable(sizes, self._loop)
         self._counts = SeatCounts(sizes.n_seats, row_width(sizes))
-        self._output_processor = OutputProcessor(sizes, self._decoder)
         lag, graphs = self._loop.lag, bool(self._options.graphs)
         self._executor = Executor(self._device, self._model, parts, sizes, self._pool, lag=lag, graphs=graphs)
-        self._forget(range(sizes.n_seats))
-        self._executor.forget(range(sizes.n_seats))
+        self._forget(range(self.geometry.n_seats))
         self._n_groups = self._n_requests = self._step = 0
+        self._call, self._mark, self._adding = 0, Mark(), None
+
+    def _begin(self) -> None:
+        """Begin a call that changes something, and mend what an interrupted one left half done."""
+        self._check_open()
+        if self._call != self._mark.call:
+            self._recover()
+        self._call += 1
+
+    def _recover(self) -> None:
+        """Begin anew from what requests have said: what was in flight is computed again."""
+        self._executor.abandon()
+        for seat, request in list(self._table.requests.items()):
+            if request.completion is None and request.seat == seat:
+                self._counts.write(seat, request.metrics)
+                self._counts.clear(seat)
+        alive = self._output_processor.recover(self._adding)
+        self._adding, self._stuck = None, False
+        self._parts.tiers.reset()
+        self._table = RequestTable(self.geometry, self._loop)
+        self._forget(range(self.geometry.n_seats))
+        self._queue = RequestQueue(alive)
+        _log.warning("a call was interrupted; %d requests go on from what they have said", len(alive))
 
     def _end_copies(self) -> None:
         """Tell the tier manager which copies have ended, all of them if there was nothing else to wait for."""
-        for moves, error in self._executor.ended_copies(wait=self._stuck):
-            if error is not None:
-                self._n_failed_copies += 1
-                what = "a copy of %d KV pages failed (%s), number %d so far; their requests are computed again"
-                _log.warning(what, len(moves), error, self._n_failed_copies)
-            self._parts.tiers.moved(moves, failed=error is not None)
+        for moves, failed in self._executor.ended_copies(wait=self._stuck):
+            self._parts.tiers.moved(moves, failed=failed)
 
     def _seat(self, admitted: Sequence[Request]) -> None:
         """Tell all components about requests that got seats."""
@@ -279,7 +311,7 @@ class Engine:
         if output is None:
             return NO_RESULTS, 0
         if isinstance(output, FailedStep):
-            for request in self._hit_by(output.packed):
+            for request in table.hit_by(output.packed, self._parts.tiers):
                 self._fail(request, output.error)
             return NO_RESULTS, 0
         rows, broken = table.collect(output)
@@ -309,28 +341,21 @@ class Engine:
             bounds = self._table.bounds(self._executor.in_flight)
             self._parts.tiers.commit(seats, bounds.n_hi[seats] - 1 + bounds.d_hi[seats])
 
-    def _hit_by(self, packed: PackedStep) -> list[Request]:
-        """Return the requests of a step that failed, and samples that took over pages which it may not have filled."""
-        hit = self._table.seated(packed)
-        groups = {request.group for request in hit}
-        shared = self._parts.tiers.shared_pages
-        heirs = [r for r in self._table.requests.values() if r.group in groups and shared(r.seat) and r not in hit]
-        return hit + heirs
-
     def _forget(self, seats: Sequence[int]) -> None:
-        """Let the policies on the host forget `seats`."""
+        """Let all policies forget `seats`."""
         self._parts.length.reset(seats)
         self._parts.scheduler.reset(seats)
+        self._executor.forget(seats)
 
     def _fail_seats(self, failures: Failures) -> list[Request]:
         """End the requests on some seats by what was raised on their account; return them."""
-        failed = [(self._table.requests[seat], error) for seat, error in failures]
-        for request, error in failed:
+        failed = [self._table.requests[seat] for seat, _ in failures]
+        for request, (_, error) in zip(failed, failures, strict=True):
             self._fail(request, error)
-        return [request for request, _ in failed]
+        return failed
 
     def _fail(self, request: Request, error: Exception) -> None:
-        if not request.finished:
+        if request.completion is None:
             self._end(request, "error", f"{type(error).__name__}: {error}")
 
     def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
@@ -339,7 +364,6 @@ class Engine:
 
     def _leave(self, request: Request) -> None:
         """Take a request that ended off its seat, or out of the queue."""
-        request.finished = True
         if request.seat < 0:
             self._queue.remove(request)
             return
@@ -347,9 +371,11 @@ class Engine:
         self._parts.tiers.forget(request.seat)
         self._table.leave(request.seat)
 
-    def _alive(self) -> None:
+    def _check_open(self) -> None:
         if self._closed:
             raise EngineClosed("the engine is closed; compose a new one")
+        if os.getpid() != self._pid:
+            raise EngineClosed("this engine was made before the process was forked; make one in each process")
 
     def _result(
         self, placed: Placed, restored: Placed, results: RowResults, n_output: int, seconds: StepSeconds
@@ -368,5 +394,7 @@ class Engine:
             moves=(*placed.moves, *restored.moves),
             seconds=seconds,
         )
+        result = StepResult(self._output_processor.take(self._step, self._mark.step), not self._is_busy, info)
         self._step += 1
-        return StepResult(self._output_processor.take(), not self.has_work, info)
+        self._mark = Mark(self._call, info.step)
+        return result

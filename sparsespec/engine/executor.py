@@ -5,13 +5,14 @@ It owns the state per seat, the ring of host buffers, and every launch that chan
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.device import Device, Event
+from sparsespec.core.device import Device, Event, Stream
 from sparsespec.core.plan import Move
 from sparsespec.engine.graph_runner import GraphRunner
 from sparsespec.engine.graph_shapes import decoding_shapes, padded
@@ -25,6 +26,9 @@ from sparsespec.engine.state import enter_pages, make_state, seat_request, sent,
 from sparsespec.kernels.lay_out.api import N_COLUMNS
 from sparsespec.kv.mover import Mover
 from sparsespec.kv.pool import KVPool
+
+_log = logging.getLogger(__name__)
+STREAMS: tuple[Stream, ...] = ("main", "side")
 
 
 class Executor:
@@ -59,6 +63,7 @@ class Executor:
         self._ring = deque(Buffers(geometry) for _ in range(lag + 1))
         self._in_flight: deque[InFlightStep] = deque()
         self._asides: list[Event] = []
+        self.n_failed_copies = 0
         self.waited = 0.0  # seconds that collecting has waited for the device, in all
 
     @property
@@ -86,7 +91,6 @@ class Executor:
         """Tell the device about requests that take their seats."""
         for request in requests:
             self._aside(partial(seat_request, self._state, request, request.seat))
-            self.forget([request.seat])
 
     def forget(self, seats: Sequence[int]) -> None:
         """Let the policies that live on the device forget `seats`, in stream order."""
@@ -138,9 +142,22 @@ class Executor:
         self._in_flight.popleft()
         return output
 
-    def ended_copies(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], Exception | None]]:
-        """Yield the page copies that have ended, oldest first, and what went wrong; with `wait`, all there are."""
-        return self._mover.ended(wait=wait)
+    def ended_copies(self, *, wait: bool) -> Iterator[tuple[tuple[Move, ...], bool]]:
+        """Yield the page copies that have ended, oldest first, and whether they failed; with `wait`, all there are."""
+        for moves, error in self._mover.ended(wait=wait):
+            if error is not None:
+                self.n_failed_copies += 1
+                what = "a copy of %d KV pages failed (%s), number %d so far; their requests are computed again"
+                _log.warning(what, len(moves), error, self.n_failed_copies)
+            yield moves, error is not None
+
+    def abandon(self) -> None:
+        """Let everything launched run, and forget it, wherever an interrupt has struck."""
+        for stream in STREAMS:
+            self._device.wait(self._device.launch(_nothing, stream))
+        self._in_flight.clear()
+        self._asides.clear()
+        self._mover.abandon()
 
     def drain(self) -> None:
         """Let everything launched run, and forget its results, whatever they are."""
@@ -182,3 +199,7 @@ class Executor:
     def _aside(self, fn: Callable[[], object]) -> None:
         """Launch something that nobody waits for; the next step reports its trouble."""
         self._asides.append(self._device.launch(fn))
+
+
+def _nothing() -> None:
+    """Stand in a stream, to be waited for."""

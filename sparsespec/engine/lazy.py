@@ -79,14 +79,19 @@ class LazyDevice:
                 assert isinstance(earlier, LazyEvent)
                 if not earlier.done:
                     self._run_through(earlier)
+            if not head.done:
+                self._run(head)
             queue.popleft()
-            self._run(head)
 
     @staticmethod
     def _run(event: LazyEvent) -> None:
         assert event.fn is not None
         try:
             event.fn()
-        except Exception as error:  # it belongs to whoever waits, as on a GPU
+        except BaseException as error:
+            # it belongs to whoever waits, as on a GPU; an interrupt is raised here too
             event.error = error
+            event.done, event.fn = True, None
+            if not isinstance(error, Exception):
+                raise
         event.done, event.fn = True, None

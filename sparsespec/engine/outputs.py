@@ -94,6 +94,18 @@ class StepClock:
         return StepSeconds(**self._laps, waited=waited - self._waited)
 
 
+class Mark(NamedTuple):
+    """How far an engine has come without being interrupted.
+
+    Attributes:
+        call: The last call that changed it and ended, by number.
+        step: The last step that ended.
+    """
+
+    call: int = 0
+    step: int = -1
+
+
 NO_RESULTS = RowResults.of(())
 NO_SECONDS = StepSeconds()
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from sparsespec.core.batch import Batch, State
+from sparsespec.core.config import Geometry
 from sparsespec.core.plan import PREFILL, VERIFY, Placed, Rows
 from sparsespec.core.view import Bools, Ints
 from sparsespec.engine.graph_shapes import StepShape
@@ -58,8 +59,8 @@ class PackedStep:
         return len(self.decoding)
 
 
-def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored: bool) -> PackedStep:
-    """Return a placed plan as one step; `drafts` and `scored` say whether the engine drafts and wants scores."""
+def pack(placed: Placed, table: RequestTable, step: int, geometry: Geometry) -> PackedStep:
+    """Return a placed plan as one step."""
     filling = placed.rows.phase == PREFILL
     rows = placed.rows.take(filling.argsort(kind="stable"))
     decoding = rows[: len(rows) - int(filling.sum())]
@@ -74,7 +75,7 @@ def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored
     if n_decoding < len(rows):
         # the end of a request's first fill warms its selection up; recomputation scores nothing
         wants_scores |= (phase == PREFILL) & table.first_fill[seat] & (n_query == table.to_prefill[seat])
-    columns[5] = wants_scores if scored else 0
+    columns[5] = wants_scores if any(geometry.scored) else 0
     stop_below = table.stop_below[seat]
     columns[6] = stop_below.view(np.int64)
     is_verify = is_verify[:n_decoding]
@@ -91,7 +92,7 @@ def pack(placed: Placed, table: RequestTable, step: int, *, drafts: bool, scored
             n_rows=len(rows),
             n_tokens=int(n_query.sum()),
             n_logits=int(n_query[:n_decoding].sum()),
-            plain=drafts and n_decoding == len(rows) and not k.any(),
+            plain=geometry.max_draft > 0 and n_decoding == len(rows) and not k.any(),
         ),
         columns=columns,
         table=placed.table,

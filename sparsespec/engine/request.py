@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from sparsespec.core.params import SamplingParams
+from sparsespec.engine.outputs import Completion
 from sparsespec.metrics.speculation import SpecMetrics
 
 
@@ -26,5 +27,11 @@ class Request:
     added_at: float = field(default_factory=perf_counter)
     seated_at: float | None = None
     seat: int = -1
-    finished: bool = False
+    output: tuple[int, ...] = ()  # its output before it took its seat: none, but after a recovery
+    completion: Completion | None = None  # set once, when it has ended
     metrics: SpecMetrics = field(default_factory=SpecMetrics)  # whole once it has left its seat
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Its tokens when it takes a seat: the prompt, and what was output before."""
+        return self.prompt + self.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from time import perf_counter
 
 from sparsespec.core.protocols import Tiers
@@ -12,8 +13,8 @@ from sparsespec.engine.request import Request
 class RequestQueue:
     """Waiting requests, oldest first."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Request] = deque()
+    def __init__(self, waiting: Iterable[Request] = ()) -> None:
+        self._waiting = deque(waiting)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -23,9 +24,9 @@ class RequestQueue:
         """Who waits, oldest first."""
         return tuple(self._waiting)
 
-    def add(self, request: Request) -> None:
-        """Queue a request."""
-        self._waiting.append(request)
+    def add(self, requests: Iterable[Request]) -> None:
+        """Queue requests."""
+        self._waiting.extend(requests)
 
     def remove(self, request: Request) -> None:
         """Take a request out of the queue."""
@@ -38,7 +39,7 @@ class RequestQueue:
             if not self._waiting:
                 break
             request = self._waiting[0]
-            if not tiers.admit(seat, len(request.prompt), request.limit):
+            if not tiers.admit(seat, len(request.known), request.limit):
                 break
             request.seat, request.seated_at = seat, perf_counter()
             admitted.append(self._waiting.popleft())

@@ -91,7 +91,7 @@ class RequestTable:
     def enter(self, requests: Iterable[Request]) -> None:
         """Write requests down on the seats they got."""
         for request in requests:
-            seat, length, asked = request.seat, len(request.prompt), request.params.logprobs
+            seat, length, asked = request.seat, len(request.known), request.params.logprobs
             self.requests[seat] = request
             self.number[seat], self.limit[seat] = request.number, request.limit
             self.n_committed[seat], self.n_drafted[seat], self.reached[seat] = length, 0, request.n_computed
@@ -214,10 +214,13 @@ class RequestTable:
         self.k[rows.seat[cut]] = output.k[cut]
         return counts, failed
 
-    def seated(self, packed: PackedStep) -> list[Request]:
-        """Return the requests of a step that still have their seats."""
+    def hit_by(self, packed: PackedStep, tiers: Tiers) -> list[Request]:
+        """Return the requests of a step that failed, and samples that took over pages which it may not have filled."""
         seats = packed.rows.seat[self.number[packed.rows.seat] == packed.number]
-        return [self.requests[seat] for seat in seats.tolist()]
+        hit = [self.requests[seat] for seat in seats.tolist()]
+        groups = {request.group for request in hit}
+        family = [r for r in self.requests.values() if r.group in groups and r not in hit]
+        return hit + [r for r in family if tiers.shared_pages(r.seat)]
 
     def _wake(self, in_flight: Iterable[PackedStep]) -> None:
         """Let preempted requests be filled again, as soon as all of their results were collected."""

@@ -51,8 +51,8 @@ def make_state(geometry: Geometry, *, draft_logits: bool) -> State:
 def seat_request(state: State, request: Request, seat: int) -> None:
     """Write everything the device must know of a request that takes `seat`."""
     p = request.params
-    length = len(request.prompt)
-    state.tokens[seat, :length] = sent(request.prompt, state)
+    length = len(request.known)
+    state.tokens[seat, :length] = sent(request.known, state)
     numbers = (
         (state.n_committed, length),
         (state.n_drafted, 0),

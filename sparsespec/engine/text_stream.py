@@ -32,7 +32,6 @@ class TextStream:
         self._decoder = decoder
         self._stops = stops
         self._longest = max((len(stop) for stop in stops), default=0)
-        self._shown = 0
         self.text = ""
 
     def push(self, token: int) -> str | None:
@@ -45,15 +44,13 @@ class TextStream:
             self._append(self._decoder.flush())
         self._longest = 0
 
-    def take(self) -> str:
-        """Return the text not yet taken, without what may still become a stop string."""
+    def visible(self) -> int:
+        """Return how many characters can be shown: all but those that may still become a stop string."""
         end = len(self.text)
-        for size in range(min(self._longest - 1, end - self._shown), 0, -1):
+        for size in range(min(self._longest - 1, end), 0, -1):
             if any(stop.startswith(self.text[end - size :]) for stop in self._stops):
-                end -= size
-                break
-        piece, self._shown = self.text[self._shown : end], end
-        return piece
+                return end - size
+        return end
 
     def _append(self, piece: str) -> str | None:
         old = len(self.text)

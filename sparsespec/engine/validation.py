@@ -47,6 +47,7 @@ def check_request(
     verifier: Verifier,
     *,
     has_text: bool,
+    n_computed: int = 0,
 ) -> int:
     """Return the tokens the request may hold, prompt and output; raises `BadRequest` if it can never be served."""
     context = geometry.max_model_len
@@ -79,6 +80,8 @@ def check_request(
         raise BadRequest(refusal)
     if params.stop and not has_text:
         raise BadRequest("stop strings need an engine with a tokenizer; use stop_token_ids instead")
+    if not 0 <= n_computed < len(prompt):
+        raise BadRequest(f"n_computed is 0 to {len(prompt) - 1} positions of this prompt, got {show(n_computed)}")
     if params.logprobs is not None and params.logprobs > geometry.vocab:
         raise BadRequest(f"logprobs must be at most the vocabulary's {geometry.vocab}, got {params.logprobs}")
     return limit

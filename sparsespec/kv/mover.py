@@ -132,6 +132,10 @@ class Mover:
                 self._numbers[trip.out].append(trip.numbers)
             yield copy.moves, error
 
+    def abandon(self) -> None:
+        """Forget all copies; everything launched must have run."""
+        self._copies.clear()
+
     def drain(self) -> None:
         """Let all copies end, and forget how; or they would write to pages that others have by then."""
         for _ in self.ended(wait=True):

@@ -83,6 +83,6 @@ class SeatCounts:
         """Set the counts of `metrics` to what `seat` has counted; the output is for the caller to count."""
         for name, column in self._counts.items():
             value = column[seat].item()
-            setattr(metrics, name, int(value) if name.startswith("num") else value)
+            setattr(metrics, name, getattr(metrics, name) + (int(value) if name.startswith("num") else value))
         rounds = self._histogram[seat]
-        metrics.acceptance_histogram = Counter({n: int(rounds[n]) for n in rounds.nonzero()[0].tolist()})
+        metrics.acceptance_histogram += Counter({n: int(rounds[n]) for n in rounds.nonzero()[0].tolist()})

@@ -27,6 +27,14 @@ PILLAR = "pillar(budget=0.3,min_budget=8)"
 SPARSE = {"selector": PILLAR, "length": "fixed(draft=4)"}
 FULL = {"selector": "full", "length": "fixed(draft=4)"}
 NGRAM = {"proposer": "ngram", "length": "fixed(draft=0,guess=4)"}
+TRIFORCE = {**SPARSE, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"}
+COMPOSITIONS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "full": FULL,
+    "sparse": SPARSE,
+    "ngram": NGRAM,
+    "triforce": TRIFORCE,
+}
 STEPS = 2000
 
 Done = dict[tuple[int, int], Completion]
@@ -60,6 +68,12 @@ def small(name: str) -> EngineSpec:
         few = PartSpec("length", spec.length.name, {**spec.length.options, "draft": 4})
         spec = spec.replace(selector=PartSpec("selector", spec.selector.name, options), length=few)
     return spec.replace(engine={"max_num_seqs": 3, "block_size": 4, "checked": True})
+
+
+def add(engine: Engine, params: SamplingParams, n: int = 3, length: int = 20) -> None:
+    """Add prompts of one length."""
+    for shift in range(n):
+        engine.add(prompt_of(length, shift), params)
 
 
 def run(engine: Any, each: Callable[[StepResult], None] | None = None) -> Done:
@@ -99,7 +113,7 @@ def requests_of(engine: Engine, request_id: int) -> list[Request]:
 def said(engine: Engine, request: Request) -> tuple[int, ...]:
     """Return the output of a request so far."""
     processor = engine._output_processor
-    return processor._newest(request, int(processor._n_output[request.seat])) if request.seat >= 0 else ()
+    return processor._output(request, 0, processor._n(request))
 
 
 class Known:
@@ -159,7 +173,21 @@ def assert_empty(engine: Engine) -> None:
     assert not any(tiers.pages(seat) for seat in range(engine.geometry.n_seats))
     assert not set(tiers.away())
     assert not engine._executor.is_busy
-    assert not engine._output_processor._samples
+    assert all(request.completion for request in engine._output_processor._samples)
+
+
+def finish(
+    engine: Engine,
+    params: SamplingParams,
+    each: Callable[[StepResult], None] | None = None,
+    done: Done | None = None,
+) -> Done:
+    """Run all to their ends; raise unless they and those in `done` say what dense decoding says and nothing is left."""
+    done = {**(done or {}), **run(engine, each)}
+    for completion in done.values():
+        assert_dense(completion, params)
+    assert_empty(engine)
+    return done
 
 
 def is_sentence(message: str) -> bool:

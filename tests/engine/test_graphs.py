@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 
-from sparsespec.core.errors import BadOption
 from sparsespec.core.loops import LOOPS as NUMBERS
 from sparsespec.core.plan import Phase, Placed, Row, Rows
 from sparsespec.core.spec import PRESETS
@@ -122,8 +120,8 @@ def test_decoding_shapes_are_those_that_steps_are_padded_to() -> None:
 
 
 def packed(*rows: Row, drafts: bool = True) -> PackedStep:
-    table = RequestTable(small_geometry(n_seats=3), NUMBERS["sync"])
-    return pack(Placed(Rows(rows)), table, 0, drafts=drafts, scored=False)
+    geometry = small_geometry(n_seats=3, max_draft=3 if drafts else 0)
+    return pack(Placed(Rows(rows)), RequestTable(geometry, NUMBERS["sync"]), 0, geometry)
 
 
 def test_a_packed_step_has_decoding_rows_first_and_counts_what_samples() -> None:
@@ -141,12 +139,6 @@ def test_a_step_is_plain_where_no_row_drafts_is_judged_or_is_filled() -> None:
     assert not packed(plain, drafts=False).shape.plain, "an engine that never drafts has steps of one kind"
     for other in others:
         assert not packed(plain, other).shape.plain
-
-
-@pytest.mark.parametrize("wrong", [1, "yes", 0.5])
-def test_graphs_is_true_false_or_none(wrong: Any) -> None:
-    with pytest.raises(BadOption, match="graphs is True, False or None"):
-        compose(graphs=wrong)
 
 
 def test_a_cpu_records_nothing_unless_asked_to() -> None:

@@ -23,50 +23,41 @@ class Pieces:
 
 def _stream(pieces: list[str], stops: tuple[str, ...], rest: str = "") -> tuple[list[str], str | None, str]:
     """Return the pieces that were shown, the stop that was met, and the whole text."""
-    stream, shown, stop = TextStream(Pieces(*pieces, rest=rest), stops), list[str](), None
+    stream, shown, stop, end = TextStream(Pieces(*pieces, rest=rest), stops), list[str](), None, 0
     for token in range(len(pieces)):
         stop = stream.push(token)
         if stop is not None:
             break
-        shown.append(stream.take())
+        shown.append(stream.text[end : stream.visible()])
+        end = stream.visible()
     if stop is None:
         stream.finish()
-    shown.append(stream.take())
+    shown.append(stream.text[end : stream.visible()])
     assert "".join(shown) == stream.text
     return shown, stop, stream.text
 
 
-def test_without_stops_nothing_is_held_back() -> None:
-    assert _stream(["ab", "", "c"], ()) == (["ab", "", "c", ""], None, "abc")
+# what is said, the stops, and what is shown, met, and the text
+STREAMS: dict[str, tuple[list[str], tuple[str, ...], tuple[list[str], str | None, str]]] = {
+    "without stops nothing is held back": (["ab", "", "c"], (), (["ab", "", "c", ""], None, "abc")),
+    "a beginning was never shown": (["xa", "b", "cy"], ("abc",), (["x", "", ""], "abc", "x")),
+    "what was no stop is shown then": (["xa", "b", "d", "e"], ("abc",), (["x", "", "abd", "e", ""], None, "xabde")),
+    "a beginning in a beginning": (["aa", "a", "b"], ("aab",), (["", "a", ""], "aab", "a")),
+    "the end shows what was held": (["xa", "b"], ("abc",), (["x", "", "ab"], None, "xab")),
+    "of those a piece completes, the first": (["x", "abc"], ("bc", "ab"), (["x", ""], "ab", "x")),
+    "the whole of the first piece": (["stop"], ("stop",), ([""], "stop", "")),
+}
 
 
-def test_a_stop_across_pieces_cuts_before_it_and_its_beginning_was_never_shown() -> None:
-    assert _stream(["xa", "b", "cy"], ("abc",)) == (["x", "", ""], "abc", "x")
-
-
-def test_what_turned_out_to_be_no_stop_is_shown_then() -> None:
-    assert _stream(["xa", "b", "d", "e"], ("abc",)) == (["x", "", "abd", "e", ""], None, "xabde")
-
-
-def test_a_beginning_inside_a_beginning_is_still_held() -> None:
-    assert _stream(["aa", "a", "b"], ("aab",)) == (["", "a", ""], "aab", "a")
-
-
-def test_the_end_shows_what_was_held() -> None:
-    assert _stream(["xa", "b"], ("abc",)) == (["x", "", "ab"], None, "xab")
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stop_cuts_and_what_may_become_one_is_held_back(name: str) -> None:
+    pieces, stops, expected = STREAMS[name]
+    assert _stream(pieces, stops) == expected
 
 
 @pytest.mark.parametrize("stops", [("b", "abc"), ("abc", "b")])
 def test_the_stop_that_is_complete_first_wins_whatever_the_order(stops: tuple[str, ...]) -> None:
     assert _stream(["xa", "b", "c"], stops) == (["x", "a"], "b", "xa")
-
-
-def test_of_stops_completed_by_one_piece_the_one_that_begins_first_wins() -> None:
-    assert _stream(["x", "abc"], ("bc", "ab"))[1:] == ("ab", "x")
-
-
-def test_a_stop_may_be_the_whole_of_the_first_piece() -> None:
-    assert _stream(["stop"], ("stop",)) == ([""], "stop", "")
 
 
 def test_a_stop_that_only_the_end_completes_is_cut_all_the_same() -> None:
@@ -75,7 +66,7 @@ def test_a_stop_that_only_the_end_completes_is_cut_all_the_same() -> None:
 
 def test_a_decoder_that_is_late_changes_no_text() -> None:
     stream = TextStream(Late(), ("CD",))
-    seen = [(stream.push(token), stream.take()) for token in (0, 1, 2, 3)]
-    assert seen == [(None, ""), (None, "A"), (None, "B"), (None, "")]
+    seen = [(stream.push(token), stream.text[: stream.visible()]) for token in (0, 1, 2, 3)]
+    assert seen == [(None, ""), (None, "A"), (None, "AB"), (None, "AB")]
     assert stream.push(4) == "CD"
     assert stream.text == "AB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import pytest
 from torch import Tensor
@@ -13,16 +12,7 @@ from sparsespec.engine.outputs import StepResult
 from sparsespec.kv.host_pool import HostPool
 from sparsespec.kv.mover import Trip
 from tests.engine.pressure import PARAMS, TIGHT, ask, tight
-from tests.engine.running import (
-    EVERY,
-    LOOPS,
-    Done,
-    assert_dense,
-    assert_empty,
-    prompt_of,
-    run,
-    sampled,
-)
+from tests.engine.running import EVERY, LOOPS, Done, add, finish, sampled
 from tests.quick import quick_last
 
 
@@ -30,13 +20,10 @@ def _serve(engine: Engine, caplog: pytest.LogCaptureFixture) -> tuple[Done, int]
     """Run four requests to their ends, all of them right; return them and how often trouble was told."""
     ask(engine)
     with caplog.at_level(logging.WARNING):
-        done = run(engine)
+        done = finish(engine, PARAMS)
     assert len(done) == 4
-    for completion in done.values():
-        assert_dense(completion, PARAMS)
-    assert_empty(engine)
     told = [record.getMessage() for record in caplog.records if "computed again" in record.getMessage()]
-    assert len(told) == engine._n_failed_copies
+    assert len(told) == engine._executor.n_failed_copies
     return done, len(told)
 
 
@@ -62,11 +49,7 @@ def test_memory_that_cannot_be_pinned_costs_time_only(
     assert sum(m.num_preemptions for m in metrics) > 0
     assert sum(m.num_recomputed_tokens for m in metrics) > 0
     # the oldest never leaves, so nothing can happen to it
-    assert metrics_of(done, 0).num_preemptions == 0
-
-
-def metrics_of(done: Done, request: int) -> Any:
-    return done[request, 0].metrics
+    assert done[0, 0].metrics.num_preemptions == 0
 
 
 @pytest.mark.parametrize("loop", EVERY)
@@ -107,12 +90,9 @@ def test_samples_survive_copies_that_fail(loop: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(engine._executor._mover, "_copy", copy)
     params = sampled(14, n=3)
-    for shift in range(3):
-        engine.add(prompt_of(21, shift), params)
-    for completion in run(engine).values():
-        assert_dense(completion, params)
-    assert engine._n_failed_copies > 1
-    assert_empty(engine)
+    add(engine, params, length=21)
+    finish(engine, params)
+    assert engine._executor.n_failed_copies > 1
 
 
 @pytest.mark.parametrize("loop", EVERY)
@@ -126,9 +106,6 @@ def test_with_a_full_host_some_are_computed_again(loop: str) -> None:
         assert result.info.host_pages <= int(0.2 * (TIGHT - 1))
 
     ask(engine)
-    done = run(engine, look)
+    done = finish(engine, PARAMS, look)
     assert full
-    for completion in done.values():
-        assert_dense(completion, PARAMS)
     assert sum(completion.metrics.num_recomputed_tokens for completion in done.values()) > 0
-    assert_empty(engine)

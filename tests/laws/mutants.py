@@ -21,13 +21,14 @@ from sparsespec.core.noise import Key
 from sparsespec.core.plan import Phase
 from sparsespec.core.view import View
 from sparsespec.engine import engine, executor, graph_runner, lazy, output_processor, request_table, state
+from sparsespec.kernels.verify_inputs.api import per_logit_row
 from sparsespec.kv import mover, two_tiers
 from sparsespec.kv.paged import Paged
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.selection import Stored
 from sparsespec.policies.selectors.window import Window
+from sparsespec.sampling.match import match
 from sparsespec.sampling.shared_noise import SharedNoise
-from sparsespec.sampling.spread import match, spread
 from sparsespec.testing.cases import Case
 from tests.laws.bites import crowds, drafts, forks, lags, pads, queues, spills, uses
 
@@ -121,7 +122,7 @@ def stop_only_at_the_end_of_a_run(patch: Patch) -> None:
 
 def noise_by_committed_count(patch: Patch) -> None:
     def verify(self: SharedNoise, logits: Any, rows: Any, q: Any) -> Any:
-        at = spread(rows, len(logits))
+        at = per_logit_row(rows, len(logits), impl="reference")
         key = Key(at.seed, at.sample_index, rows.n_committed[at.row], torch.zeros_like(at.seed))
         return match(self.sample(logits, at, key), at, rows)
 
@@ -189,7 +190,6 @@ def seat_is_reset_at_once(patch: Patch) -> None:
     def seat(self: executor.Executor, requests: Any) -> None:
         for request in requests:
             state.seat_request(self._state, request, request.seat)
-            self.forget([request.seat])
 
     patch.setattr(executor.Executor, "seat", seat)
 

@@ -19,6 +19,9 @@ from tests.quick import quick_last
 ALPHA = 1e-4
 """p-values below this fail; seeds are fixed, so a test that passes once passes always."""
 
+PLAIN = (1.0, 0, 1.0, 0.0)
+"""Temperature 1, and no filter."""
+
 
 def p_value(counts: torch.Tensor, probs: torch.Tensor) -> float:
     """Return the chi-square p-value of `counts` [V] under `law` [V]; tokens expected less than 5 times are pooled."""
@@ -35,11 +38,11 @@ def p_value(counts: torch.Tensor, probs: torch.Tensor) -> float:
     return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=torch.float64), chi / 2))
 
 
-def sampled(logits: torch.Tensor, filters: tuple, n: int, seed: int) -> torch.Tensor:
-    """Return n draws at n positions from one row of logits [V]."""
+def sampled(logits: torch.Tensor, filters: tuple, n: int, seed: int, first: int = 0) -> torch.Tensor:
+    """Return n draws at n positions, from `first` on, from one row of logits [V]."""
     draws = []
-    for start in range(0, n, 4096):
-        size = min(4096, n - start)
+    for start in range(first, first + n, 4096):
+        size = min(4096, first + n - start)
         rows = logits.expand(size, -1)
         real = [torch.full((size,), value, dtype=torch.float64) for value in filters]
         zero = torch.zeros(size, dtype=torch.int64)
@@ -83,7 +86,7 @@ def test_samples_of_one_prompt_are_independent() -> None:
     one, zero = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.int64)
     rows, at = logits.expand(n, -1), torch.arange(n)
     first, second = (sample(rows, one, zero, one, one * 0, zero, zero + i, at, zero) for i in (0, 1))
-    probs = probs_of(logits, (1.0, 0, 1.0, 0.0))
+    probs = probs_of(logits, PLAIN)
     assert p_value((first * 4 + second).bincount(minlength=16), torch.outer(probs, probs).flatten()) > ALPHA
 
 
@@ -91,8 +94,7 @@ def test_shared_position_couples_different_laws() -> None:
     # Two laws that are close must mostly draw alike, or drafts would be accepted no more often than by chance.
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
     near = logits + 0.05 * torch.randn(50, generator=torch.Generator().manual_seed(1))
-    filters = (1.0, 0, 1.0, 0.0)
-    same = sampled(logits, filters, 4000, 0) == sampled(near, filters, 4000, 0)
+    same = sampled(logits, PLAIN, 4000, 0) == sampled(near, PLAIN, 4000, 0)
     assert same.double().mean() > 0.9
 
 
@@ -113,7 +115,7 @@ def p_value_among_extreme_bits() -> float:
     """Return the p-value of 40 equal tokens, given that token 3 has next to the least noise there is."""
     probs = torch.ones(40).index_fill(0, torch.tensor(3), 0) / 39
     with mock.patch.object(reference, "block_bits", among_extreme_bits):
-        draws = sampled(torch.zeros(40), (1.0, 0, 1.0, 0.0), 4_000, seed=0)
+        draws = sampled(torch.zeros(40), PLAIN, 4_000, seed=0)
     return p_value(draws.bincount(minlength=40), probs)
 
 
@@ -132,8 +134,7 @@ UNLUCKY = [(454, 48_947), (1239, 71_466), (1292, 150_212)]
 
 
 def draw_at(logits: torch.Tensor, position: int) -> int:
-    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
-    return int(sample(logits[None], one, zero, one, one * 0, zero, zero, zero + position, zero))
+    return int(sampled(logits, PLAIN, 1, seed=0, first=position))
 
 
 @pytest.mark.parametrize(("position", "token"), UNLUCKY)
@@ -151,6 +152,6 @@ def test_a_large_vocabulary_is_drawn_by_its_law() -> None:
     logits[: LARGE // 2] += 1.0
     logits[::3] -= 2.0
     kind = (torch.arange(LARGE) < LARGE // 2).long() * 2 + (torch.arange(LARGE) % 3 == 0).long()
-    mass = torch.zeros(4, dtype=torch.float64).scatter_add_(0, kind, probs_of(logits, (1.0, 0, 1.0, 0.0)))
+    mass = torch.zeros(4, dtype=torch.float64).scatter_add_(0, kind, probs_of(logits, PLAIN))
     draws = torch.tensor([draw_at(logits, position) for position in range(200)])
     assert p_value(kind[draws].bincount(minlength=4), mass) > ALPHA

@@ -11,10 +11,7 @@ from operator import add
 
 import pytest
 
-from sparsespec.core.params import SamplingParams
-from sparsespec.engine.engine import Engine
-from sparsespec.metrics.speculation import SpecMetrics
-from sparsespec.testing.cases import model_of
+from tests.engine.running import LOOPS, compose, greedy, prompt_of, run
 
 PILLAR = "pillar(budget=0.3,min_budget=16)"
 COMPOSITIONS = {
@@ -27,7 +24,6 @@ COMPOSITIONS = {
     "tight memory": {"selector": PILLAR, "length": "fixed(draft=4)", "scheduler": "staggered", "num_gpu_blocks": 40},
 }
 SLOW = ("dense", "pillar lockstep", "pillar staggered", "triforce", "tight memory")
-LOOPS = ("sync", "delayed", "resident")
 # composition: (steps, drafted, accepted) in each loop
 GOLDEN: dict[str, tuple[tuple[int, int, int], ...]] = {
     "dense": ((41, 0, 0), (42, 0, 0), (42, 0, 0)),
@@ -41,25 +37,13 @@ GOLDEN: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 def _measure(composition: str, loop: str) -> tuple[int, int, int]:
-    engine = Engine.compose(
-        model_of(("qwen3", 1)),
-        "dense",
-        loop=loop,
-        max_num_seqs=4,
-        block_size=4,
-        checked=True,
-        **COMPOSITIONS[composition],
-    )
+    engine, steps = compose(loop=loop, max_num_seqs=4, **COMPOSITIONS[composition]), list[object]()
     for i in range(4):
-        prompt = [(j * j + 5 * i) % 13 for j in range(30 + 7 * i)]
-        engine.add(prompt, SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True))
-    steps, done = 0, list[SpecMetrics]()
-    while engine.has_work:
-        done += [event.completion.metrics for event in engine.step().events if event.completion]
-        steps += 1
+        engine.add(prompt_of(30 + 7 * i, i), greedy(40))
+    done = [completion.metrics for completion in run(engine, steps.append).values()]
     total = reduce(add, done)
     assert total.num_output_tokens == 160
-    return steps, total.num_draft_tokens, total.num_accepted_tokens
+    return len(steps), total.num_draft_tokens, total.num_accepted_tokens
 
 
 @pytest.mark.parametrize(

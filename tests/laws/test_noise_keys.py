@@ -15,18 +15,13 @@ from torch import Tensor
 
 from sparsespec.core.noise import Key
 from sparsespec.core.params import SamplingParams
-from sparsespec.engine.engine import Engine
 from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.cases import case_of, engine_of, model_of
+from tests.engine.running import compose, run
 
 PARAMS = SamplingParams(temperature=0.9, max_tokens=24, seed=7, n=2, ignore_eos=True)
 PROMPT = tuple(i * i % 61 for i in range(40))
-
-
-def _drain(engine: Engine) -> None:
-    while engine.has_work:
-        engine.step()
 
 
 @pytest.mark.slow
@@ -42,24 +37,11 @@ def test_rejection_uses_no_key_twice(loop: str, n_blocks: int, monkeypatch: pyte
         return original(self, weights, key)
 
     monkeypatch.setattr(Rejection, "choose", choose)
-    engine = Engine.compose(
-        model_of(("qwen3", 0)),
-        "triforce",
-        selector="window(budget=0.2,min_budget=8)",
-        scheduler="staggered(chunk=16)",
-        verifier="rejection",
-        loop=loop,
-        block_size=4,
-        num_gpu_blocks=n_blocks,
-        max_num_seqs=3,
-        checked=True,
-    )
+    parts = {"selector": "window(budget=0.2,min_budget=8)", "scheduler": "staggered(chunk=16)", "verifier": "rejection"}
+    engine = compose("triforce", model_of(("qwen3", 0)), loop=loop, num_gpu_blocks=n_blocks, **parts)
     for seed in (7, 8):
         engine.add(PROMPT, SamplingParams.from_dict(PARAMS.to_dict() | {"seed": seed}))
-    preemptions = 0
-    while engine.has_work:
-        for event in engine.step().events:
-            preemptions += event.completion.metrics.num_preemptions if event.completion else 0
+    preemptions = sum(completion.metrics.num_preemptions for completion in run(engine).values())
     assert (preemptions > 0) == (n_blocks == 17)
     assert len(used) > 4 * PARAMS.max_tokens
     assert max(used.values()) == 1
@@ -80,7 +62,7 @@ def test_shared_noise_has_one_key_per_position(monkeypatch: pytest.MonkeyPatch) 
     case = case_of(11, verifiers=["shared-noise"])
     engine = engine_of(case, selector="window(min_budget=8)", length="fixed(draft=4)", proposer="none")
     engine.add(PROMPT, PARAMS)
-    _drain(engine)
+    run(engine)
     assert tags == {0}
     positions = {position for _, _, position in drawn}
     # the first drawn position is that of the first output token
@@ -91,12 +73,9 @@ def test_shared_noise_has_one_key_per_position(monkeypatch: pytest.MonkeyPatch) 
 def test_equal_seeds_give_equal_tokens_whatever_else_differs() -> None:
     outputs = set[tuple[int, ...]]()
     for n_before in range(3):
-        engine = Engine.compose(model_of(("qwen3", 0)), "dense", max_num_seqs=2, checked=True)
+        engine = compose(model=model_of(("qwen3", 0)), max_num_seqs=2)
         for i in range(n_before):
             engine.add(PROMPT[i:], SamplingParams(max_tokens=5))
         wanted = engine.add(PROMPT, PARAMS)
-        while engine.has_work:
-            for event in engine.step().events:
-                if event.completion and event.request_id == wanted and event.sample_index == 1:
-                    outputs.add(event.completion.token_ids)
+        outputs.add(run(engine)[wanted, 1].token_ids)
     assert len(outputs) == 1
