@@ -8,17 +8,16 @@ first: where they differ there is nothing to time. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from bench.common import machine, prose
+from sparsespec.benchmarks.prompts import prose
+from sparsespec.benchmarks.report import Parser, Report, count, exit_with, machine
 from sparsespec.core.params import SamplingParams
 from sparsespec.llm import LLM, load_model
 from sparsespec.models.catalog import resolve
@@ -97,21 +96,21 @@ def profile(decode: Decode, n: int) -> None:
     print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=32))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--prompt", type=int, default=200, help="tokens")
-    parser.add_argument("--tokens", type=int, default=256, help="new tokens")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="bench.dense_cpu", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--prompt", type=count, default=200, help="tokens")
+    parser.add_argument("--tokens", type=count, default=256, help="new tokens")
+    parser.add_argument("--runs", type=count, default=3)
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     parser.add_argument("--profile", action="store_true", help="say where our time goes, and compare nothing")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = resolve(MODEL)
     model, tokenizer = load_model(folder, "float32")
     assert tokenizer is not None
     prompt = _prompt(tokenizer, args.prompt)
     header = {"bench": "dense_cpu", "model": MODEL, "dtype": "float32", "prompt": args.prompt, "tokens": args.tokens}
-    print("  ".join(f"{k}={v}" for k, v in (header | machine()).items()), flush=True)
+    Report(None, **header, **machine())
     with LLM(model, "dense", tokenizer=tokenizer, max_num_seqs=1, max_model_len=args.prompt + args.tokens) as llm:
         sides = {"sparsespec": ours(llm, prompt)}
         if args.profile:
@@ -126,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {side: summary(t, args.tokens) for side, t in taken.items()}
     ratio = result["sparsespec"]["tokens_per_second"] / result["transformers"]["tokens_per_second"]
     print(f"sparsespec ÷ transformers: {ratio:.2f}")
-    print(json.dumps(header | machine() | {"runs": args.runs, "ratio": ratio} | result))
+    print(json.dumps(header | machine() | {"runs": args.runs, "ratio": ratio, "sides": result}))
     return 0
 
 
@@ -135,4 +134,4 @@ def _prompt(tokenizer: Tokenizer, n: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -11,7 +11,6 @@ Exit status 1 if anything failed.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +19,10 @@ from typing import Any
 
 import torch
 
-from bench.common import Report, machine, problems, prose
+from sparsespec.benchmarks.prompts import problems, prose
+from sparsespec.benchmarks.report import Parser, Report, count, exit_with, machine
 from sparsespec.cli.check import CheckResult, check_outputs
+from sparsespec.core.errors import SparseSpecError
 from sparsespec.core.loops import LOOPS
 from sparsespec.core.params import SamplingParams
 from sparsespec.core.registry import make
@@ -32,6 +33,7 @@ from sparsespec.metrics.speculation import SpecMetrics
 from sparsespec.models.catalog import resolve
 from sparsespec.models.tokenizer import Tokenizer
 from sparsespec.models.transformer import Transformer
+from sparsespec.testing.divergence.contract import weakness
 
 MODEL = "smollm2"
 DEEP = ("sparsespec", "triforce")
@@ -40,20 +42,20 @@ SEEDS = (1, 2, 3)
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """A batch: prompts with how each is to be decoded."""
 
     prompts: tuple[tuple[int, ...], ...]
     params: tuple[SamplingParams, ...]
 
-    def pick(self, places: Sequence[int]) -> Work:
+    def pick(self, places: Sequence[int]) -> Workload:
         """Return the requests at some places."""
-        return Work(tuple(self.prompts[i] for i in places), tuple(self.params[i] for i in places))
+        return Workload(tuple(self.prompts[i] for i in places), tuple(self.params[i] for i in places))
 
 
 @dataclass
 class Bench:
-    """Model, report, and whether all is well so far."""
+    """A model, the report, and whether anything failed so far."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -61,16 +63,16 @@ class Bench:
     min_budget: int
     failed: bool = False
 
-    def decode(self, spec: EngineSpec, work: Work) -> list[Completion]:
+    def decode(self, spec: EngineSpec, workload: Workload) -> list[Completion]:
         """Decode a batch in an engine of its own."""
-        context = max(len(p) + q.max_tokens for p, q in zip(work.prompts, work.params, strict=True))
+        context = max(len(p) + q.max_tokens for p, q in zip(workload.prompts, workload.params, strict=True))
         with LLM(
-            self.model, spec, tokenizer=self.tokenizer, max_num_seqs=len(work.prompts), max_model_len=context
+            self.model, spec, tokenizer=self.tokenizer, max_num_seqs=len(workload.prompts), max_model_len=context
         ) as llm:
-            outputs = llm.generate(list(work.prompts), list(work.params))
+            outputs = llm.generate(list(workload.prompts), list(workload.params))
         for output in outputs:
             if output.error:
-                raise SystemExit(output.error)
+                raise SparseSpecError(output.error)
         return [output.outputs[0] for output in outputs]
 
     def spec(self, preset: str, loop: str | None) -> EngineSpec:
@@ -83,7 +85,7 @@ class Bench:
         return spec.replace(selector=selector, loop=loop or spec.loop)
 
     def judge(self, what: str, outputs: Sequence[Completion], expected: Sequence[Completion], start: float) -> None:
-        """Compare, print a row, and remember a failure."""
+        """Compare, report a row, and remember a failure."""
         comparison, seconds = check_outputs(outputs, expected), time.perf_counter() - start
         metrics = sum((c.metrics for c in outputs), SpecMetrics())
         weak = weakness(metrics)
@@ -102,24 +104,13 @@ class Bench:
             print(f"    {sentence}")
 
 
-def weakness(metrics: SpecMetrics) -> str | None:
-    """Return why an equality would prove little, None if it proves something or nothing was drafted."""
-    if not metrics.num_draft_tokens:
-        return None
-    if not metrics.num_rejected_tokens:
-        return "no draft was rejected"
-    if metrics.kv_full_draft and metrics.draft_kv_share >= 0.5:
-        return "drafts read half of the context or more"
-    return None
-
-
 def _line(what: str, comparison: CheckResult, m: SpecMetrics, seconds: float) -> str:
     rejected = f"{m.num_rejected_tokens} of {m.num_draft_tokens}" if m.num_draft_tokens else "–"
     share = f"{m.draft_kv_share:.1%}" if m.kv_full_draft else "–"
     length = f"{m.mean_acceptance_length:.2f}" if m.num_draft_tokens else "–"
     return (
         f"{what:38} identical {comparison.identical} of {comparison.of}   rejected {rejected:14} "
-        f"KV read by drafts {share:6} tokens a round {length:5} {seconds:7.1f} s"
+        f"KV read by drafts {share:6} mean acceptance length {length:5} {seconds:7.1f} s"
     )
 
 
@@ -132,8 +123,8 @@ def against_transformers(bench: Bench, folder: Path, questions: Sequence[str], t
     prompts = [bench.tokenizer.encode_chat([{"role": "user", "content": q}]) for q in questions]
     params = SamplingParams(temperature=0.0, max_tokens=tokens, ignore_eos=True)
     start = time.perf_counter()
-    work = Work(tuple(map(tuple, prompts)), (params,) * len(prompts))
-    ours = bench.decode(EngineSpec(), work)
+    workload = Workload(tuple(map(tuple, prompts)), (params,) * len(prompts))
+    ours = bench.decode(EngineSpec(), workload)
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     theirs.generation_config.eos_token_id = None
     expected: list[Completion] = []
@@ -146,16 +137,16 @@ def against_transformers(bench: Bench, folder: Path, questions: Sequence[str], t
     bench.judge("dense = transformers, greedy", ours, expected, start)
 
 
-def against_dense(bench: Bench, work: Work, presets: Sequence[str], deep: Sequence[str]) -> None:
-    """Part b; `work` is (greedy, seeds …) for each prompt in turn."""
+def against_dense(bench: Bench, workload: Workload, presets: Sequence[str], deep: Sequence[str]) -> None:
+    """Part b; `workload` is (greedy, seeds …) for each prompt in turn."""
     start = time.perf_counter()
-    dense = bench.decode(bench.spec("dense", "sync"), work)
+    dense = bench.decode(bench.spec("dense", "sync"), workload)
     bench.report.row(f"{'dense, the reference':38} {time.perf_counter() - start:99.1f} s", what="dense")
     for preset in presets:
         start = time.perf_counter()
-        bench.judge(f"{preset}, one batch, sync", bench.decode(bench.spec(preset, "sync"), work), dense, start)
-    few = [i for i in range(len(work.prompts)) if i % (1 + len(SEEDS)) < 2]  # greedy and one seed
-    some, expected = work.pick(few), [dense[i] for i in few]
+        bench.judge(f"{preset}, one batch, sync", bench.decode(bench.spec(preset, "sync"), workload), dense, start)
+    few = [i for i in range(len(workload.prompts)) if i % (1 + len(SEEDS)) < 2]  # greedy and one seed
+    some, expected = workload.pick(few), [dense[i] for i in few]
     for preset in deep:
         for what, spec, order in _deep_runs(bench, preset, len(few)):
             start = time.perf_counter()
@@ -184,8 +175,8 @@ def long_prompts(tokenizer: Tokenizer, data: Path | None, n: int, context: int) 
     return prompts
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    args = _arguments(arguments)
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     folder = resolve(MODEL)
     model, tokenizer = load_model(folder, "float32")
@@ -201,30 +192,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sampled = [replace(greedy, temperature=0.8, top_p=0.95, seed=seed) for seed in SEEDS]
             prompts = long_prompts(tokenizer, args.data, args.prompts, args.context)
             pairs = [(prompt, params) for prompt in prompts for params in (greedy, *sampled)]
-            work = Work(tuple(p for p, _ in pairs), tuple(q for _, q in pairs))
-            against_dense(bench, work, args.presets, args.deep)
+            workload = Workload(tuple(p for p, _ in pairs), tuple(q for _, q in pairs))
+            against_dense(bench, workload, args.presets, args.deep)
         print("FAILED" if bench.failed else "all identical")
     return int(bench.failed)
 
 
-def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="JSONL with problem or question, and solution")
-    parser.add_argument("--out", type=Path, help="append rows to this JSONL file")
-    parser.add_argument("--parts", default="ab", help="a, b or ab")
-    parser.add_argument("--presets", nargs="+", default=[p for p in PRESETS if p != "dense"], choices=list(PRESETS))
-    parser.add_argument(
-        "--deep", nargs="*", default=DEEP, choices=list(PRESETS), help="checked alone and in every loop"
-    )
-    parser.add_argument("--questions", type=int, default=10, help="prompts of part a")
-    parser.add_argument("--greedy-tokens", type=int, default=128, help="new tokens of part a")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--context", type=int, default=1500, help="tokens of text before each prompt of part b")
-    parser.add_argument("--tokens", type=int, default=64, help="new tokens of part b")
-    parser.add_argument("--min-budget", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args(arguments)
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="bench.lossless", description=(__doc__ or "").partition("\n")[0])
+    add, names = parser.add_argument, list(PRESETS)
+    add("--data", type=Path, help="JSONL with problem or question, and solution")
+    add("--out", type=Path, help="append rows to this JSONL file")
+    add("--parts", default="ab", choices=("a", "b", "ab"), help="which parts are run")
+    add("--presets", nargs="+", default=[name for name in names if name != "dense"], choices=names)
+    add("--deep", nargs="*", default=DEEP, choices=names, help="checked alone and in every loop")
+    add("--questions", type=count, default=10, help="prompts of part a")
+    add("--greedy-tokens", type=count, default=128, help="new tokens of part a")
+    add("--prompts", type=count, default=4)
+    add("--context", type=count, default=1500, help="tokens of text before each prompt of part b")
+    add("--tokens", type=count, default=64, help="new tokens of part b")
+    add("--min-budget", type=count, default=32)
+    add("--threads", type=count, default=torch.get_num_threads())
+    return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

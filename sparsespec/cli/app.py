@@ -199,7 +199,7 @@ def profile(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )
 def bench(context: typer.Context) -> None:
-    """Measure an engine beside dense decoding and the roofline; needs the sources, `bench --help` says more."""
+    """Measure an engine beside dense decoding and the roofline; `bench --help` lists its options."""
     from sparsespec.cli.bench import run
 
     _end(lambda: run(context.args))

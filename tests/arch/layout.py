@@ -97,7 +97,8 @@ def _wrong(name: str, target: str, known: Mapping[str, str]) -> str | None:
         return None
     floor, room = _place(name)
     target_floor, target_room = _place(target)
-    if floor == FLOOR["testing"]:
+    # benchmarks simulate acceptance with what tests use
+    if floor == FLOOR["testing"] or _under(name, f"{PACKAGE}.benchmarks"):
         return None
     if target_floor > floor:
         return "points up"

@@ -1,4 +1,4 @@
-"""`python -m bench.acceptance` on the CPU: its rounds are the engine's, its texts stay apart, its means are means."""
+"""`python -m bench.policies.acceptance` on a CPU: rounds are the engine's, texts stay apart, means are means."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import acceptance
-from bench.acceptance import Bench, continued, selector_of
-from bench.acceptance_recall import CHUNK, Prompts
-from bench.acceptance_stage import Script, decode, drafted, sizes
-from bench.acceptance_stats import accepted, estimate
-from bench.acceptance_texts import TUNING, texts
+from bench.policies import acceptance
+from bench.policies.acceptance import TUNING, Bench, accepted, continued, estimate, selector_of, texts
+from bench.policies.recalled_prompts import CHUNK, Prompts
+from bench.policies.scripted_rounds import Script, decode, drafted, sizes
 from sparsespec.core.errors import BadOption, UnknownName
 from sparsespec.core.plan import Phase
 from sparsespec.core.result import RowResult
@@ -44,7 +42,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    arguments = acceptance._arguments(["tiny", "--draft", str(DRAFT), "--rounds", str(ROUNDS)])
+    arguments = acceptance._parser().parse_args(["tiny", "--draft", str(DRAFT), "--rounds", str(ROUNDS)])
     model = tiny(dtype="float64")
     generator = torch.Generator().manual_seed(1)
     return Bench(arguments, model, torch.randint(model.config.vocab, (2, CONTEXT), generator=generator).tolist())
@@ -61,7 +59,7 @@ def truth(bench: Bench, tokens: Tensor) -> tuple[Tensor, list[float]]:
 
 
 def all_rounds(bench: Bench, selector: str, tokens: Tensor) -> tuple[Tensor, list[float]]:
-    return drafted(bench.model, selector, Script.of(tokens, CONTEXT, DRAFT), bench.laws)
+    return drafted(bench.model, selector, Script.of(tokens, CONTEXT, DRAFT), bench.params)
 
 
 @pytest.mark.slow
@@ -77,13 +75,13 @@ def test_a_round_accepts_what_the_engine_accepts_there(bench: Bench, tokens: Ten
     # where a prompt is cut into chunks decides which of its queries are scored
     parts = {"selector": selector, "length": f"fixed(draft={DRAFT})", "scheduler": f"lockstep(chunk={CHUNK})"}
     engine = Engine.compose(bench.model, "dense", eos_ids=(), **parts, **sizes(4, tokens.shape[1]))
-    decode(engine, tokens[:, :CONTEXT].tolist(), bench.laws, collect)
+    decode(engine, tokens[:, :CONTEXT].tolist(), bench.params, collect)
     # later rounds begin elsewhere in an engine that is not told where to go
     assert accepted(drafts, truth[0])[:, 0].tolist() == [collected[seat] for seat in range(4)]
     assert all(0 < share < 0.7 for share in shares)
 
 
-def test_rounds_move_on_whatever_stands(bench: Bench, tokens: Tensor, truth: Any) -> None:
+def test_rounds_move_on_whatever_is_accepted(bench: Bench, tokens: Tensor, truth: Any) -> None:
     full, shares = truth
     poor, _ = all_rounds(bench, "random(min_budget=1,budget=0.01)", tokens)
     assert full.shape == poor.shape == (4, ROUNDS + 1, DRAFT)
@@ -97,7 +95,7 @@ def test_rounds_move_on_whatever_stands(bench: Bench, tokens: Tensor, truth: Any
 
 
 def test_what_is_learnt_on_one_round_serves_the_next(bench: Bench, tokens: Tensor, truth: Any) -> None:
-    """A selector without a warm start reads everything in its first round, so all of that stands, and less later."""
+    """A selector without a warm start reads everything in its first round, so all of it is accepted, and less later."""
     cold = "pillar(min_budget=4,budget=0.01,warm_start=false)"
     drafts, shares = all_rounds(bench, cold, tokens)
     counts = accepted(drafts, truth[0])
@@ -111,26 +109,26 @@ def test_prompts_that_are_recalled_are_as_good_as_read(bench: Bench, tokens: Ten
     tail = 40
     known, read = (Prompts(bench.model, 2, CONTEXT, tail) for _ in range(2))
     script = Script.of(tokens, CONTEXT, DRAFT)
-    again = continued(bench.model, tokens[:2, :CONTEXT].tolist(), bench.laws[2:], known)
+    again = continued(bench.model, tokens[:2, :CONTEXT].tolist(), bench.params[2:], known)
     assert known.complete
     assert torch.equal(again, tokens[:2]), "reading in other chunks changes no token in float64"
     with mock.patch.object(Transformer, "forward", autospec=True, side_effect=Transformer.forward) as forward:
-        drafts, shares = drafted(bench.model, selector, script, bench.laws, known)
+        drafts, shares = drafted(bench.model, selector, script, bench.params, known)
     read_at_once = [len(call.args[1]) for call in forward.call_args_list]
     assert max(read_at_once) == 4 * tail, "only tails were read"
     other = Script.of(tokens, CONTEXT, DRAFT)
-    want, want_shares = drafted(bench.model, selector, other, bench.laws, read)
+    want, want_shares = drafted(bench.model, selector, other, bench.params, read)
     assert not read.complete, "nothing was recalled"
     assert torch.equal(drafts, want)
     assert shares == want_shares
 
 
 def test_a_shorter_prompt_is_the_beginning_of_a_longer_one(bench: Bench) -> None:
-    known, laws = Prompts(bench.model, 2, CONTEXT, 10), bench.laws[2:]
-    continued(bench.model, [prompt[:CONTEXT] for prompt in bench.prompts], laws, known)
+    known, params = Prompts(bench.model, 2, CONTEXT, 10), bench.params[2:]
+    continued(bench.model, [prompt[:CONTEXT] for prompt in bench.prompts], params, known)
     known.begin(30)
     prompts = [prompt[:30] for prompt in bench.prompts]
-    assert torch.equal(continued(bench.model, prompts, laws, known), continued(bench.model, prompts, laws))
+    assert torch.equal(continued(bench.model, prompts, params, known), continued(bench.model, prompts, params))
     with pytest.raises(AssertionError, match="come first"):
         known.begin(CONTEXT + 1)
 
@@ -162,7 +160,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_no_piece_is_in_two_texts_and_none_is_both_tuned_and_judged_on(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.acceptance_texts.LONGEST", 50)
+    monkeypatch.setattr("bench.policies.acceptance.LONGEST", 50)
     path = tmp_path / "problems.jsonl"
     rows = [{"problem": f"Find {i} and its neighbours.", "solution": "the fox " * (i % 7)} for i in range(90)]
     path.write_text("\n".join(map(json.dumps, rows)), "utf-8")
@@ -188,23 +186,27 @@ def test_a_selector_gets_the_budget_unless_it_says_its_own() -> None:
         selector_of("qest", 0.1)
 
 
-def test_it_reports_each_selector_under_both_laws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_reports_each_selector_greedy_and_sampled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.jsonl"
     sizes = ["--context", "60", "--texts", "2", "--rounds", "2", "--draft", "3"]
     assert acceptance.main(["tiny", *sizes, "--selector", "window(min_budget=8)", "full", "--out", str(out)]) == 0
     header, origin, control, *rows = (json.loads(line) for line in out.read_text("utf-8").splitlines())
     assert (header["bench"], header["draft"], header["split"]) == ("acceptance", 3, "evaluation")
     assert (origin["pieces"], control["whole"]) == (None, 1.0)
-    found: dict[Any, Any] = {(row["law"], row["selector"].partition("(")[0]): row for row in rows}
-    assert found.keys() == {(law, name) for law in ("greedy", "T=0.65") for name in ("window", "full")}
+    found: dict[Any, Any] = {(row["sampling"], row["selector"].partition("(")[0]): row for row in rows}
+    assert found.keys() == {(half, name) for half in ("greedy", "T=0.65") for name in ("window", "full")}
     for row in rows:
         assert np.array(row["accepted"]).shape == (2, 2)
-        assert np.mean(row["per_text"]) == pytest.approx(row["mean"]["mean"])
-    for law in ("greedy", "T=0.65"):
-        assert found[law, "full"]["mean"] == {"mean": 3.0, "low": 3.0, "high": 3.0}
-        ahead = 3.0 - found[law, "window"]["mean"]["mean"]
-        assert found[law, "full"]["ahead_of_first"]["mean"] == pytest.approx(ahead)
-    assert "60 tokens of context, greedy: accepted of 3 drafts, 2 texts × 2 rounds" in capsys.readouterr().out
+        assert np.mean(row["per_text"]) == pytest.approx(row["mean_acceptance_length"]["mean"])
+        assert 1 + np.mean(row["accepted"]) == pytest.approx(row["mean_acceptance_length"]["mean"])
+    for half in ("greedy", "T=0.65"):
+        assert found[half, "full"]["mean_acceptance_length"] == {"mean": 4.0, "low": 4.0, "high": 4.0}
+        ahead = 4.0 - found[half, "window"]["mean_acceptance_length"]["mean"]
+        assert found[half, "full"]["ahead_of_first"]["mean"] == pytest.approx(ahead)
+    assert (
+        "60 tokens of context, greedy: mean acceptance length, 2 texts × 2 rounds of 3 drafts"
+        in capsys.readouterr().out
+    )
 
 
 def test_texts_longer_than_the_model_are_refused() -> None:

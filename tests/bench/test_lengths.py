@@ -1,4 +1,4 @@
-"""`python -m bench.lengths`, from its arguments to its rows, its headline and its picture, on the CPU."""
+"""`python -m bench.policies.lengths`, from its arguments to its rows, its headline and its picture, on the CPU."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from bench import lengths
-from bench.lengths_run import DENSE, Turns, judged
-from bench.lengths_stage import Stage, Start, Window
-from bench.synthetic import Synthetic
+from bench.policies import lengths
+from bench.policies.lengths_run import DENSE, Turns, judged
+from bench.policies.lengths_stage import Stage, Start, Window
 from sparsespec.core.errors import BadOption, SparseSpecError, UnknownName
+from sparsespec.engine.outputs import NO_RESULTS
 from sparsespec.models.geometries import config_of
 from sparsespec.models.tiny import tiny
+from sparsespec.testing.simulated_acceptance import SimulatedAcceptance
 
 PRESET = "sparsespec"
 SMALL = ["--context", "40", "90", "--seconds", "0.15", "--warmup", "12", "--runs", "2", "--preset", PRESET]
@@ -51,7 +53,7 @@ def test_each_cell_within_the_limit_has_a_row_for_each_acceptance(results: Path)
         assert row["ratio"] == pytest.approx(
             last["tokens_per_second"] / max(dense["tokens_per_second"], fixed["tokens_per_second"])
         )
-        assert row["synthetic"]
+        assert row["simulated"]
     often, seldom = (sum(row["contenders"][FIXED]["accepted"] for row in rows[i::2]) for i in (0, 1))
     assert often > 2 * seldom
 
@@ -87,7 +89,7 @@ def test_real_weights_are_prefilled_and_make_nothing_up(
     assert lengths.main(["real", "--batch", "2", *SMALL]) == 0
     rows = capsys.readouterr().out.splitlines()[2:-1]
     assert [row.split()[:3] for row in rows] == [["2", "40", "—"], ["2", "90", "—"]]
-    assert not any("synthetic" in row for row in rows)
+    assert not any("simulated" in row for row in rows)
 
 
 def test_a_context_that_the_model_does_not_hold_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,22 +120,30 @@ def test_the_others_best_is_what_the_last_is_judged_by() -> None:
     assert lengths.headline([{**key, "failed": "no"}]) == "no cell was measured"
 
 
-def test_only_the_length_whose_turn_it_is_proposes_and_hears() -> None:
+def test_only_the_length_whose_turn_it_is_proposes_and_observes() -> None:
     turns = Turns(["fixed(draft=2)", "ema(most=5)"])
     assert (turns.max_draft, turns.max_guess) == (5, 0)
-    row: Any = None
-    assert turns.propose(row).draft == 2
+    view: Any = None
+    index = np.arange(3)
+    assert turns.propose(view, index).draft == 2
+    observed: list[str] = []
+    for i, length in enumerate(turns._made):
+        length.observe = lambda results, i=i: observed.append(f"{i} {len(results)}")
+    turns.observe(NO_RESULTS)
+    turns.turn(1)
+    turns.observe(NO_RESULTS)
+    assert observed == ["0 0", "1 0"]
 
 
 @pytest.mark.slow
-def test_all_contenders_of_a_run_meet_the_same_coins_and_the_next_run_others() -> None:
+def test_all_contenders_of_a_run_meet_the_same_acceptance_and_the_next_run_others() -> None:
     model = tiny(max_model_len=600, dtype="float32", seed=1)
     sizes = {
         "max_num_seqs": 1,
         "max_model_len": 500,
         "num_gpu_blocks": 40,
         "length": "fixed(draft=4)",
-        "verifier": Synthetic(0.0),
+        "verifier": SimulatedAcceptance(0.0),
     }
     stage = Stage(model, PRESET, sizes, random=True)
     prompt = list(range(40))

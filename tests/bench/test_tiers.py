@@ -1,4 +1,4 @@
-"""`python -m bench.tiers`, from its arguments to its rows and its picture, on the CPU."""
+"""`python -m bench.engine.tiers`, from its arguments to its rows and its picture, on the CPU."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from statistics import fmean, stdev
 import pytest
 import torch
 
-from bench import tiers, tiers_run
-from bench.engine_meter import overlap
+from bench.engine import tiers, tiers_run
+from sparsespec.benchmarks.meter import TimedLazy, overlap
 from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Move
-from sparsespec.engine.lazy import LazyDevice
 from sparsespec.kv.mover import Mover
 from sparsespec.kv.pool import KVPool
 from sparsespec.testing.checks.stage import small_geometry
@@ -55,7 +54,7 @@ def test_each_tier_manager_has_a_row_and_host_one_that_leaves_copies_out_by_turn
         assert len(row["over_time"]["free"]) == len(row["over_time"]["host"]) >= 60
         assert 0 < row["in_use"] <= 1
         assert row["tokens_per_second"] > 0
-        assert not row["synthetic"]
+        assert not row["simulated"]
 
 
 @pytest.mark.slow
@@ -138,19 +137,14 @@ def test_the_error_is_that_of_turns_and_not_of_steps() -> None:
     assert fmean(errors) == pytest.approx(stdev(shares), rel=0.3)
 
 
-def test_copies_that_are_left_out_move_nothing_and_lock_nothing() -> None:
-    device, geometry = LazyDevice(), small_geometry()
+def test_copies_that_are_left_out_move_nothing() -> None:
+    device, geometry = TimedLazy(), small_geometry()
     pool = KVPool(geometry)
     mover = Mover(device, pool, geometry, 1)
-    locked: list[str] = []
-    mover._host.ahead = lambda: locked.append("a piece")
-    leaves_out = tiers_run.LeavesOut(mover)
     pool.kv[:, :, 4], pool.kv[:, :, 5] = 1.0, 2.0
-    for left_out in (True, False):
-        leaves_out.left_out = left_out
+    for device.without_side in (True, False):
         for move in (Move(4, 1, True), Move(5, 1, False)):
             with mover.moving([move]):
                 pass
             assert list(mover.ended(wait=True)) == [((move,), None)]
-        assert (pool.kv[:, :, 5] == (2.0 if left_out else 1.0)).all()
-        assert (mover.pinned == ({},)) == (not locked) == left_out
+        assert (pool.kv[:, :, 5] == (2.0 if device.without_side else 1.0)).all()

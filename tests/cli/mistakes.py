@@ -1,10 +1,21 @@
-"""How a caller's mistake must end: nothing on stdout, one sentence on stderr, exit code 2."""
+"""What a command answers in JSON, and how a caller's mistake must end: one sentence on stderr, exit code 2."""
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
+from sparsespec.cli import app as cli
+
 Capture = pytest.CaptureFixture[str]
+
+
+def answer(capsys: Capture, *arguments: str, code: int = 0) -> Any:
+    """Return what a command prints with `--json`, which must end with `code`."""
+    assert cli.run([*arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
 
 
 def one_sentence(code: int, capsys: Capture, fragment: str) -> None:

@@ -1,7 +1,8 @@
-"""`sparsespec bench`: arguments go to the benchmark as they are, where there is one."""
+"""`sparsespec bench`: arguments go to the benchmark as they are, wherever it is called."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import sparsespec
 from sparsespec.cli import app as cli
 
 SMALL = ["--batch", "2", "--context", "20", "--steps", "4", "--warmup", "1", "--preset", "dense"]
+ROOT = Path(sparsespec.__file__).resolve().parents[1]
 
 
 def test_arguments_reach_the_benchmark(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,13 +22,18 @@ def test_arguments_reach_the_benchmark(capsys: pytest.CaptureFixture[str], monke
     assert capsys.readouterr().out.splitlines()[-1].endswith("dense")
 
 
-def test_the_sources_are_found_from_wherever_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(sparsespec.__file__).resolve().parents[1]
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p and Path(p).resolve() != root])
-    for name in [name for name in sys.modules if name.partition(".")[0] == "bench"]:
-        monkeypatch.delitem(sys.modules, name)
-    assert cli.run(["bench", "--frob"]) == 2
-    assert str(root) in sys.path
+def test_the_benchmark_needs_nothing_beside_the_package(tmp_path: Path) -> None:
+    (tmp_path / "sparsespec").symlink_to(ROOT / "sparsespec")
+    code = "import sys; from sparsespec.cli.app import run; sys.exit(run(['bench', '--frob']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "error: unrecognized arguments: --frob\n")
+
+
+def test_python_m_bench_engine_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.engine", "--frob"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "unrecognized arguments: --frob\n")
 
 
 def test_bad_arguments_are_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,15 +46,3 @@ def test_help_is_the_benchmarks_own(capsys: pytest.CaptureFixture[str]) -> None:
         cli.run(["bench", "--help"])
     assert end.value.code == 0
     assert capsys.readouterr().out.startswith("usage: sparsespec bench ")
-
-
-def test_an_installed_package_says_where_the_benchmarks_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sparsespec, "__file__", str(tmp_path / "sparsespec" / "__init__.py"))
-    assert cli.run(["bench", "tiny"]) == 2
-    error = capsys.readouterr().err
-    assert error == (
-        "error: the benchmarks come with the sources and not with the installed package; "
-        "install a checkout with: pip install -e .\n"
-    )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
 from sparsespec.attention.reference import ReferenceAttention
 from sparsespec.cli import app as cli
 from sparsespec.core import registry
-from tests.cli.mistakes import Capture, one_sentence
+from tests.cli.mistakes import Capture, answer, one_sentence
 
 
 @pytest.fixture
@@ -22,8 +20,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_every_backend_on_the_shelf_is_tried(capsys: Capture) -> None:
-    assert cli.run(["doctor", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = answer(capsys, "doctor")
     assert set(report["attention"]) == set(registry.names("attention"))
     assert report["attention"]["reference"] == "works"
     assert all(report["attention"].values())
@@ -31,8 +28,7 @@ def test_every_backend_on_the_shelf_is_tried(capsys: Capture) -> None:
 
 @pytest.mark.usefixtures("alone")
 def test_json_says_versions_and_which_backends_work(capsys: Capture) -> None:
-    assert cli.run(["doctor", "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    report = answer(capsys, "doctor")
     assert report["packages"]["torch"] == torch.__version__
     assert len(report["gpus"]) == torch.cuda.device_count()
     assert report["attention"] == {"reference": "works"}
@@ -63,8 +59,7 @@ class Wrong(ReferenceAttention):
 def test_a_backend_that_does_not_work_says_why(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, part in (("missing", Missing), ("wrong", Wrong), ("absent", "no_such_package.at_all:Part")):
         monkeypatch.setitem(registry._registered, ("attention", name), part)
-    assert cli.run(["doctor", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["attention"]
+    found = answer(capsys, "doctor")["attention"]
     assert found["missing"] == "OSError: no such device"
     assert found["wrong"] == "runs, and emits other tokens than the reference"
     assert "no_such_package" in found["absent"]
@@ -76,8 +71,7 @@ def test_without_the_reference_the_exit_code_is_1(capsys: Capture, monkeypatch: 
         raise RuntimeError("gone")
 
     monkeypatch.setattr(ReferenceAttention, "run", broken)
-    assert cli.run(["doctor", "--json"]) == 1
-    assert "gone" in json.loads(capsys.readouterr().out)["attention"]["reference"]
+    assert "gone" in answer(capsys, "doctor", code=1)["attention"]["reference"]
 
 
 @pytest.mark.parametrize("arguments", [["now"], ["--verbose"]])

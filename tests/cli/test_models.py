@@ -13,7 +13,7 @@ import pytest
 from sparsespec.cli import app as cli
 from sparsespec.models import catalog, smollm2
 from sparsespec.models.inventory import inventory
-from tests.cli.mistakes import Capture, one_sentence
+from tests.cli.mistakes import Capture, answer, one_sentence
 from tests.cli.terminal import Terminal
 
 
@@ -45,21 +45,19 @@ def fetch_from_hub(cache: Path, name: str = "someone/small", family: str = "qwen
     return repo
 
 
-def listed(capsys: Capture) -> dict[str, Any]:
-    return {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
+def listed(capsys: Capture, *arguments: str) -> dict[str, Any]:
+    return {entry["name"]: entry for entry in answer(capsys, *arguments)}
 
 
-@pytest.mark.parametrize("arguments", [["models", "--json"], ["models", "list", "--json"]])
+@pytest.mark.parametrize("arguments", [["models"], ["models", "list"]])
 def test_json_lists_aliases_and_what_was_fetched(arguments: list[str], cache: Path, capsys: Capture) -> None:
-    assert cli.run(arguments) == 0
-    before = listed(capsys)
+    before = listed(capsys, *arguments)
     assert set(before) == {"tiny", *catalog.ALIASES}
     assert before["smollm2"]["path"] is None
     folder = fetch(cache)
     fetch_from_hub(cache)
     fetch_from_hub(cache, "someone/other", "gpt2")
-    assert cli.run(arguments) == 0
-    after = listed(capsys)
+    after = listed(capsys, *arguments)
     assert after["smollm2"]["path"] == str(folder)
     assert after["smollm2"]["n_bytes"] == 2_000_000
     assert after["someone/small"]["about"] == "family qwen3"
@@ -79,14 +77,13 @@ def test_the_table_says_how_to_fetch(cache: Path, capsys: Capture) -> None:
 def test_pull_fetches_and_says_where(cache: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     alias = catalog.Alias(lambda cache, progress: fetch(cache), smollm2.FOLDER, "a stand-in")
     monkeypatch.setitem(catalog.ALIASES, "smollm2", alias)
-    assert cli.run(["models", "pull", "smollm2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["path"] == str(cache / smollm2.FOLDER)
+    assert answer(capsys, "models", "pull", "smollm2")["path"] == str(cache / smollm2.FOLDER)
 
 
 def test_remove_deletes_an_alias(cache: Path, capsys: Capture) -> None:
     folder = fetch(cache)
-    assert cli.run(["models", "remove", "smollm2", "--yes", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"name": "smollm2", "freed_bytes": 2_000_000}
+    freed = {"name": "smollm2", "freed_bytes": 2_000_000}
+    assert answer(capsys, "models", "remove", "smollm2", "--yes") == freed
     assert not folder.exists()
     assert inventory()[1].path is None
 

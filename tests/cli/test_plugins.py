@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from sparsespec import PRESETS
 from sparsespec.cli import app as cli
 from sparsespec.core import registry
 from sparsespec.core.spec import SHELVES, EngineSpec
-from tests.cli.mistakes import Capture, one_sentence
+from tests.cli.mistakes import Capture, answer, one_sentence
 
 
 def test_json_lists_every_part_with_options_and_origin(capsys: Capture) -> None:
-    assert cli.run(["plugins", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = answer(capsys, "plugins")
     assert list(found) == [*SHELVES, "presets"]
     for shelf in SHELVES:
         assert [part["name"] for part in found[shelf]] == registry.names(shelf)
@@ -38,8 +35,7 @@ def test_the_table_names_every_part(capsys: Capture) -> None:
 
 
 def test_one_shelf_alone(capsys: Capture) -> None:
-    assert cli.run(["plugins", "length", "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == ["length"]
+    assert list(answer(capsys, "plugins", "length")) == ["length"]
 
 
 def test_a_part_that_cannot_be_loaded_says_why_in_its_row(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks that users run: `sparsespec bench`, and what other benchmarks share with it."""
