@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 
+import numpy as np
+
 from sparsespec.core.config import Geometry
 from sparsespec.core.device import Device, Event, Stream
 from sparsespec.core.plan import Move
@@ -181,10 +183,10 @@ class Executor:
         shape = padded(packed.shape, self._geometry.n_seats) if self._runner.graphs else packed.shape
         buffers = self._ring[0]
         self._ring.rotate(-1)
-        columns = buffers.packed[: N_COLUMNS * shape.n_rows].reshape(N_COLUMNS, shape.n_rows)
-        write_padded(packed, shape, columns)
+        n_columns = N_COLUMNS * shape.n_rows
+        write_padded(packed, shape, buffers.packed[:n_columns].reshape(N_COLUMNS, shape.n_rows))
         if packed.table:
-            buffers.table[: len(packed.table)] = packed.table
+            buffers.packed[n_columns : n_columns + 3 * len(packed.table)] = np.array(packed.table).reshape(-1)
         step = InFlightStep(packed, buffers)
         asked = int(packed.n_logprobs.max(initial=-1))
         if asked >= 0:

@@ -63,10 +63,11 @@ class GraphRunner:
     @torch.inference_mode()
     def run(self, step: InFlightStep, shape: StepShape) -> None:
         """Run a step of this shape, and copy its results into its buffers."""
-        host, device, n_table = step.buffers, self._geometry.device, len(step.packed.table)
+        host, n_columns, n_table = step.buffers, N_COLUMNS * shape.n_rows, len(step.packed.table)
+        packed = upload(host.packed[: n_columns + 3 * n_table], self._geometry.device)
         if n_table:
-            enter_pages(self._state, upload(host.table[:n_table], device))
-        columns = upload(host.packed[: N_COLUMNS * shape.n_rows], device).view(N_COLUMNS, shape.n_rows)
+            enter_pages(self._state, packed[n_columns:].view(n_table, 3))
+        columns = packed[:n_columns].view(N_COLUMNS, shape.n_rows)
         if not self.graphs or step.wants_logprobs:
             results = self._step(columns, shape, step)
         else:

@@ -37,12 +37,12 @@ def row_width(geometry: Geometry) -> int:
 
 
 class Buffers:
-    """The host's end of one step in flight: its columns, new entries of page tables, and results."""
+    """The host's end of one step in flight: what is copied to the device at once, and results."""
 
     def __init__(self, geometry: Geometry) -> None:
         g = geometry
-        self.packed = host_array((N_COLUMNS * g.n_seats,), 0, np.int64, g.device)
-        self.table = host_array((g.n_seats * g.pages_per_seat, 3), 0, np.int64, g.device)
+        # columns of rows, and behind them (seat, block, page) entries of page tables
+        self.packed = host_array((N_COLUMNS * g.n_seats + 3 * g.n_seats * g.pages_per_seat,), 0, np.int64, g.device)
         self.results = host_array((g.n_seats, result_columns(g)), SENTINEL, np.int64, g.device)
 
 
