@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from bench import cpu_cases, cpu_run, kernels
-from bench.cpu_cases import CpuCase, Ready, cases
-from bench.kernel_rows import read
-from bench.kernel_table import cases as gpu_cases
+from bench.kernels import __main__ as kernels
+from bench.kernels import cpu
+from bench.kernels.cpu_cases import CpuCase, Ready, cases
+from bench.kernels.rows import read
+from bench.kernels.table import cases as gpu_cases
 from sparsespec.core.errors import BadOption, MissingPackage
 
 TABLE = cases()
@@ -22,6 +24,7 @@ TABLE = cases()
 def spoilt(op: Any) -> Any:
     """Return `op` with a result that is a little off."""
 
+    @functools.wraps(op)
     def run(*args: Any, **how: Any) -> Any:
         got = op(*args, **how)
         if got is None:  # copies in place
@@ -39,7 +42,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     # pytest-benchmark measures nothing in a worker
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
-    monkeypatch.setattr(cpu_run, "OPTIONS", (*cpu_run.OPTIONS, "--benchmark-max-time=0.01"))
+    monkeypatch.setattr(cpu, "OPTIONS", (*cpu.OPTIONS, "--benchmark-max-time=0.01"))
 
 
 @pytest.mark.parametrize("case", TABLE, ids=str)
@@ -47,15 +50,23 @@ def test_the_check_of_each_case_is_green_and_sees_a_result_that_is_off(
     case: CpuCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert case.make().check() == ""
-    monkeypatch.setattr(cpu_cases, case.op, spoilt(getattr(cpu_cases, case.op)))
+    monkeypatch.setattr(case.op.api, case.op.name, spoilt(getattr(case.op.api, case.op.name)))
     assert case.make().check() != ""
 
 
+def test_a_result_that_is_missing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    (case,) = (case for case in TABLE if "scores" in case.name)
+    right = case.op.api.attention
+    without = functools.wraps(right)(lambda *args, **how: right(*args, **how)._replace(scores=None))
+    monkeypatch.setattr(case.op.api, "attention", without)
+    assert case.make().check() == "it gives no scores"
+
+
 def test_all_ops_have_cases_and_no_case_is_called_as_one_of_a_gpu() -> None:
-    assert {case.op for case in TABLE} == {"attention", "top_positions", "append_kv", "copy_pages", "draw"}
-    names = [(case.op, case.name) for case in TABLE]
+    assert {case.op.name for case in TABLE} == {"attention", "top_positions", "append_kv", "copy_pages", "sample"}
+    names = [case.key[1:] for case in TABLE]
     assert len({*names}) == len(names)
-    assert not {*names} & {(case.op, case.name) for case in gpu_cases()}
+    assert not {*names} & {case.key[1:] for case in gpu_cases()}
 
 
 @pytest.mark.usefixtures("no_gpu")

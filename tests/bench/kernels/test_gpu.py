@@ -5,48 +5,47 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from bench import gpu_run
-from bench.kernel_cases import Case, Ready
-from bench.kernel_table import SMOLLM2
+from bench.kernels import gpu
+from bench.kernels.case import Case, Ready
+from sparsespec.benchmarks import report
 from sparsespec.benchmarks.timing import Times, percentiles
 from sparsespec.core.errors import MissingPackage
 
-Make = Callable[[Any], Ready]
+Make = Callable[[], Ready]
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a call take as many microseconds as it returns."""
-    monkeypatch.setattr(gpu_run, "time_calls", lambda calls: Times(*[calls[0]()] * 3))
+    monkeypatch.setattr(gpu, "time_calls", lambda calls: Times(*[calls[0]()] * 3))
 
 
 def case(make: Make) -> Case:
-    return Case("copy_pages", "a case", SMOLLM2, make, share=0.5, ratio=1.0)
+    return Case("smollm2-135m", "copy_pages", "a case", make, share=0.5, ratio=1.0)
 
 
-def timed(_: Any) -> Ready:
+def timed() -> Ready:
     peers = {"same": lambda: [lambda: 20.0], "other": lambda: [lambda: 5.0]}
     return Ready([lambda: 10.0], 1000, lambda: "", peers, agrees=lambda got: got == 20.0)
 
 
-def red(_: Any) -> Ready:
+def red() -> Ready:
     return Ready([lambda: pytest.fail("timed")], 1000, lambda: "it errs")
 
 
-def skipped(_: Any) -> Ready:
+def skipped() -> Ready:
     raise MissingPackage("it needs a package")
 
 
-def failed(_: Any) -> Ready:
+def failed() -> Ready:
     raise ValueError("no such device")
 
 
 def test_a_timed_case_has_its_share_its_peers_and_its_bars() -> None:
-    row = gpu_run.measure(case(timed), ceiling=1e9)
+    row = gpu.measure(case(timed), ceiling=1e9)
     assert row["share"] == pytest.approx(0.1)
     assert {name: times["p50"] for name, times in row["peers"].items()} == {"same": 20.0}
     assert row["peers_failed"] == {"other": "its result is not the op's"}
@@ -55,8 +54,8 @@ def test_a_timed_case_has_its_share_its_peers_and_its_bars() -> None:
 
 @pytest.mark.parametrize(("micros", "best"), [(45.0, None), (45.1, None), (45.0, 15.0), (45.0, 14.9)])
 def test_a_bar_may_be_a_time_and_a_time_beyond_a_peer_s(micros: float, best: float | None) -> None:
-    held = Case("draw", "a case", SMOLLM2, timed, ratio=1.0, micros=45, beyond=30)
-    verdicts = gpu_run.verdicts(held, 0.5, micros, best)
+    held = Case("smollm2-135m", "sample", "a case", timed, ratio=1.0, micros=45, beyond=30)
+    verdicts = gpu.verdicts(held, 0.5, micros, best)
     alone = f"{'meets' if micros == 45 else 'MISSES'} 45 µs"
     beside = ["MISSES 1.00 × peer", alone, f"{'meets' if best == 15 else 'MISSES'} 30 µs beyond peer"]
     assert verdicts == (beside if best else [alone])
@@ -71,15 +70,15 @@ def test_a_bar_may_be_a_time_and_a_time_beyond_a_peer_s(micros: float, best: flo
     ],
 )
 def test_what_cannot_be_timed_says_why(make: Make, key: str, why: str) -> None:
-    row = gpu_run.measure(case(make), ceiling=1e9)
+    row = gpu.measure(case(make), ceiling=1e9)
     assert (row[key], "micros" in row) == (why, False)
 
 
 def test_a_run_writes_a_row_of_each_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_run, "read_ceiling", lambda: {"sum": 1e9, "max": 5e8})
-    monkeypatch.setattr(gpu_run, "device", lambda: {"date": "2026-11-22"})
+    monkeypatch.setattr(gpu, "read_ceiling", lambda: {"sum": 1e9, "max": 5e8})
+    monkeypatch.setattr(report, "gpu", lambda: {"date": "2026-11-22"})
     out = tmp_path / "results.jsonl"
-    rows = gpu_run.run([case(timed), case(red)], out)
+    rows = gpu.run([case(timed), case(red)], out)
     header, *written = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert (header["ceiling"], header["readers"]["sum"]) == (1e9, "1 GB/s")
     assert written == [{"kind": "row", **row} for row in rows]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench import kernels
+from bench.kernels import __main__ as kernels
 from sparsespec.core.errors import BadOption, MissingPackage
-from tests.bench.rows import header, peer, row, written
+from tests.bench.kernels.results import header, peer, row, written
 
 needs_matplotlib = pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
 

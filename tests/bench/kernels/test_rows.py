@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import kernels
-from bench.kernel_rows import read
+from bench.kernels import __main__ as kernels
+from bench.kernels.rows import read
 from sparsespec.core.errors import BadOption
-from tests.bench.rows import header, peer, row, written
+from tests.bench.kernels.results import header, peer, row, written
 
 
 def medians(path: Path) -> dict[str, float]:
@@ -36,7 +36,7 @@ def test_the_table_shows_all_kinds_of_rows_and_each_origin_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     beside = {"peers": {"fa2": peer(50.0)}, "peers_failed": {"fa3": "Error: no\nsuch"}, "bars": ["MISSES 94%"]}
-    key = {"kind": "row", "model": "smollm2-135m", "op": "draw"}
+    key = {"kind": "row", "model": "smollm2-135m", "op": "sample"}
     red, skipped = {**key, "case": "a", "red": "out errs by 1"}, {**key, "case": "b", "skipped": "needs triton"}
     plain = {**key, "case": "c", "micros": peer(7.0)}
     path = written(tmp_path, header(load=1), row(**beside), red, header(load=2), skipped, header(device="CPU"), plain)
@@ -48,15 +48,15 @@ def test_the_table_shows_all_kinds_of_rows_and_each_origin_once(
         "RED, not timed: out errs by 1",
         "skipped: needs triton",
     ]
-    assert lines[3].split() == ["smollm2-135m", "draw", "c", "7.0", "7.0", "7.0", "—"]
+    assert lines[3].split() == ["smollm2-135m", "sample", "c", "7.0", "7.0", "7.0", "—"]
 
 
 def test_options_choose_among_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, header(), row("decode"), row("verify"))
     kernels.main(["--read", str(path), "--case", "ver", "--op", "attention", "--model", "qwen3-8b"])
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[2:]] == ["verify"]
-    with pytest.raises(BadOption, match=r"^no case fits --op 'draw'; have cases of qwen3-8b attention$"):
-        kernels.main(["--read", str(path), "--op", "draw"])
+    with pytest.raises(BadOption, match=r"^no case fits --op 'sample'; have cases of qwen3-8b attention$"):
+        kernels.main(["--read", str(path), "--op", "sample"])
 
 
 @pytest.mark.parametrize(
