@@ -59,7 +59,7 @@ napoleon_use_ivar = True
 # every reference must lead somewhere, except into other projects and to names that only type checkers see
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:class", r"(collections|hypothesis|numpy|pathlib|torch)\..*"),
+    ("py:class", r"(collections|hypothesis|numpy|pathlib|random|torch)\..*"),
     ("py:class", "Tensor|PartLike|Bools|Floats|Ints|Logprobs"),
 ]
 

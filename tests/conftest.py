@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,3 +61,11 @@ def _frozen() -> None:
     # what other modules left stays: a comparison asks for a full collection per row, and would look at all of torch
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model folder, which nobody may change."""
+    from tests.folders import tiny_folder
+
+    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")

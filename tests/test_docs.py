@@ -18,7 +18,6 @@ from sparsespec.core.spec import SHELVES
 from sparsespec.models.catalog import load
 from sparsespec.models.tokenizer import Tokenizer
 from tests.arch.layout import FLOOR, ROOT
-from tests.folders import tiny_folder
 
 DOCS = ROOT / "docs"
 BUILT = DOCS / "_build"
@@ -36,8 +35,7 @@ def blocks(page: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Tokenizer]:
-    folder = tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+def small(folder: Path) -> tuple[Any, Tokenizer]:
     return load(folder), Tokenizer(folder)
 
 

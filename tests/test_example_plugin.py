@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from tests.arch.layout import ROOT
-from tests.folders import tiny_folder
 
 EXAMPLE = ROOT / "examples" / "sparsespec-extras"
 SELECTOR = "logsparse(min_budget=12,budget=0.05,sinks=2)"
@@ -38,12 +37,6 @@ assert "torch" not in sys.modules, "listing names imports nothing"
 rows = [row for shelf in ("selector", "length") for row in registry.describe(shelf)]
 assert sorted(row.name for row in rows) == named
 print(json.dumps({row.name: [row.origin, row.error] for row in rows}))
-"""
-
-NAMES = """
-import json
-from sparsespec.core import registry
-print(json.dumps([name for shelf in ("selector", "length") for name in registry.names(shelf)]))
 """
 
 DECODE = """
@@ -106,10 +99,6 @@ def parts(environment: Environment, *more: str) -> dict[str, list[str | None]]:
     return json.loads(environment.run("-c", "\n".join((LIST, *more))))
 
 
-def names(environment: Environment) -> set[str]:
-    return set(json.loads(environment.run("-c", NAMES)))
-
-
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy to build from, because a build writes beside its sources."""
@@ -153,8 +142,7 @@ def test_an_engine_of_installed_parts_emits_what_dense_emits(installed: Environm
     assert said["share"] < 0.5
 
 
-def test_the_command_line_takes_installed_parts(installed: Environment, tmp_path: Path) -> None:
-    folder = tiny_folder(tmp_path / "tiny")
+def test_the_command_line_takes_installed_parts(installed: Environment, folder: Path) -> None:
     prompt = "the quick brown fox jumps over the lazy dog " * 6
     arguments = ["generate", prompt, "--model", str(folder), "--max-tokens", "24", "--check", "--json"]
     said = json.loads(installed.run("-m", "sparsespec", *arguments, "--selector", SELECTOR, "--length", "aimd"))
@@ -174,11 +162,11 @@ def test_the_command_line_lists_installed_parts(installed: Environment) -> None:
 
 def test_uninstalling_makes_the_names_unknown_again(example: Path, tmp_path: Path) -> None:
     environment = Environment(tmp_path / "environment")
-    before = names(environment)
+    before = parts(environment).keys()
     environment.install(example)
-    assert names(environment) - before == {"logsparse", "aimd"}
+    assert parts(environment).keys() - before == {"logsparse", "aimd"}
     environment.pip("uninstall", "--yes", "sparsespec-extras")
-    assert names(environment) == before
+    assert parts(environment).keys() == before
     for part, known in (("selector/logsparse", {"none", "pillar", "window"}), ("length/aimd", {"fixed", "zero"})):
         said = environment.run("-c", LOOKUP.format(part=part))
         shelf, _, name = part.partition("/")

@@ -13,18 +13,18 @@ from typing import Any
 
 import pytest
 
-from sparsespec import LLM, PRESETS, EngineSpec, SamplingParams, SparseSpecError, make
-from sparsespec.core.errors import BadModel, BadOption, BadRequest, EngineClosed, UnknownName
+from sparsespec import LLM, PRESETS, EngineSpec, SamplingParams, make
+from sparsespec.core.errors import BadModel, BadRequest, EngineClosed
 from sparsespec.core.plan import Lengths
 from sparsespec.core.view import Ints, View
 from sparsespec.engine.outputs import StepResult
 from sparsespec.llm import RequestOutput
 from sparsespec.models.tiny import tiny
 from sparsespec.policies.lengths.fixed import Fixed
-from tests.folders import tiny_folder
 
 SPARSE = "pillar(budget=0.05,min_budget=8)"
 SHORT = "fixed(draft=3)"
+MESSAGES = [{"role": "user", "content": "the fox"}]
 PROMPT = tuple((7 * i * i + 3 * i) % 61 for i in range(90))
 GREEDY = SamplingParams(temperature=0.0, max_tokens=24)
 SAMPLED = SamplingParams(temperature=0.9, top_p=0.95, max_tokens=24, seed=5)
@@ -36,11 +36,6 @@ def sparse(**engine: Any) -> LLM:
 
 def tokens(output: RequestOutput) -> tuple[int, ...]:
     return output.outputs[0].token_ids
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -144,27 +139,23 @@ def test_a_stop_string_cuts_the_text_and_is_named(text_llm: LLM) -> None:
 
 
 def test_a_conversation_is_rendered_by_the_models_template(text_llm: LLM) -> None:
-    messages, short = [{"role": "user", "content": "the fox"}], SamplingParams(temperature=0.0, max_tokens=8)
-    (output,) = text_llm.chat(messages, short)
-    assert output.outputs[0].prompt_token_ids == tuple(text_llm.tokenizer.encode_chat(messages))  # type: ignore[union-attr]
-    both = text_llm.chat([messages, messages], short)
+    short = SamplingParams(temperature=0.0, max_tokens=8)
+    (output,) = text_llm.chat(MESSAGES, short)
+    assert output.outputs[0].prompt_token_ids == tuple(text_llm.tokenizer.encode_chat(MESSAGES))  # type: ignore[union-attr]
+    both = text_llm.chat([MESSAGES, MESSAGES], short)
     assert [tokens(o) for o in both] == [tokens(output)] * 2
-    streamed = list(text_llm.stream(messages, short))[-1].completion
+    streamed = list(text_llm.stream(MESSAGES, short))[-1].completion
     assert streamed is not None
     assert streamed.token_ids == tokens(output)
 
 
+# what else a request is refused for is in tests/engine/test_refusals.py
 REQUESTS: dict[str, tuple[Any, SamplingParams, str]] = {
     "empty prompt": ((), GREEDY, "the prompt is empty"),
-    "token outside the vocabulary": ((1, 61), GREEDY, "not one of the model's 0 … 60"),
-    "token that is no number": ((1, "a"), GREEDY, "not one of"),
     "a prompt that is no list": (1.5, GREEDY, "a prompt is text or a list of token ids, got 1.5"),
     "text without a tokenizer": ("text", GREEDY, "give the prompt as token ids"),
-    "prompt longer than the context": ((1,) * 256, GREEDY, "shorten the prompt to at most 255"),
     "output longer than the context": (PROMPT, SamplingParams(max_tokens=200), "lower max_tokens to at most 166"),
     "never fits the pool": ((1,) * 200, GREEDY, "lower max_tokens or raise num_gpu_blocks"),
-    "stop strings without a tokenizer": (PROMPT, SamplingParams(stop="a", max_tokens=9), "use stop_token_ids"),
-    "more logprobs than tokens": (PROMPT, SamplingParams(logprobs=62, max_tokens=9), "at most the vocabulary's 61"),
 }
 
 
@@ -183,45 +174,6 @@ def test_a_bad_request_is_refused_and_the_others_are_served(name: str) -> None:
         with pytest.raises(BadRequest) as alone:
             llm.generate(prompt, params)
         assert str(alone.value) == outputs[1].error
-
-
-ENGINES: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
-    "unknown preset": ({"preset": "sparse"}, UnknownName, "did you mean 'sparsespec'"),
-    "unknown engine option": ({"max_seqs": 3}, UnknownName, "did you mean 'max_num_seqs'"),
-    "unknown loop": ({"loop": "synch"}, UnknownName, "did you mean 'sync'"),
-    "unknown part": ({"selector": "pilar"}, UnknownName, "did you mean 'pillar'"),
-    "unknown option": ({"selector": "window(sink=4)"}, UnknownName, "did you mean 'sinks'"),
-    "budget of 0": ({"selector": "pillar(budget=0.0)"}, BadOption, "(0, 1]"),
-    "budget of 5": ({"selector": "oracle(budget=5)"}, BadOption, "(0, 1]"),
-    "sinks beyond the budget": ({"selector": "window(min_budget=2,sinks=3)"}, BadOption, "sinks"),
-    "no draft level": ({"selector": "none"}, BadOption, "use selector='full'"),
-    "guesses without a proposer": ({"length": "fixed(guess=3)"}, BadOption, "use proposer='ngram'"),
-    "a class, not a part": ({"length": Fixed}, BadOption, "pass a name, a spec, or a finished instance"),
-    "no seats": ({"max_num_seqs": 0}, BadOption, "max_num_seqs"),
-    "no pages": ({"num_gpu_blocks": 1}, BadOption, "num_gpu_blocks"),
-    "too much context": ({"max_model_len": 512}, BadOption, "at most the model's 256"),
-    "groups": ({"selector": "pillar(groups=4)"}, BadOption, "must divide the 2 KV heads"),
-}
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_an_engine_that_cannot_work_is_refused_with_what_would(name: str) -> None:
-    options, kind, fragment = ENGINES[name]
-    with pytest.raises(kind) as error:
-        LLM(tiny(), **options)
-    assert fragment in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_a_model_that_is_none_is_refused(tmp_path: Path) -> None:
-    for name, kind in (("smolm2", UnknownName), (str(tmp_path / "no"), BadModel), (tmp_path, BadModel)):
-        with pytest.raises(kind):
-            LLM(name)
-
-
-def test_params_must_be_one_or_as_many_as_prompts() -> None:
-    with pytest.raises(BadRequest, match="one for each of the 2 prompts, got 3"):
-        sparse().generate([PROMPT, PROMPT], [GREEDY] * 3)
 
 
 class Picky(Fixed):
@@ -300,10 +252,9 @@ def test_the_default_is_what_the_models_generation_config_says(name: str, folder
 def test_the_default_is_for_requests_without_params_and_params_are_taken_as_they_are(
     folder: Path, tmp_path: Path
 ) -> None:
-    messages = [{"role": "user", "content": "the fox"}]
     with LLM(with_generation_config(folder, tmp_path, temperature=0.3, top_k=3), selector=SPARSE, length=SHORT) as llm:
         default = llm.default_sampling_params
-        prompt = llm.tokenizer.encode_chat(messages)  # type: ignore[union-attr]
+        prompt = llm.tokenizer.encode_chat(MESSAGES)  # type: ignore[union-attr]
         llm.engine.reset()
         (output,) = llm.generate(prompt)
         seed = output.outputs[0].seed
@@ -311,7 +262,7 @@ def test_the_default_is_for_requests_without_params_and_params_are_taken_as_they
         assert tokens(output) == expected
         assert expected != tokens(llm.generate(prompt, SamplingParams(seed=seed))[0]), "the default decides nothing"
         llm.engine.reset()
-        assert tokens(llm.chat(messages)[0]) == expected
+        assert tokens(llm.chat(MESSAGES)[0]) == expected
         llm.engine.reset()
         done = list(llm.stream(prompt))[-1].completion
         assert done is not None and done.token_ids == expected
@@ -351,10 +302,9 @@ def test_a_bar_shows_requests_where_stderr_is_a_terminal(
     use_tqdm: bool, terminal: bool, text_llm: LLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = SamplingParams(temperature=0.9, max_tokens=2, n=2)
-    messages = [{"role": "user", "content": "the fox"}]
     for decode in (
         lambda: text_llm.generate(["the fox", "", "the dog"], short, use_tqdm=use_tqdm),
-        lambda: text_llm.chat([messages, messages], short, use_tqdm=use_tqdm),
+        lambda: text_llm.chat([MESSAGES, MESSAGES], short, use_tqdm=use_tqdm),
     ):
         screen = Screen(terminal)
         monkeypatch.setattr(sys, "stderr", screen)

@@ -1,4 +1,4 @@
-"""Attention backend `flashinfer`: FlashInfer's paged wrappers, beside which the project's own kernels can be judged.
+"""Attention backend `flashinfer`: FlashInfer's paged wrappers, beside which the project's own kernels can be compared.
 
 Rows that read everything are one call, rows that read a selection another; what each call is told is worked out in
 `flashinfer_lists`. FlashInfer plans on the host, which must know all lengths: plan and run copy a few integers from the
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparsespec.attention.flashinfer_lists import (
     Lists,
-    Row,
+    LiveRow,
     SparseLists,
     dense_lists,
     live_rows,
@@ -135,7 +135,7 @@ class FlashInferAttention:
         )
         return _Planned(wrapper, lists)
 
-    def _scores(self, q: Tensor, k_pages: Tensor, lse: Tensor, scored: Sequence[Row]) -> Tensor:
+    def _scores(self, q: Tensor, k_pages: Tensor, lse: Tensor, scored: Sequence[LiveRow]) -> Tensor:
         """Return the scores of a layer, [groups, B, S]; `lse` is that of the rows that read everything, in order."""
         rows, g = self._step.rows, self._bound.geometry
         assert self._full is not None, "a scored row reads everything"

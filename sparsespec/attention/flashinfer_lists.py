@@ -1,4 +1,4 @@
-"""What FlashInfer must be told about rows, in integers: who reads which pages. Nothing here knows FlashInfer.
+"""What FlashInfer must be told about rows, in integers: which row reads which pages. Nothing here knows FlashInfer.
 
 FlashInfer plans on the host, from how many queries and pages each row has; which pages these are, it reads on the
 device. So lengths are Python's here, and pages are tensors. It has one page table for all KV heads. Lists of positions
@@ -18,7 +18,7 @@ from torch import Tensor
 from sparsespec.core.batch import AttentionRows, Chosen
 
 
-class Row(NamedTuple):
+class LiveRow(NamedTuple):
     """A live row, on the host."""
 
     at: int  # in the batch
@@ -63,20 +63,20 @@ class Lists:
         return int(self.queries[-1]) == len(self.last)
 
 
-def live_rows(rows: AttentionRows) -> list[Row]:
+def live_rows(rows: AttentionRows) -> list[LiveRow]:
     """Return the rows that have live queries; one copy to the host."""
     columns = torch.stack(
         [x.to(torch.int64) for x in (rows.seat, rows.offset, rows.start, rows.live, rows.sparse, rows.scored)]
     )
     found = enumerate(zip(*columns.tolist(), strict=True))
     return [
-        Row(i, seat, offset, start, live, bool(sparse), bool(scored))
+        LiveRow(i, seat, offset, start, live, bool(sparse), bool(scored))
         for i, (seat, offset, start, live, sparse, scored) in found
         if live
     ]
 
 
-def dense_lists(rows: Sequence[Row], table: Tensor, block_size: int) -> Lists:
+def dense_lists(rows: Sequence[LiveRow], table: Tensor, block_size: int) -> Lists:
     """Return the lists of rows that read all their positions, page by page."""
     blocks = [-(-row.end // block_size) for row in rows]
     pages = torch.cat([table[row.seat, :n] for row, n in zip(rows, blocks, strict=True)])
@@ -97,8 +97,8 @@ class SparseLists:
     `of` is what stays the same in such layers; `refill` writes a layer's pages where they are read.
     """
 
-    def __init__(self, rows: Sequence[Row], chosen: Chosen, table: Tensor, block_size: int) -> None:
-        self._rows, self._table, self._page_size = rows, table, block_size
+    def __init__(self, rows: Sequence[LiveRow], chosen: Chosen, table: Tensor, block_size: int) -> None:
+        self._rows, self._table, self._block_size = rows, table, block_size
         self._key = self._read(chosen)
         _, counts, tails = self._key
         groups, n_seats, k_max = chosen.positions.shape
@@ -114,7 +114,7 @@ class SparseLists:
         columns = [[row.seat for row in rows], counts, tails]
         seat, count, tail = (x[row // groups] for x in torch.tensor(columns, device=device))
         self._group, self._seat = row % groups, seat
-        # a position from the tail, or where in the selection it stands
+        # a position from the tail, or where in the selection it is
         self._tail = torch.where(place < count, -1, tail + place - count)
         self._pick = torch.where(place < count, (self._group * n_seats + seat) * k_max + place, 0)
         self.of = Lists(
@@ -138,7 +138,7 @@ class SparseLists:
         else:
             picked = chosen.positions.flatten()[self._pick].to(torch.int64)
             position = torch.where(self._tail < 0, picked, self._tail)
-        size = self._page_size
+        size = self._block_size
         slot = self._table[self._seat, position // size] * size + position % size
         self.of.pages.copy_(slot * self.of.groups + self._group)
 
@@ -159,7 +159,7 @@ def pool_by_groups(pages: Tensor, groups: int) -> Tensor:
     return pages.view(-1, 1, pages.shape[2] // groups, pages.shape[3])
 
 
-def _queries_of(rows: Sequence[Row], groups: int, device: torch.device) -> Tensor:
+def _queries_of(rows: Sequence[LiveRow], groups: int, device: torch.device) -> Tensor:
     """Return the live queries of rows, group by group, as indices of what `seen_by_groups` gives."""
     index = [(row.offset + j) * groups + g for row in rows for g in range(groups) for j in range(row.live)]
     return torch.tensor(index, dtype=torch.int64, device=device)

@@ -1,6 +1,6 @@
 """Attention backend `reference`: the defining ops in plain torch, on any device and float dtype.
 
-It composes `append_kv` and `attention`; a step is planned once and run for every layer.
+It composes the ops `append_kv` and `attention`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from sparsespec.attention.step import Bound, Step
 from sparsespec.core.batch import Batch
 from sparsespec.core.config import Geometry
 from sparsespec.core.protocols import AttentionSide, Selection
-from sparsespec.kernels.attention.api import attention
+from sparsespec.kernels.attention import api
 
 
 class ReferenceAttention:
-    """The null member of its shelf: slow, readable, and what the others are measured against."""
+    """Slow and readable: what the other backends are measured against."""
 
     needs: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset({"scores", "step_query"})
@@ -26,18 +26,23 @@ class ReferenceAttention:
 
     def plan(self, batch: Batch, choice: Selection | None) -> None:
         """Prepare for the layers of one step."""
-        self._batch = batch
+        g = self._bound.geometry
         self._step = Step(self._bound, batch, choice)
-        self._rows = self._step.rows
-        self._any_sparse = bool((self._rows.sparse & (batch.live > 0)).any())
+        self._plan = api.plan(
+            self._step.rows,
+            self._bound.k_pages[0],
+            n_tokens=batch.tokens.shape[0],
+            n_heads=g.n_heads,
+            scale=g.head_dim**-0.5,
+            impl="reference",
+        )
+        self._any_sparse = bool((self._step.rows.sparse & (batch.live > 0)).any())
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append k and v to the cache and return the attention of q; dead queries give 0."""
         bound = self._bound
         q, chosen = self._step.begin(layer, q, k, v, ask=self._any_sparse, impl="reference")
-        k_pages, v_pages = bound.k_pages[layer], bound.v_pages[layer]
-        scale = bound.geometry.head_dim**-0.5
-        attended = attention(q, k_pages, v_pages, self._rows, scale=scale, chosen=chosen, impl="reference")
+        attended = self._plan.run(q, bound.k_pages[layer], bound.v_pages[layer], chosen=chosen)
         self._step.see(layer, attended.scores)
         return attended.out
 

@@ -6,8 +6,8 @@ from a packed host buffer and the state. Letters: B rows, N query tokens, T logi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,7 +99,6 @@ class AttentionRows:
         ends: (first, last): how many leading and trailing live queries are scored.
         groups: Lists of positions per layer, a divisor of Hkv.
         widest: No row has more live queries than this; None if nobody knows.
-        derived: Where an implementation keeps what it works out from the rows, once for all layers.
     """
 
     seat: Tensor
@@ -112,7 +111,6 @@ class AttentionRows:
     ends: tuple[int, int]
     groups: int
     widest: int | None = None
-    derived: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
 
 
 @dataclass(frozen=True, slots=True)

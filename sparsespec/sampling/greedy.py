@@ -1,4 +1,4 @@
-"""The null verifier: every token is the model's best one, and a draft stands iff it is."""
+"""The null verifier: every token is the model's best one, and a draft is accepted iff it equals it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.core.config import Geometry
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.sample.api import sample
-from sparsespec.sampling.spread import LogitRows, match, spread
+from sparsespec.kernels.verify_inputs.api import LogitRows, per_logit_row
+from sparsespec.sampling.match import match
 
 
 class Greedy:
@@ -32,7 +33,7 @@ class Greedy:
 
     def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         """See `core.protocols.Verifier.verify`; `q` is not read."""
-        at = spread(rows, len(logits))
+        at = per_logit_row(rows, len(logits), impl=fastest(rows.first))
         return match(self.sample(logits, at), at, rows)
 
     def sample(self, logits: Tensor, at: LogitRows) -> Tensor:

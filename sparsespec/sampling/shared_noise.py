@@ -1,7 +1,7 @@
-"""The default verifier: drafting and verifying draw with the same noise, so a draft stands iff both draw alike.
+"""The default verifier: drafts and verifications use the same noise, and a draft is accepted iff both sample it.
 
-The token at position t is argmax(processed logits + noise(seed, sample, t)) at every level. So what is emitted
-is what plain decoding with that seed emits: no draft, accepted or not, can change it, and no law of a draft is kept.
+The token at position t is argmax(processed logits + noise(seed, sample_index, t)) at every level. So the output is that
+of plain decoding with that seed: no draft, accepted or not, can change it, and no probabilities of drafts are kept.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from sparsespec.core.config import Geometry
 from sparsespec.core.noise import Key
 from sparsespec.kernels.implementations import fastest
 from sparsespec.kernels.sample.api import sample
-from sparsespec.sampling.spread import LogitRows, match, spread
+from sparsespec.kernels.verify_inputs.api import LogitRows, per_logit_row
+from sparsespec.sampling.match import match
 
 
 class SharedNoise:
-    """Draws each logit row with the noise of its position; candidates stand while they equal what was drawn."""
+    """Samples each logit row with the noise of its position; accepts candidates while they equal what was sampled."""
 
     needs: frozenset[str] = frozenset()
     provides: frozenset[str] = frozenset({"capturable"})
@@ -32,7 +33,7 @@ class SharedNoise:
 
     def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
         """See `core.protocols.Verifier.verify`; `q` is not read."""
-        at = spread(rows, len(logits))
+        at = per_logit_row(rows, len(logits), impl=fastest(rows.first))
         return match(self.sample(logits, at, self.key(at)), at, rows)
 
     def key(self, at: LogitRows) -> Key:

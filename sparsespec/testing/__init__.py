@@ -1,4 +1,4 @@
-"""Public checks for plug-ins, adversaries, and strategies that draw engines and requests.
+"""Public checks for plug-ins and kernels, adversaries, and strategies that draw engines and requests.
 
 Names are loaded when first used, so the adversaries need no torch. The Hypothesis strategy stands in `strategies.py`.
 """
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sparsespec.testing.cases import Ask, Case, case_of, engine_of, model_of
     from sparsespec.testing.chaos import Chaos
     from sparsespec.testing.checks.attention import check_attention
+    from sparsespec.testing.checks.kernel import check_kernel
     from sparsespec.testing.checks.length import check_length
     from sparsespec.testing.checks.proposer import check_proposer
     from sparsespec.testing.checks.scheduler import check_scheduler
@@ -22,14 +23,20 @@ if TYPE_CHECKING:
     from sparsespec.testing.checks.tiers import check_tiers
     from sparsespec.testing.checks.verifier import check_verifier
     from sparsespec.testing.erratic import Erratic
+    from sparsespec.testing.op_cases import kernel_ops
+    from sparsespec.testing.ops.op import Bad, Compared, KernelOp
 
 __all__ = [
     "Ask",
+    "Bad",
     "Case",
     "Chaos",
+    "Compared",
     "Erratic",
+    "KernelOp",
     "case_of",
     "check_attention",
+    "check_kernel",
     "check_length",
     "check_proposer",
     "check_scheduler",
@@ -37,6 +44,7 @@ __all__ = [
     "check_tiers",
     "check_verifier",
     "engine_of",
+    "kernel_ops",
     "model_of",
     "register_adversaries",
 ]
@@ -44,12 +52,16 @@ __all__ = [
 # the checks stand in a folder of their own, so that no module has the name of its function
 _HOMES = {
     "Ask": "cases",
+    "Bad": "ops.op",
     "Case": "cases",
     "Chaos": "chaos",
+    "Compared": "ops.op",
     "Erratic": "erratic",
+    "KernelOp": "ops.op",
     "case_of": "cases",
-    **{f"check_{shelf}": f"checks.{shelf}" for shelf in SHELVES},
+    **{f"check_{shelf}": f"checks.{shelf}" for shelf in (*SHELVES, "kernel")},
     "engine_of": "cases",
+    "kernel_ops": "op_cases",
     "model_of": "cases",
     "register_adversaries": "adversaries",
 }

@@ -24,7 +24,7 @@ from sparsespec.testing.compositions import draw_spec
 
 ModelKey = tuple[str, int]
 
-VOCAB, EOS, MAX_CONTEXT = 61, 60, 256
+VOCAB, EOS, MAX_MODEL_LEN = 61, 60, 256
 VERIFIERS = ("shared-noise", "shared-noise", "greedy", "rejection")
 """Drawn evenly, so the only one that is token-exact when sampled comes twice."""
 
@@ -75,7 +75,7 @@ class Case:
 def model_of(key: ModelKey, dtype: str = "float64") -> Transformer:
     """Return the tiny model of a family and seed; token `EOS` ends its texts."""
     family, seed = key
-    return tiny(family, vocab=VOCAB, max_model_len=MAX_CONTEXT, eos_ids=(EOS,), seed=seed, dtype=dtype)
+    return tiny(family, vocab=VOCAB, max_model_len=MAX_MODEL_LEN, eos_ids=(EOS,), seed=seed, dtype=dtype)
 
 
 def engine_of(case: Case, **changes: Any) -> Engine:
@@ -133,7 +133,7 @@ def _engine_options(dice: random.Random, asks: Sequence[Ask]) -> dict[str, Any]:
     n_pages = 1 + dice.choice((least, least, least, least + dice.randint(0, least), most))
     return {
         "max_num_seqs": dice.choice((1, 2, 3, 4, 4)),
-        "max_model_len": dice.choice((max(limits), MAX_CONTEXT)),
+        "max_model_len": dice.choice((max(limits), MAX_MODEL_LEN)),
         "block_size": block_size,
         "num_gpu_blocks": n_pages,
         "seed": dice.randrange(1 << 32),

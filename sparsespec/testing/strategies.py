@@ -20,9 +20,7 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Return a strategy of cases; see `case_of` for what its arguments mean."""
     # one by one: of a number drawn whole, Hypothesis repeats most draws while it varies the sizes beside it
-    seeds = st.lists(st.integers(0, 255), min_size=16, max_size=16).map(
-        lambda raw: int.from_bytes(bytes(raw), "big")
-    )
+    seeds = st.lists(st.integers(0, 255), min_size=16, max_size=16).map(lambda raw: int.from_bytes(bytes(raw), "big"))
     return st.builds(
         case_of,
         seeds,

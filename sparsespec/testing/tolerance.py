@@ -34,12 +34,19 @@ def error(got: Tensor, want: Tensor) -> float:
 
 def errors(got: Tensor, want: Tensor) -> Tensor:
     """Return `error` of each vector, without the last axis."""
+    return element_errors(got, want).amax(-1)
+
+
+def element_errors(got: Tensor, want: Tensor) -> Tensor:
+    """Return the error of each number, as `error` measures it."""
     got, want = got.to(want.device, torch.float64), want.to(torch.float64)
+    if not want.numel():
+        return want
     there = want.masked_fill(want.isnan(), 0)
     usual = there.square().sum().div(max(1, int((there != 0).sum()))).sqrt()
     size = torch.maximum(there.abs().amax(-1), usual).clamp(min=torch.finfo(torch.float64).tiny)
     off = (got.masked_fill(want.isnan(), 0) - there).abs()
-    return off.masked_fill(got.isnan() != want.isnan(), torch.inf).amax(-1) / size
+    return off.masked_fill(got.isnan() != want.isnan(), torch.inf) / size[..., None]
 
 
 def log_error(got: Tensor, want: Tensor) -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from bench.divergence import NEITHER, kernel_errors, params_of, partings
-from bench.divergence_tap import Work, decode
-from bench.engine_subjects import Subject
 from sparsespec.attention import flashinfer as ours
+from sparsespec.benchmarks.entries import Entry
 from sparsespec.core.spec import PRESETS
 from sparsespec.metrics.speculation import SpecMetrics
 from sparsespec.models.tiny import tiny
 from sparsespec.models.transformer import Transformer
+from sparsespec.testing.divergence.command import params_of
+from sparsespec.testing.divergence.contract import NEITHER, divergences, kernel_errors
+from sparsespec.testing.divergence.recording import Workload, decode
 from tests.attention import fake_flashinfer
 from tests.engine.running import Done, compose, greedy, prompt_of, run, sampled, small
 
@@ -56,11 +57,11 @@ def test_on_a_gpu_a_preset_parts_from_dense_at_near_ties_only(name: str) -> None
     pytest.importorskip("flashinfer")
     model = tiny(head_dim=64, hidden=64).to("bfloat16", "cuda")
     params = tuple(params_of(i, (0.65,), TOKENS) for i in range(8))
-    work = Work(tuple(prompt_of(40 + 9 * j, j) for j in range(8)), params, TOKENS)
-    dense = decode(model, Subject("dense", {"attention": "triton"}), work, 4)
+    workload = Workload(tuple(prompt_of(40 + 9 * j, j) for j in range(8)), params, TOKENS)
+    dense = decode(model, Entry("dense", {"attention": "triton"}), workload, 4)
     changes = {"attention": "flashinfer", "loop": "sync", "selector": str(small(name).selector)}
-    run_ = decode(model, Subject(name, changes), work, 4)
-    parted = list(partings(work, dense, run_, kernel_errors(model, work, dense)))
+    run_ = decode(model, Entry(name, changes), workload, 4)
+    parted = list(divergences(workload, dense, run_, kernel_errors(model, workload, dense)))
     assert NEITHER not in [one.kind for one in parted], parted
     metrics = sum((one.metrics for one in run_.completions), SpecMetrics())
     assert (metrics.num_rejected_tokens > 0) == (metrics.num_draft_tokens > 0)

@@ -103,9 +103,6 @@ def test_a_plot_is_drawn(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[list[str], str]] = {
     "unknown preset": (["-p", "sparspec"], "did you mean 'sparsespec'"),
-    "unknown part": (["-p", "sparsespec:selector=pilar"], "did you mean 'pillar'"),
-    "unknown place": (["-p", "sparsespec:selectr=pillar"], "did you mean 'selector'"),
-    "parts that do not fit": (["-p", "dense:length=fixed(draft=4)"], "use selector='full'"),
     "a budget without a selector": (["-p", "ngram"], "no selector of dense, ngram has a min_budget"),
     "budget of 0": (["--budget", "0"], "in (0, 1], got 0"),
     "no requests": (["--max-num-seqs", "0"], "max_num_seqs is a whole number of 1 or more, got 0"),

@@ -20,6 +20,7 @@ from sparsespec.llm import LLM
 from sparsespec.models.tiny import tiny
 from sparsespec.sched.lockstep import Lockstep
 from sparsespec.testing.adversaries import register_adversaries
+from tests.engine.running import is_sentence
 
 PROMPTS = [[(7 * i * i + 3 * i + shift) % 61 for i in range(70)] for shift in range(2)]
 QUICK: dict[str, Any] = {"max_tokens": 8, "min_budgets": [8]}
@@ -220,9 +221,10 @@ def test_parts_that_change_their_mind_change_no_token() -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
-    "unknown preset": ({"compositions": ["sparspec"]}, UnknownName, "did you mean 'sparsespec'"),
+    "unknown preset": ({"compositions": ["sparspec"]}, UnknownName, "'sparspec'; did you mean 'sparsespec'"),
     "unknown part": ({"compositions": ["dense:selector=pilar"]}, UnknownName, "did you mean 'pillar'"),
     "unknown place": ({"compositions": ["dense:selectr=pillar"]}, UnknownName, "did you mean 'selector'"),
+    "unknown change": ({"compositions": ["ngram:lop=sync"]}, UnknownName, "'lop'; did you mean 'loop'"),
     "a place of ours": ({"compositions": ["dense:max_num_seqs=3"]}, UnknownName, "unknown part or engine option"),
     "no value": ({"compositions": ["dense:loop="]}, BadOption, "name=value"),
     "twice": ({"compositions": ["dense:loop=sync,loop=sync"]}, BadOption, "loop is given twice"),
@@ -233,7 +235,10 @@ BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "two specs of one name": (
         {"compositions": {"dense": EngineSpec.of(loop="delayed")}}, BadOption, "two compositions are called 'dense'"
     ),
-    "budgets of none": ({"compositions": ["ngram"], "budgets": [0.1]}, BadOption, "no selector of dense, ngram"),
+    "budgets of none": (
+        {"compositions": ["ngram"], "budgets": [0.1]}, BadOption,
+        "no selector of dense, ngram has a budget; leave it out, or compare a composition that drafts"
+    ),
     "a budget of 0": ({"budgets": [0]}, BadOption, "in (0, 1], got 0"),
     "min_budget of 0": ({"min_budgets": [0]}, BadOption, "1 or more, got 0"),
     "n of 0": ({"n": 0}, BadRequest, "n is a number of prompts, 1 or more, got 0"),
@@ -245,7 +250,7 @@ BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "a token that is none": ({"prompts": [[61]]}, BadRequest, "is not one of the model's 0 … 60"),
     "too long": ({"prompts": [[1] * 250]}, BadRequest, "prompt 0 has 250 tokens and the model has room for 244"),
     "no room": ({"max_tokens": 256}, BadRequest, "leaves no room for a prompt"),
-    "no tokens": ({"max_tokens": 0}, BadRequest, "max_tokens must be"),
+    "no tokens": ({"max_tokens": 0}, BadRequest, "max_tokens must be a whole number of at least 1, got 0"),
     "no requests": ({"max_num_seqs": [0]}, BadOption, "max_num_seqs is a whole number of 1 or more, got 0"),
     "no max_num_seqs": ({"max_num_seqs": []}, BadOption, "there is no max_num_seqs"),
     "an option of vLLM": ({"compositions": ["dense:enforce_eager=True"]}, UnknownName, "is called graphs here"),
@@ -257,7 +262,9 @@ BAD: dict[str, tuple[dict[str, Any], type[SparseSpecError], str]] = {
     "unknown dtype": ({"dtype": "float31"}, SparseSpecError, "did you mean 'float32'"),
     "exact in float64": ({"models": tiny(), "exact": True}, BadOption, "exact=True takes a model in float32"),
     "unknown device": ({"device": "tpu"}, BadOption, "device is 'cpu', 'cuda'"),
-    "no such file": ({"prompts": Path("nothing.jsonl")}, BadRequest, "give a file of JSON lines"),
+    "no such file": (
+        {"prompts": Path("nothing.jsonl")}, BadRequest, "nothing.jsonl (FileNotFoundError); give a file of JSON lines"
+    ),
 }  # fmt: skip
 
 
@@ -269,4 +276,4 @@ def test_a_mistake_is_a_sentence_before_anything_is_decoded(name: str, monkeypat
     with pytest.raises(kind) as caught:
         compare(**wish)
     assert fragment in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert is_sentence(str(caught.value))

@@ -79,16 +79,13 @@ def test_guesses_need_a_length_that_takes_some() -> None:
     check_capabilities(no_guess | {"proposer": part(guesses=False)}, "sync")
 
 
-@pytest.mark.parametrize("selector", ["pillar", "snapkv"])
-def test_who_selects_by_scores_needs_a_backend_that_gives_them(selector: str) -> None:
-    parts = compose(selector=registry.make(f"selector/{selector}"), attention=part(provides="step_query"))
-    with pytest.raises(BadOption, match=f"selector '{selector}' needs 'scores', which attention 'Part'.*reference"):
-        check_capabilities(parts, "sync")
-
-
-def test_who_looks_at_keys_needs_a_backend_that_shows_them() -> None:
-    parts = compose(selector=registry.make("selector/quest"), attention=part(provides="scores"))
-    with pytest.raises(BadOption, match="selector 'quest' needs 'step_query', which attention 'Part'"):
+@pytest.mark.parametrize(
+    ("selector", "needs", "provides"),
+    [("pillar", "scores", "step_query"), ("snapkv", "scores", "step_query"), ("quest", "step_query", "scores")],
+)
+def test_who_looks_at_scores_or_keys_needs_a_backend_that_gives_them(selector: str, needs: str, provides: str) -> None:
+    parts = compose(selector=registry.make(f"selector/{selector}"), attention=part(provides=provides))
+    with pytest.raises(BadOption, match=f"selector '{selector}' needs '{needs}', which attention 'Part'.*reference"):
         check_capabilities(parts, "sync")
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 import pickle
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsespec.core.errors import BadRequest, UnknownName
+from sparsespec.core.errors import UnknownName
 from sparsespec.core.params import SamplingParams
 
 FEW = SamplingParams(0.0, max_tokens=3)
@@ -40,45 +39,6 @@ def test_params_come_back_from_json_exactly(wish: SamplingParams) -> None:
     assert hash(SamplingParams.from_dict(wish.to_dict())) == hash(wish)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("temperature", -0.1),
-        ("temperature", math.nan),
-        ("temperature", math.inf),
-        ("temperature", 1e-9),
-        ("temperature", "hot"),
-        ("temperature", True),
-        ("top_p", 0.0),
-        ("top_p", 1.01),
-        ("top_k", -2),
-        ("top_k", 1.5),
-        ("min_p", -0.1),
-        ("min_p", 1.1),
-        ("max_tokens", 0),
-        ("max_tokens", None),
-        ("n", 0),
-        ("n", True),
-        ("seed", -1),
-        ("seed", 1 << 64),
-        ("seed", 0.5),
-        ("logprobs", -1),
-        ("stop", ""),
-        ("stop", ["ok", ""]),
-        ("stop", 7),
-        ("stop", {"a": 1}),
-        ("stop_token_ids", [-1]),
-        ("stop_token_ids", "12"),
-        ("ignore_eos", 1),
-        ("speculate", None),
-    ],
-)
-def test_a_value_that_cannot_work_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(BadRequest, match=name) as caught:
-        SamplingParams(**{name: value})
-    assert "\n" not in str(caught.value)
-
-
 def test_loose_spellings_become_one_form() -> None:
     wish = SamplingParams(temperature=0, top_k=-1, stop="end", stop_token_ids=[2, 3])  # type: ignore[arg-type]
     assert (wish.top_k, wish.stop, wish.stop_token_ids) == (0, ("end",), (2, 3))
@@ -101,12 +61,6 @@ def test_params_are_copied_pickled_and_shown_as_the_dataclass_that_they_are() ->
     assert pickle.loads(pickle.dumps(FEW)) == copy.deepcopy(FEW) == FEW
     assert replace(FEW, n=2) == SamplingParams(0.0, max_tokens=3, n=2)
     assert list(inspect.signature(SamplingParams).parameters) == [field.name for field in fields(SamplingParams)]
-
-
-@pytest.mark.parametrize("text", ["[1]", "{", "3"])
-def test_json_that_is_no_object_is_refused(text: str) -> None:
-    with pytest.raises(BadRequest, match="JSON object"):
-        SamplingParams.from_json(text)
 
 
 def test_every_field_is_documented() -> None:

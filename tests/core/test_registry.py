@@ -68,13 +68,6 @@ def test_every_shelf_lists_its_names_without_importing_them() -> None:
     assert {"none", "full", "window", "random", "oracle", "pillar"} <= set(registry.names("selector"))
 
 
-def test_an_unknown_shelf_or_name_lists_what_exists() -> None:
-    with pytest.raises(UnknownName, match="unknown shelf 'selecter'; did you mean 'selector'"):
-        registry.names("selecter")
-    with pytest.raises(UnknownName, match="unknown selector 'pilar'; did you mean 'pillar'"):
-        registry.lookup("selector", "pilar")
-
-
 def test_a_registered_part_is_found_made_and_named() -> None:
     registry.register("selector", "toy", Toy)
     assert registry.lookup("selector", "toy") is Toy
@@ -105,10 +98,6 @@ def test_every_form_of_a_spec_makes_the_same_part() -> None:
 def test_an_instance_is_returned_as_it_is() -> None:
     toy = Toy(1)
     assert registry.make(toy, shelf="selector") is toy
-    with pytest.raises(BadOption, match="finished instance"):
-        registry.make(toy, size=2)
-    with pytest.raises(BadOption, match="finished instance"):
-        registry.make(Toy)
 
 
 def test_options_are_checked_against_the_constructor() -> None:
@@ -129,16 +118,10 @@ def test_a_part_that_forgets_its_options_has_no_spec() -> None:
         registry.spec_of("selector", Forgetful())
 
 
-def test_names_are_never_overwritten() -> None:
-    with pytest.raises(BadOption, match="selector 'pillar' is taken"):
-        registry.register("selector", "pillar", Toy)
+def test_the_name_of_a_registered_part_is_taken() -> None:
     registry.register("selector", "toy", Toy)
     with pytest.raises(BadOption, match="selector 'toy' is taken"):
         registry.register("selector", "toy", Toy)
-    with pytest.raises(BadOption, match="module:Class"):
-        registry.register("selector", "other", "no colon")
-    with pytest.raises(BadOption, match="part's name"):
-        registry.register("selector", "a/b", Toy)
 
 
 def test_a_module_of_ours_that_is_missing_is_a_bug_and_not_a_missing_package() -> None:

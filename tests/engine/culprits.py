@@ -10,13 +10,13 @@ from torch import Tensor
 from sparsespec.core.plan import Lengths, Phase, Row, StepPlan
 from sparsespec.core.result import RowResults
 from sparsespec.core.view import Ints, View
-from sparsespec.models.tiny import tiny
 from sparsespec.models.transformer import Transformer
 from sparsespec.policies.lengths.fixed import Fixed
 from sparsespec.policies.selectors.window import Window
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.sched.lockstep import Lockstep
-from sparsespec.testing.cases import EOS, VOCAB
+from sparsespec.testing.cases import model_of
+from tests.engine.running import KEY
 
 
 class ProposesNot(Fixed):
@@ -58,35 +58,29 @@ class Fuse:
             raise RuntimeError("the fuse blew")
 
 
-class SelectsNot(Window):
-    """Cannot select at its n-th call."""
+class _Fused(Window):
+    """Blows at its n-th call of a verb."""
 
     def __init__(self, at: int = 5) -> None:
         super().__init__(budget=0.3, min_budget=8)
         self.at, self._fuse = at, Fuse(at)
 
+
+class SelectsNot(_Fused):
     def select(self, batch: Any) -> Any:
         self._fuse.burn()
         return super().select(batch)
 
 
-class LearnsNot(Window):
-    """Cannot observe at its n-th call, when everything else of the step is done."""
-
-    def __init__(self, at: int = 5) -> None:
-        super().__init__(budget=0.3, min_budget=8)
-        self.at, self._fuse = at, Fuse(at)
+class LearnsNot(_Fused):
+    """Cannot observe, when everything else of the step is done."""
 
     def observe(self, outcome: Any) -> None:
         self._fuse.burn()
 
 
-class ForgetsNot(Window):
-    """Cannot forget at its n-th call, outside any round; the first call is at the start, for all seats."""
-
-    def __init__(self, at: int = 3) -> None:
-        super().__init__(budget=0.3, min_budget=8)
-        self.at, self._fuse = at, Fuse(at)
+class ForgetsNot(_Fused):
+    """Cannot forget, outside any round; the first call is at the start, for all seats."""
 
     def reset(self, seats: Sequence[int]) -> None:
         self._fuse.burn()
@@ -140,6 +134,9 @@ _WRONG: dict[str, Any] = {
 ILLEGAL = tuple(_WRONG)
 
 
+WHOLE = model_of(KEY)
+
+
 class Poisoned(Transformer):
     """The tiny model, with one logit row of one call spoilt.
 
@@ -150,8 +147,7 @@ class Poisoned(Transformer):
     """
 
     def __init__(self, at: int, row: int, value: float) -> None:
-        whole = tiny("qwen3", vocab=VOCAB, eos_ids=(EOS,), seed=1)
-        super().__init__(whole.config, whole.parameters)
+        super().__init__(WHOLE.config, WHOLE.parameters)
         self.left, self.row, self.value = at, row, value
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -166,8 +162,7 @@ class Faulty(Transformer):
     """The tiny model, whose n-th forward does not happen."""
 
     def __init__(self, at: int) -> None:
-        whole = tiny("qwen3", vocab=VOCAB, eos_ids=(EOS,), seed=1)
-        super().__init__(whole.config, whole.parameters)
+        super().__init__(WHOLE.config, WHOLE.parameters)
         self.fuse = Fuse(at)
 
     def forward(self, tokens: Tensor, attend: Any) -> Tensor:

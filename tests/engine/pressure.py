@@ -6,7 +6,7 @@ from typing import Any
 
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.lazy import LazyDevice
-from tests.engine.running import SPARSE, compose, prompt_of, sampled
+from tests.engine.running import SPARSE, add, compose, sampled
 from tests.quick import quick_last
 
 PARAMS = sampled(16)
@@ -24,8 +24,7 @@ def tight(tiers: str = HOST, loop: str = "sync", early: float = 0.3, seed: int =
 
 
 def ask(engine: Engine, n: int = 4) -> None:
-    for shift in range(n):
-        engine.add(prompt_of(20, shift), PARAMS)
+    add(engine, PARAMS, n)
 
 
 def where(engine: Engine, seat: int) -> str:

@@ -14,6 +14,7 @@ from tests.engine.running import (
     LOOPS,
     SPARSE,
     Known,
+    add,
     assert_dense,
     assert_empty,
     compose,
@@ -75,8 +76,7 @@ STATES: dict[str, tuple[State, dict[str, Any], tuple[str, ...]]] = {
 def test_abort_keeps_what_was_said_and_costs_nobody_else(state: str, loop: str) -> None:
     reached, changes, _ = STATES[state]
     engine = compose(loop=loop, **{**SPARSE, **changes})
-    for shift in range(3):
-        engine.add(prompt_of(20, shift), PARAMS)
+    add(engine, PARAMS)
     done = until(engine, lambda result: reached(engine, result))
     known = said(engine, _victim(engine))
     engine.abort(VICTIM)
@@ -109,8 +109,7 @@ def test_abort_ends_all_samples_wherever_they_are(loop: str) -> None:
 @pytest.mark.parametrize("loop", EVERY)
 def test_a_seat_left_by_abort_is_taken_by_the_next_in_the_queue(loop: str) -> None:
     engine = compose(loop=loop, max_num_seqs=1, **SPARSE)
-    for shift in range(5):
-        engine.add(prompt_of(15, shift), PARAMS)
+    add(engine, PARAMS, 5, length=15)
     for request in range(4):
         until(engine, lambda _, request=request: requests_of(engine, request)[0].seat == 0)
         for _ in range(3 * request):

@@ -12,9 +12,8 @@ from tests.engine.running import (
     SPARSE,
     Done,
     Known,
-    assert_dense,
-    assert_empty,
     compose,
+    finish,
     greedy,
     prompt_of,
     requests_of,
@@ -34,11 +33,7 @@ def test_late_requests_join_the_running_batch(loop: str) -> None:
         until_next = engine._step + 3
         done |= until(engine, lambda result, until_next=until_next: result.info.step >= until_next)
     assert len(engine._table.requests) > 1
-    done |= run(engine)
-    assert sorted(done) == [(i, 0) for i in range(4)]
-    for completion in done.values():
-        assert_dense(completion, PARAMS)
-    assert_empty(engine)
+    assert sorted(finish(engine, PARAMS, done=done)) == [(i, 0) for i in range(4)]
 
 
 @pytest.mark.parametrize("loop", EVERY)
@@ -52,11 +47,9 @@ def test_more_requests_than_seats_are_served_first_come_first_served(loop: str) 
         seats.append(len(engine._table.requests))
         order.extend(r.number for r in engine._table.requests.values() if r.number not in order)
 
-    done = run(engine, look)
+    finish(engine, PARAMS, look)
     assert order == sorted(order)
     assert max(seats) == 2
-    for completion in done.values():
-        assert_dense(completion, PARAMS)
 
 
 def test_a_small_request_does_not_overtake_a_large_one_that_waits_for_pages() -> None:
@@ -86,22 +79,17 @@ def test_samples_share_whole_prompt_pages_and_fill_the_rest_themselves(loop: str
     # position 19 begins the first round, so 4 pages of 4 are never written again; a fifth is everyone's own
     assert [engine._parts.tiers.shared_pages(r.seat) for r in requests_of(engine, request)] == [0, 4, 4]
     assert engine.geometry.num_gpu_blocks - 1 - engine._parts.tiers.free_pages() == 4 + 3
-    done = run(engine)
+    done = finish(engine, params)
     assert len({c.token_ids for c in done.values()}) == 3
     assert len({c.seed for c in done.values()}) == 1
-    for completion in done.values():
-        assert_dense(completion, params)
-    assert_empty(engine)
 
 
 @pytest.mark.parametrize("length", [1, 2, 4, 5, 6])
 def test_prompts_without_a_whole_page_to_share_are_filled_by_each_sample(length: int) -> None:
     engine, params, shared = compose(**SPARSE), sampled(6, n=2), set[int]()
     engine.add(prompt_of(length), params)
-    done = run(engine, lambda _: shared.update(engine._parts.tiers.shared_pages(s) for s in range(3)))
+    finish(engine, params, lambda _: shared.update(engine._parts.tiers.shared_pages(s) for s in range(3)))
     assert max(shared) == (length - 2) // 4 * (length > 2)
-    for completion in done.values():
-        assert_dense(completion, params)
 
 
 def test_equal_prompts_of_two_requests_share_nothing() -> None:
@@ -116,11 +104,7 @@ def test_equal_prompts_of_two_requests_share_nothing() -> None:
 def test_more_samples_than_seats_come_one_after_another(loop: str) -> None:
     engine, params = compose(loop=loop, max_num_seqs=2, **SPARSE), sampled(6, n=5)
     engine.add(prompt_of(13), params)
-    done = run(engine)
-    assert sorted(done) == [(0, sample_index) for sample_index in range(5)]
-    for completion in done.values():
-        assert_dense(completion, params)
-    assert_empty(engine)
+    assert sorted(finish(engine, params)) == [(0, sample_index) for sample_index in range(5)]
 
 
 def test_a_derived_seed_is_reported_and_gives_the_tokens_again() -> None:
@@ -140,9 +124,8 @@ def test_a_derived_seed_is_reported_and_gives_the_tokens_again() -> None:
 def test_a_given_seed_of_64_bits_is_kept() -> None:
     engine, params = compose(**SPARSE), sampled(8, seed=(1 << 64) - 3)
     engine.add(prompt_of(20), params)
-    (completion,) = run(engine).values()
+    (completion,) = finish(engine, params).values()
     assert completion.seed == (1 << 64) - 3
-    assert_dense(completion, params)
 
 
 def test_who_shares_a_batch_does_not_change_what_is_said() -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
-from sparsespec.core.plan import Lengths, Phase
+from sparsespec.core.plan import Phase
 from sparsespec.core.result import RowResult
-from sparsespec.core.view import Ints, View
+from sparsespec.policies.lengths.confidence import Confidence
 from sparsespec.policies.lengths.fixed import Fixed
 from tests.engine.running import (
     EVERY,
     PILLAR,
     Done,
     Known,
-    assert_dense,
-    assert_empty,
+    add,
     compose,
+    finish,
     greedy,
     prompt_of,
     requests_of,
@@ -27,27 +28,14 @@ from tests.engine.running import (
 )
 from tests.quick import quick_last
 
-
-class Sure(Fixed):
-    """Drafts on while the newest draft's top-1 probability is high enough."""
-
-    def __init__(self, draft: int = 6, stop_below: float = 0.5, guess: int = 0) -> None:
-        super().__init__(draft, guess)
-        self.stop_below = stop_below
-
-    def propose(self, view: View, index: Ints) -> Lengths:
-        return Lengths(self.draft, self.guess, self.stop_below)
+SURE = partial(Confidence, draft=6, stop_below=0.5)
+"""Drafts on while the newest draft's top-1 probability is a half or more."""
 
 
 def _decode(length: Any, **changes: Any) -> tuple[Done, list[RowResult]]:
     engine, collected = compose(selector=PILLAR, length=length, **changes), list[RowResult]()
-    for shift in range(3):
-        engine.add(prompt_of(20, shift), sampled(9))
-    done = run(engine, lambda result: collected.extend(result.info.collected))
-    for completion in done.values():
-        assert_dense(completion, sampled(9))
-    assert_empty(engine)
-    return done, collected
+    add(engine, sampled(9))
+    return finish(engine, sampled(9), lambda result: collected.extend(result.info.collected)), collected
 
 
 def _drafts(collected: list[RowResult]) -> list[RowResult]:
@@ -57,7 +45,7 @@ def _drafts(collected: list[RowResult]) -> list[RowResult]:
 @pytest.mark.parametrize("scheduler", ["lockstep", "staggered"])
 @pytest.mark.parametrize("loop", EVERY)
 def test_an_unsure_draft_ends_its_round_and_is_kept(loop: str, scheduler: str) -> None:
-    _, collected = _decode(Sure(), loop=loop, scheduler=scheduler)
+    _, collected = _decode(SURE(), loop=loop, scheduler=scheduler)
     ended = [r for r in _drafts(collected) if r.live and r.confidence < 0.5]
     assert ended, "every draft was sure: this proves nothing"
     assert all(len(r.tokens) == 1 for r in ended)
@@ -71,7 +59,7 @@ def test_an_unsure_draft_ends_its_round_and_is_kept(loop: str, scheduler: str) -
 
 @pytest.mark.parametrize("loop", quick_last(("delayed", "resident")))
 def test_rows_launched_before_the_end_was_heard_do_nothing(loop: str) -> None:
-    done, collected = _decode(Sure(), loop=loop)
+    done, collected = _decode(SURE(), loop=loop)
     dead = [r for r in _drafts(collected) if not r.live]
     assert dead
     for row in dead:
@@ -84,12 +72,12 @@ def test_rows_launched_before_the_end_was_heard_do_nothing(loop: str) -> None:
 
 
 def test_a_host_that_hears_at_once_launches_no_dead_row() -> None:
-    _, collected = _decode(Sure(), loop="sync")
+    _, collected = _decode(SURE(), loop="sync")
     assert all(r.live for r in _drafts(collected))
 
 
 def test_the_view_shows_the_new_length() -> None:
-    engine = compose(selector=PILLAR, length=Sure(), loop="sync")
+    engine = compose(selector=PILLAR, length=SURE(), loop="sync")
     request = engine.add(prompt_of(20), greedy(14))
     seen = list[RowResult]()
 
@@ -107,18 +95,20 @@ def test_the_view_shows_the_new_length() -> None:
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_a_threshold_of_1_stops_after_each_draft_and_0_never(loop: str) -> None:
-    done, collected = _decode(Sure(stop_below=1.0), loop=loop)
+    done, collected = _decode(SURE(stop_below=1.0), loop=loop)
     assert {len(r.tokens) for r in _drafts(collected) if r.live} == {1}
     rounds = sum(c.metrics.num_spec_rounds for c in done.values())
     assert sum(c.metrics.num_draft_tokens for c in done.values()) == rounds
-    _, collected = _decode(Sure(stop_below=0.0), loop=loop)
+    _, collected = _decode(Fixed(draft=6), loop=loop)
     assert all(r.live and r.k in range(7) for r in _drafts(collected))
     assert max(r.n_candidates for r in collected if r.phase is Phase.VERIFY) == 6
 
 
 @pytest.mark.parametrize("loop", EVERY)
 def test_guesses_and_tight_memory_change_nothing(loop: str) -> None:
-    done, collected = _decode(Sure(draft=5, guess=3, stop_below=0.6), loop=loop, proposer="ngram", num_gpu_blocks=12)
+    done, collected = _decode(
+        Confidence(draft=5, guess=3, stop_below=0.6), loop=loop, proposer="ngram", num_gpu_blocks=12
+    )
     assert sum(c.metrics.num_preemptions for c in done.values()) > 0
     assert sum(c.metrics.num_guess_tokens for c in done.values()) > 0
     assert any(r.k < 5 for r in _drafts(collected))

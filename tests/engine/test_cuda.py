@@ -41,10 +41,13 @@ def test_launches_run_in_order_and_trouble_belongs_to_who_waits() -> None:
 
 
 def outputs(spec: Any, model: Any, **changes: Any) -> dict[tuple[int, int], tuple[int, ...]]:
-    engine = Engine.compose(model, spec, **changes)
+    return said_by(Engine.compose(model, spec, **changes))
+
+
+def said_by(engine: Engine, each: Any = None) -> dict[tuple[int, int], tuple[int, ...]]:
     for j, params in enumerate((greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))):
         engine.add(prompt_of(20 + 7 * j, j), params)
-    return {key: done.token_ids for key, done in run(engine).items()}
+    return {key: done.token_ids for key, done in run(engine, each).items()}
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -91,11 +94,7 @@ def test_graphs_that_were_recorded_before_they_are_met(scheduler: str) -> None:
     engine = Engine.compose(model, spec)
     engine.warm_up()
     known = set(engine._executor._runner._recorded)
-    asked = (greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))
-    for j, params in enumerate(asked):
-        engine.add(prompt_of(20 + 7 * j, j), params)
-    said = {key: done.token_ids for key, done in run(engine).items()}
-    assert said == outputs(in_triton("dense", "sync", graphs=False), model)
+    assert said_by(engine) == outputs(in_triton("dense", "sync", graphs=False), model)
     assert all(shape.n_tokens > shape.n_logits for shape in set(engine._executor._runner._recorded) - known)
     assert dict(engine.ledger.entries)["graphs"] > 0
 
@@ -109,16 +108,12 @@ def test_too_little_memory_changes_no_token(tiers: str, graphs: bool, loop: str)
     tight = spec.replace(engine={**spec.engine, "num_gpu_blocks": 20})
     moved = {True: 0, False: 0}
     engine = Engine.compose(model, tight)
-    asked = (greedy(24), sampled(24, seed=3), greedy(9), sampled(30, seed=4, n=2))
-    for j, params in enumerate(asked):
-        engine.add(prompt_of(20 + 7 * j, j), params)
 
     def count(result: Any) -> None:
         for move in result.info.moves:
             moved[move.out] += 1
 
-    said = {key: done.token_ids for key, done in run(engine, count).items()}
-    assert said == outputs(in_triton("dense", "sync", graphs=False), model)
+    assert said_by(engine, count) == outputs(in_triton("dense", "sync", graphs=False), model)
     assert all(moved.values()) == tiers.startswith("host")
     assert engine._parts.tiers.host_pages() == engine._parts.tiers.moving_pages() == 0
 

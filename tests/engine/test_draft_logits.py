@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsespec.core.params import SamplingParams
 from sparsespec.models.tiny import tiny
 from sparsespec.sampling.rejection import Rejection
-from tests.engine.running import compose, prompt_of, run
+from tests.engine.running import add, compose, run
 
 PARAMS = SamplingParams(temperature=0.9, top_p=0.9, max_tokens=16, n=2, ignore_eos=True)
 
@@ -53,8 +53,7 @@ def test_a_draft_is_judged_by_the_logits_it_was_drawn_from(
         loop=loop,
         num_gpu_blocks=n_blocks,
     )
-    for shift in range(2):
-        engine.add(prompt_of(30, shift), PARAMS)
+    add(engine, PARAMS, 2, length=30)
     done = run(engine).values()
     assert n_judged > 40
     assert (sum(one.metrics.num_preemptions for one in done) > 0) == (n_blocks == 17)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from tests.engine.running import (
+    COMPOSITIONS,
     EVERY,
-    NGRAM,
     SPARSE,
+    TRIFORCE,
     assert_dense,
     assert_empty,
     compose,
+    finish,
     prompt_of,
     run,
     sampled,
 )
 from tests.quick import quick_last
-
-TRIFORCE = {**SPARSE, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"}
-COMPOSITIONS: dict[str, dict[str, Any]] = {"dense": {}, "sparse": SPARSE, "ngram": NGRAM, "triforce": TRIFORCE}
 
 
 @pytest.mark.parametrize("loop", EVERY)
@@ -44,9 +41,7 @@ def test_prompts_around_page_borders_from_one_token_on(composition: str, loop: s
     engine = compose(loop=loop, max_num_seqs=9, scheduler="lockstep(chunk=3)", **COMPOSITIONS[composition])
     for length in range(1, 10):
         engine.add(prompt_of(length, length), sampled(5))
-    for completion in run(engine).values():
-        assert_dense(completion, sampled(5))
-    assert_empty(engine)
+    finish(engine, sampled(5))
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 64])
@@ -54,9 +49,7 @@ def test_any_page_size_will_do(block_size: int) -> None:
     engine = compose(block_size=block_size, **TRIFORCE)
     for length in (1, 7, 8, 15):
         engine.add(prompt_of(length), sampled(8))
-    for completion in run(engine).values():
-        assert_dense(completion, sampled(8))
-    assert_empty(engine)
+    finish(engine, sampled(8))
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
@@ -65,8 +58,7 @@ def test_one_token_is_never_drafted(composition: str, loop: str) -> None:
     engine = compose(loop=loop, **COMPOSITIONS[composition])
     for length in (1, 2, 17):
         engine.add(prompt_of(length), sampled(1))
-    for completion in run(engine).values():
-        assert_dense(completion, sampled(1))
+    for completion in finish(engine, sampled(1)).values():
         assert completion.metrics.num_draft_steps == completion.metrics.num_draft_tokens == 0
         assert completion.metrics.num_verify_steps == 1
 
@@ -89,6 +81,5 @@ def test_a_page_border_at_the_last_written_position_needs_no_page_more(loop: str
     engine = compose(loop=loop, num_gpu_blocks=9, **SPARSE)
     engine.add(prompt_of(20), sampled(13))
     held = list[int]()
-    (completion,) = run(engine, lambda result: held.append(8 - result.info.free_pages)).values()
+    finish(engine, sampled(13), lambda result: held.append(8 - result.info.free_pages))
     assert max(held) == 8
-    assert_dense(completion, sampled(13))

@@ -28,6 +28,7 @@ from tests.engine.running import (
     PILLAR,
     SPARSE,
     Done,
+    add,
     assert_dense,
     assert_empty,
     compose,
@@ -42,8 +43,7 @@ PARAMS = sampled(6)
 
 
 def _serve(engine: Engine, n: int = 3, params: SamplingParams = PARAMS) -> Done:
-    for shift in range(n):
-        engine.add(prompt_of(13, shift), params)
+    add(engine, params, n, length=13)
     done = run(engine)
     assert_empty(engine)
     return done
@@ -96,22 +96,15 @@ DEVICE_FAULTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("verb", DEVICE_FAULTS)
-def test_a_part_that_breaks_on_the_device_costs_those_aboard(verb: str, loop: str) -> None:
-    fresh = {shelf: type(p)(p.at) if hasattr(p, "at") else p for shelf, p in DEVICE_FAULTS[verb].items()}
-    engine = compose(loop=loop, max_num_seqs=2, scheduler="staggered", **fresh)
+@pytest.mark.parametrize("what", [*DEVICE_FAULTS, 1, 2, 4])
+def test_a_part_or_a_forward_that_breaks_on_the_device_costs_those_aboard(what: str | int, loop: str) -> None:
+    if isinstance(what, int):
+        engine = compose(model=Faulty(what), loop=loop, max_num_seqs=2, **SPARSE)
+    else:
+        fresh = {shelf: type(p)(p.at) if hasattr(p, "at") else p for shelf, p in DEVICE_FAULTS[what].items()}
+        engine = compose(loop=loop, max_num_seqs=2, scheduler="staggered", **fresh)
     broken = _broken(_serve(engine), "RuntimeError: the fuse blew")
     # two seats were taken; who waited is served as if nothing had been
-    assert broken
-    assert broken <= {(0, 0), (1, 0)}
-    _serves_again(engine)
-
-
-@pytest.mark.parametrize("loop", EVERY)
-@pytest.mark.parametrize("at", [1, 2, 4])
-def test_a_forward_that_does_not_happen_costs_those_aboard(at: int, loop: str) -> None:
-    engine = compose(model=Faulty(at), loop=loop, max_num_seqs=2, **SPARSE)
-    broken = _broken(_serve(engine), "RuntimeError: the fuse blew")
     assert broken
     assert broken <= {(0, 0), (1, 0)}
     _serves_again(engine)
@@ -159,8 +152,7 @@ def test_a_token_that_can_never_be_drawn_is_no_fault() -> None:
 @pytest.mark.parametrize("loop", quick_last(("sync", "resident")))
 def test_an_illegal_plan_raises_and_launches_nothing(how: str, loop: str) -> None:
     engine = compose(loop=loop, selector=PILLAR, length="fixed(draft=4)", scheduler=PlansIllegally(how))
-    for shift in range(2):
-        engine.add(prompt_of(13, shift), PARAMS)
+    add(engine, PARAMS, 2, length=13)
     done, raised = Done(), 0
     while engine.has_work:
         out, free = len(engine._executor.in_flight), engine._parts.tiers.free_pages()

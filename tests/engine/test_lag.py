@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from sparsespec.core.device import Device
 from sparsespec.core.loops import LOOPS as NUMBERS
 from sparsespec.core.loops import Loop
 from sparsespec.core.plan import Phase
@@ -18,13 +17,12 @@ from tests.engine.running import (
     NGRAM,
     SPARSE,
     Known,
-    assert_dense,
-    assert_empty,
+    add,
     compose,
+    finish,
     greedy,
     prompt_of,
     requests_of,
-    run,
     sampled,
     until,
 )
@@ -32,10 +30,8 @@ from tests.engine.running import (
 
 def _steps(name: str, **changes: Any) -> int:
     engine, steps = compose(loop=name, **changes), list[object]()
-    for shift in range(3):
-        engine.add(prompt_of(20, shift), greedy(15))
-    for completion in run(engine, steps.append).values():
-        assert_dense(completion, greedy(15))
+    add(engine, greedy(15))
+    finish(engine, greedy(15), steps.append)
     return len(steps)
 
 
@@ -58,8 +54,7 @@ def test_only_a_loop_that_sits_out_waits_for_uncertain_rows() -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_a_row_of_unknown_outcome_sits_out_and_a_known_one_does_not(name: str) -> None:
     engine = compose(loop=name, **SPARSE)
-    for shift in range(2):
-        engine.add(prompt_of(20, shift), sampled(14))
+    add(engine, sampled(14), 2)
     before: dict[int, Any] = {}
     followed = {"certain": 0, "uncertain": 0}
 
@@ -71,8 +66,7 @@ def test_a_row_of_unknown_outcome_sits_out_and_a_known_one_does_not(name: str) -
         before.clear()
         before.update({seat: row for seat, row in now.items() if row.phase is not Phase.PREFILL})
 
-    for completion in run(engine, look).values():
-        assert_dense(completion, sampled(14))
+    finish(engine, sampled(14), look)
     assert followed["certain"] > 0
     assert (followed["uncertain"] == 0) == (name == "delayed")
 
@@ -98,10 +92,9 @@ def test_as_many_steps_are_in_flight_as_the_loop_lags(name: str) -> None:
     assert len(engine._executor._ring) == lag + 1
     engine.add(prompt_of(20), sampled(8))
     out = list[int]()
-    run(engine, lambda _: out.append(len(engine._executor.in_flight)))
+    finish(engine, sampled(8), lambda _: out.append(len(engine._executor.in_flight)))
     assert max(out) == lag
     assert out[-1] == 0
-    assert_empty(engine)
 
 
 @pytest.mark.parametrize("name", ["delayed", "resident"])
@@ -123,22 +116,16 @@ def test_a_step_holds_the_sentinel_until_its_event_and_asserts_if_read(name: str
     assert not output.ended.any()
 
 
-class Watched:
-    """A lazy device that counts how far it runs behind."""
+class Watched(LazyDevice):
+    """Keeps the events of its launches."""
 
     def __init__(self) -> None:
-        self._device: Device = LazyDevice()
+        super().__init__()
         self.events = list[Any]()
 
     def launch(self, fn: Any, stream: Any = "main", after: Any = ()) -> Any:
-        self.events.append(self._device.launch(fn, stream, after))
+        self.events.append(super().launch(fn, stream, after))
         return self.events[-1]
-
-    def wait(self, event: Any) -> None:
-        self._device.wait(event)
-
-    def poll(self, event: Any) -> bool:
-        return self._device.poll(event)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -152,8 +139,7 @@ def test_a_step_returns_without_waiting_for_its_own_launch_where_the_loop_lags(n
         if result.info.placed.rows:
             pending.append(not device.poll(device.events[-1]))
 
-    (completion,) = run(engine, look).values()
-    assert_dense(completion, sampled(8))
+    finish(engine, sampled(8), look)
     assert set(pending) == {name != "sync"}
 
 
@@ -163,8 +149,5 @@ def test_a_step_returns_without_waiting_for_its_own_launch_where_the_loop_lags(n
 )
 def test_when_launches_run_changes_nothing(name: str, early: float) -> None:
     engine = compose(loop=name, device=LazyDevice(early, seed=4), num_gpu_blocks=16, **SPARSE)
-    for shift in range(3):
-        engine.add(prompt_of(17, shift), sampled(8))
-    for completion in run(engine).values():
-        assert_dense(completion, sampled(8))
-    assert_empty(engine)
+    add(engine, sampled(8), length=17)
+    finish(engine, sampled(8))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -11,15 +9,19 @@ from sparsespec.core.params import SamplingParams
 from sparsespec.engine.outputs import Completion
 from sparsespec.testing.cases import VOCAB, model_of
 from sparsespec.testing.oracle import next_logits
-from tests.engine.running import FULL, KEY, LOOPS, NGRAM, SPARSE, assert_dense, compose, greedy, prompt_of, run, sampled
-
-COMPOSITIONS: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "sparse": SPARSE,
-    "full": FULL,
-    "ngram": NGRAM,
-    "triforce": {**SPARSE, "proposer": "ngram", "length": "fixed(draft=4,guess=3)"},
-}
+from tests.engine.running import (
+    COMPOSITIONS,
+    FULL,
+    KEY,
+    LOOPS,
+    SPARSE,
+    assert_dense,
+    compose,
+    greedy,
+    prompt_of,
+    run,
+    sampled,
+)
 
 
 def _check(done: Completion, n: int) -> None:
@@ -27,10 +29,10 @@ def _check(done: Completion, n: int) -> None:
     assert len(done.logprobs) == len(done.token_ids)
     text = list(done.prompt_token_ids)
     for token, at in zip(done.token_ids, done.logprobs, strict=True):
-        law = next_logits(model_of(KEY), text).log_softmax(-1)
-        top = law.topk(n)
+        logprobs = next_logits(model_of(KEY), text).log_softmax(-1)
+        top = logprobs.topk(n)
         assert [i for i, _ in at] == [token, *top.indices.tolist()]
-        expected = torch.cat((law[token][None], top.values))
+        expected = torch.cat((logprobs[token][None], top.values))
         assert torch.allclose(torch.tensor([v for _, v in at], dtype=torch.float64), expected, rtol=1e-5, atol=1e-5)
         text.append(token)
 

@@ -12,17 +12,16 @@ from sparsespec.core.batch import Batch
 from sparsespec.core.config import Geometry
 from sparsespec.core.plan import Lengths, Phase
 from sparsespec.core.protocols import Selection
-from sparsespec.core.result import RowResults
 from sparsespec.core.view import Ints, View
+from sparsespec.policies.lengths.fixed import Fixed
 from tests.engine.running import PILLAR, compose, greedy, prompt_of, run, sampled
 
 
-class EveryFourth:
+class EveryFourth(Fixed):
     """Drafts three tokens in every fourth round of a request, and none in the others."""
 
-    needs: frozenset[str] = frozenset()
-    provides: frozenset[str] = frozenset()
-    max_draft, max_guess = 3, 0
+    def __init__(self, draft: int = 3) -> None:
+        super().__init__(draft)
 
     def bind(self, geometry: Geometry) -> None:
         self._rounds = np.zeros(geometry.n_seats, dtype=np.int64)
@@ -34,8 +33,6 @@ class EveryFourth:
         seats = view.seat[index]
         self._rounds[seats] += 1
         return Lengths(np.where(self._rounds[seats] % 4, 0, 3), 0)
-
-    def observe(self, results: RowResults) -> None: ...
 
 
 Seen = list[tuple[set[tuple[Phase, bool]], bool]]

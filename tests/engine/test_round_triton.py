@@ -12,7 +12,8 @@ from torch import Tensor
 from sparsespec.core.batch import VerifyInputs, VerifyOutput
 from sparsespec.engine import graph_runner, pack
 from sparsespec.engine.engine import Engine
-from sparsespec.sampling import rejection, spread
+from sparsespec.sampling import greedy as greedy_verifier
+from sparsespec.sampling import match, rejection, shared_noise
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing.cases import model_of
 from tests.engine.running import KEY, greedy, prompt_of, run, sampled, small
@@ -21,11 +22,11 @@ from tests.kernels.launched import DEVICE, WHERE, room
 pytestmark = WHERE
 
 room("lay_out")
-CHOOSERS: tuple[ModuleType, ...] = (pack, graph_runner, spread, rejection)
+CHOOSERS: tuple[ModuleType, ...] = (pack, graph_runner, greedy_verifier, shared_noise, match, rejection)
 """Modules that ask `fastest` for the implementation of such an op."""
 KERNELS = {
     "lay_out.triton": ("_lay_out_rows", "_lay_out_tokens"),
-    "verify_inputs.triton": ("_verify_inputs", "_spread"),
+    "verify_inputs.triton": ("_verify_inputs", "_per_logit_row"),
     "verify_tokens.triton": ("_verify_tokens",),
     "settle.triton": ("_settle",),
     "sample.triton_probs": ("_weights", "_logprobs"),

@@ -10,9 +10,9 @@ from sparsespec.engine.outputs import Completion
 from sparsespec.testing.cases import EOS
 from tests.engine.decoders import Broken, Late, Letters, letters
 from tests.engine.running import (
+    COMPOSITIONS,
     EVERY,
     FULL,
-    NGRAM,
     SPARSE,
     assert_dense,
     assert_empty,
@@ -23,13 +23,12 @@ from tests.engine.running import (
 )
 
 PROMPT = prompt_of(20)
-COMPOSITIONS: dict[str, dict[str, Any]] = {"dense": {}, "full": FULL, "sparse": SPARSE, "ngram": NGRAM}
 
 
-def _said(params: Any = None, **changes: Any) -> Completion:
+def _said(params: Any = None, each: Any = None, **changes: Any) -> Completion:
     engine = compose(**changes)
     engine.add(PROMPT, params or sampled(16, seed=3))
-    (done,) = run(engine).values()
+    (done,) = run(engine, each).values()
     assert_empty(engine)
     return done
 
@@ -45,8 +44,6 @@ def _late_first(tokens: tuple[int, ...]) -> int:
 @pytest.mark.parametrize("loop", EVERY)
 def test_a_stop_token_inside_an_accepted_run_ends_the_output_there(loop: str) -> None:
     at, overshot = _late_first(TOKENS), list[int]()
-    engine = compose(loop=loop, **FULL)
-    engine.add(PROMPT, sampled(16, seed=3, stop_token_ids=(TOKENS[at],)))
     collected = 0
 
     def look(result: Any) -> None:
@@ -54,12 +51,11 @@ def test_a_stop_token_inside_an_accepted_run_ends_the_output_there(loop: str) ->
         collected += sum(len(r.tokens) for r in result.info.collected if r.phase.name == "VERIFY")
         overshot.append(collected)
 
-    done = run(engine, look)
+    done = _said(sampled(16, seed=3, stop_token_ids=(TOKENS[at],)), look, loop=loop, **FULL)
     assert overshot[-1] > at + 1, "no run went over the stop: this proves nothing"
-    assert done[0, 0].token_ids == TOKENS[: at + 1]
-    assert (done[0, 0].finish_reason, done[0, 0].stop_reason) == ("stop", TOKENS[at])
-    assert done[0, 0].metrics.num_output_tokens == at + 1
-    assert_empty(engine)
+    assert done.token_ids == TOKENS[: at + 1]
+    assert (done.finish_reason, done.stop_reason) == ("stop", TOKENS[at])
+    assert done.metrics.num_output_tokens == at + 1
 
 
 @pytest.mark.parametrize("composition", COMPOSITIONS)
@@ -104,15 +100,13 @@ def test_a_stop_at_the_last_token_is_a_stop() -> None:
 def test_a_stop_string_across_tokens_cuts_the_text_and_is_named(loop: str, decoder: Any) -> None:
     at = _late_first(TOKENS)
     stop = letters(TOKENS[at : at + 3])
-    engine = compose(loop=loop, decoder=decoder, **SPARSE)
-    engine.add(PROMPT, sampled(16, seed=3, stop=("never", stop)))
-    shown = list[str]()
-    done = run(engine, lambda result: shown.extend(event.text for event in result.events))[0, 0]
+    params, shown = sampled(16, seed=3, stop=("never", stop)), list[str]()
+    each = lambda result: shown.extend(event.text for event in result.events)  # noqa: E731
+    done = _said(params, each, loop=loop, decoder=decoder, **SPARSE)
     assert (done.finish_reason, done.stop_reason) == ("stop", stop)
     assert done.text == "".join(shown) == letters(TOKENS[:at])
     # the output keeps the tokens that make up the stop; a late decoder needs one more to be certain
     assert done.token_ids == TOKENS[: at + 3 + (decoder is Late)]
-    assert_empty(engine)
 
 
 def test_a_stream_never_shows_what_is_cut_later() -> None:

@@ -17,6 +17,7 @@ from tests.engine.running import (
     Known,
     assert_dense,
     assert_empty,
+    finish,
     oracle,
     prompt_of,
     requests_of,
@@ -43,13 +44,13 @@ def test_abort_in_any_state_leaves_nothing_behind(state: str, loop: str) -> None
     known = said(engine, requests_of(engine, victim[0])[0])
     engine.abort(victim[0])
     done |= run(engine)
+    assert_empty(engine)
     ended = done.pop((victim[0], 0))
     assert (ended.finish_reason, ended.token_ids) == ("abort", known)
     assert known == oracle(ended, PARAMS)[: len(known)]
     assert len(done) == 3
     for completion in done.values():
         assert_dense(completion, PARAMS)
-    assert_empty(engine)
 
 
 @pytest.mark.slow
@@ -65,9 +66,7 @@ def test_the_last_one_aborted_leaves_nothing_behind(state: str, loop: str) -> No
     run(engine)
     assert_empty(engine)
     ask(engine)
-    for completion in run(engine).values():
-        assert_dense(completion, PARAMS)
-    assert_empty(engine)
+    finish(engine, PARAMS)
 
 
 @pytest.mark.slow
@@ -116,6 +115,4 @@ def test_copies_under_way_end_before_their_engine_begins_anew(drop: str, state: 
     assert not device._queues["side"]
     if drop == "reset":
         ask(engine)
-        for completion in run(engine).values():
-            assert_dense(completion, PARAMS)
-        assert_empty(engine)
+        finish(engine, PARAMS)

@@ -14,6 +14,7 @@ from sparsespec.models.tiny import tiny
 from tests.engine.running import (
     EVERY,
     SPARSE,
+    add,
     assert_dense,
     assert_empty,
     compose,
@@ -59,8 +60,7 @@ def test_a_new_engine_has_no_work_and_an_idle_step_does_nothing() -> None:
 @pytest.mark.parametrize("loop", EVERY)
 def test_events_carry_every_token_once_and_the_last_one_the_completion(loop: str) -> None:
     engine, tokens = compose(loop=loop, **SPARSE), dict[int, list[int]]()
-    for shift in range(3):
-        engine.add(prompt_of(20, shift), sampled(10))
+    add(engine, sampled(10))
     seen = set[int]()
     idle = list[bool]()
     while engine.has_work:
@@ -104,8 +104,7 @@ def test_reset_begins_again_with_number_0_and_the_same_derived_seeds(loop: str) 
 def test_reset_in_the_middle_of_everything_leaves_no_trace(loop: str) -> None:
     engine = compose(loop=loop, num_gpu_blocks=16, **SPARSE)
     for step in range(1, 5):
-        for shift in range(4):
-            engine.add(prompt_of(17, shift), sampled(8))
+        add(engine, sampled(8), 4, length=17)
         for _ in range(3 * step):
             engine.step()
         engine.reset()

@@ -14,8 +14,8 @@ from sparsespec.core.errors import EngineClosed, NotLossless
 from sparsespec.core.spec import PRESETS
 from sparsespec.engine.engine import Engine
 from sparsespec.engine.wrappers import CheckLossless, RecordTrace
+from sparsespec.kernels.verify_inputs.api import per_logit_row
 from sparsespec.sampling.shared_noise import SharedNoise
-from sparsespec.sampling.spread import spread
 from tests.engine.decoders import Letters
 from tests.engine.running import (
     SPARSE,
@@ -35,7 +35,7 @@ class Liar(SharedNoise):
     """Accepts every candidate."""
 
     def verify(self, logits: Any, rows: Any, q: Any) -> Any:
-        at = spread(rows, len(logits))
+        at = per_logit_row(rows, len(logits), impl="reference")
         tokens = torch.where(at.judges, at.candidate, self.sample(logits, at, self.key(at)))
         return super().verify(torch.nn.functional.one_hot(tokens, logits.shape[1]) * 1e9, rows, q)
 

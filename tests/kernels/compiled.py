@@ -30,6 +30,7 @@ from sparsespec.core.noise import Key
 from sparsespec.kernels.append_kv import triton as append_kv
 from sparsespec.kernels.attention import triton as attention
 from sparsespec.kernels.attention import triton_plan
+from sparsespec.kernels.attention.api import plan
 from sparsespec.kernels.copy_pages import triton as copy_pages
 from sparsespec.kernels.lay_out import triton as lay_out
 from sparsespec.kernels.linear import triton as linear
@@ -42,7 +43,7 @@ from sparsespec.kernels.silu_mul import triton as silu_mul
 from sparsespec.kernels.top_positions import triton as top_positions
 from sparsespec.kernels.verify_inputs import triton as verify_inputs
 from sparsespec.kernels.verify_tokens import triton as verify_tokens
-from tests.kernels.steps import WIDTH, drawn_step, judged_batch
+from sparsespec.testing.ops.step import WIDTH, laid_out, random_step
 
 HOPPER = GPUTarget("cuda", 90, 32)
 TYPES = {
@@ -55,7 +56,7 @@ TYPES = {
     torch.float32: "fp32",
     torch.float64: "fp64",
 }
-DRAW = (
+SAMPLE = (
     (triton_rows, "_peaks"),
     (triton_cut, "_cut"),
     (sample, "_pick"),
@@ -65,14 +66,14 @@ DRAW = (
     (triton_probs, "_invert"),
     (triton_probs, "_logprobs"),
     (triton_probs, "_masses"),
-    (triton_probs, "_law"),
+    (triton_probs, "_probs"),
 )
 
 AROUND = (
     (lay_out, "_lay_out_rows"),
     (lay_out, "_lay_out_tokens"),
     (verify_inputs, "_verify_inputs"),
-    (verify_inputs, "_spread"),
+    (verify_inputs, "_per_logit_row"),
     (verify_tokens, "_verify_tokens"),
     (settle, "_settle"),
 )
@@ -104,7 +105,7 @@ class Recorder:
         compiled = triton.compile(source, target=HOPPER, options=options)
         assert compiled.asm["cubin"]
         name = self.kernel.__name__
-        if name in {name for _, name in DRAW}:
+        if name in {name for _, name in SAMPLE}:
             # none with triton 3.7.1, up to 16 with 3.6.0
             n = _stack_bytes(compiled.asm["cubin"])
             assert n <= 16, f"{name} keeps {n} bytes a thread outside registers"
@@ -151,8 +152,8 @@ def step(dtype: torch.dtype, heads: tuple[int, int, int], groups: int, ends: tup
     flags = torch.tensor([False, True])
     rows = AttentionRows(torch.arange(2), two, two, two, flags, ~flags, table, ends, groups)
     chosen = Chosen(torch.empty(groups, 2, 128, dtype=torch.int32), two, two)
-    work = attention.plan(q, pages[0], rows)
-    attention.run(q, pages[0], pages[1], rows, work, scale=0.1, chosen=chosen)
+    planned = plan(rows, pages[0], n_tokens=160, n_heads=n_kv * group, scale=0.1, impl="triton")
+    planned.run(q, pages[0], pages[1], chosen=chosen)
 
 
 def append(dtype: torch.dtype, heads: tuple[int, int, int], normed: bool) -> None:
@@ -168,8 +169,8 @@ def append(dtype: torch.dtype, heads: tuple[int, int, int], normed: bool) -> Non
     )
 
 
-def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
-    """Draw for four rows, and ask for their best probabilities."""
+def sample_tokens(dtype: torch.dtype, vocab: int) -> None:
+    """Sample four rows, and ask for their best probabilities."""
     logits = torch.empty(4, vocab, dtype=dtype)
     real, whole = torch.ones(4, dtype=torch.float64), torch.ones(4, dtype=torch.int64)
     sample.sample(logits, real, whole, real, real, Key(whole, whole, whole, whole))
@@ -181,18 +182,18 @@ def draw_tokens(dtype: torch.dtype, vocab: int) -> None:
 
 def round_of(n_rows: int, block_size: int) -> None:
     """Do what lies around a forward, for a step of many rows."""
-    step = drawn_step(0, n_rows, block_size=block_size)
+    step = random_step(0, n_rows, block_size=block_size)
     lay_out.lay_out_rows(step.packed, step.state)
-    batch = judged_batch(step, 0)
+    batch = laid_out(step, 0)
     lay_out.lay_out_tokens(batch, step.n_tokens, block_size)
     rows = VerifyInputs(*verify_inputs.verify_inputs(batch, WIDTH))
-    verify_inputs.spread(rows, step.n_logits)
-    draws, count = torch.zeros(step.n_logits, dtype=torch.int64), rows.count
-    verify_tokens.verify_tokens(draws, draws == 0, rows.first, count, WIDTH)
-    verified = VerifyOutput(*verify_tokens.match_tokens(draws, draws, rows.first, count, WIDTH))
+    verify_inputs.per_logit_row(rows, step.n_logits)
+    tokens, count = torch.zeros(step.n_logits, dtype=torch.int64), rows.count
+    verify_tokens.verify_tokens(tokens, tokens == 0, rows.first, count, WIDTH)
+    verified = VerifyOutput(*verify_tokens.match_tokens(tokens, tokens, rows.first, count, WIDTH))
     for kind in (torch.bfloat16, torch.float64):
-        sure = torch.zeros(n_rows, dtype=torch.promote_types(kind, torch.float32))
-        settle.settle(batch, rows, verified, draws.to(kind), sure, torch.zeros(n_rows, dtype=torch.float64))
+        confidence = torch.zeros(n_rows, dtype=torch.promote_types(kind, torch.float32))
+        settle.settle(batch, rows, verified, tokens.to(kind), confidence, torch.zeros(n_rows, dtype=torch.float64))
 
 
 def multiply(dtype: torch.dtype, n: int, k: int, apart: int = 0) -> None:
@@ -234,9 +235,9 @@ def main() -> None:
         multiply(torch.float32, 4096, 4096)
     with recorded(found, *AROUND):
         round_of(128, 16)
-    with recorded(found, *DRAW):
+    with recorded(found, *SAMPLE):
         for dtype in (torch.bfloat16, torch.float32):
-            draw_tokens(dtype, 151_936)
+            sample_tokens(dtype, 151_936)
     print(json.dumps(found))
 
 

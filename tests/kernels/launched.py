@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -40,20 +40,34 @@ def room(op: str) -> ModuleType:
 
 def mutant(module: ModuleType, folder: Path, *changes: tuple[str, str]) -> ModuleType:
     """Return the module with every `old` of the changes (old, new) in its source replaced by `new`."""
-    assert module.__file__ is not None
-    source = Path(module.__file__).read_text("utf-8")
-    for old, new in changes:
-        assert old in source, f"the mutant's {old!r} is gone from {module.__file__}"
-        source = source.replace(old, new)
-    path = folder / "mutated.py"
-    path.write_text(source, "utf-8")
-    spec = importlib.util.spec_from_file_location("mutated", path)
-    assert spec is not None and spec.loader is not None
-    mutated = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[spec.name] = mutated
-    spec.loader.exec_module(mutated)
-    return mutated
+    return mutants(folder, (module,), *((module, *change) for change in changes))[-1]
+
+
+def mutants(folder: Path, parts: Sequence[ModuleType], *changes: tuple[ModuleType, str, str]) -> list[ModuleType]:
+    """Return modules, each of which may import those before it, with changes (module, old, new) made.
+
+    Only those that are changed, or import one that is, are there.
+    """
+    made: dict[str, ModuleType] = {}
+    for part in parts:
+        assert part.__file__ is not None
+        source, name = Path(part.__file__).read_text("utf-8"), part.__name__.rpartition(".")[2]
+        edits = [(old, new) for module, old, new in changes if module is part]
+        lines = {f"from {part.__package__}.{other} import": f"from mutated_{other} import" for other in made}
+        edits += [line for line in lines.items() if line[0] in source]
+        if not edits:
+            continue
+        for old, new in edits:
+            assert old in source, f"the mutant's {old!r} is gone from {part.__file__}"
+            source = source.replace(old, new)
+        path = folder / f"mutated_{name}.py"
+        path.write_text(source, "utf-8")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        # the others import it, and dataclasses look it up
+        made[name] = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made[name])
+    return list(made.values())
 
 
 class _Spy:
@@ -80,12 +94,19 @@ def poisoned() -> Iterator[pytest.MonkeyPatch]:
 
 
 @contextmanager
-def launched(module: ModuleType, kernel: str, api: ModuleType) -> Iterator[None]:
+def alone(api: Any, module: ModuleType | None = None) -> Iterator[pytest.MonkeyPatch]:
+    """Put the reference out of reach of an op, and let its `triton` be `module` if there is one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "IMPLS", {} if module is None else {"triton": module})
+        patch.setitem(sys.modules, f"{api.__package__}.reference", None)
+        yield patch
+
+
+@contextmanager
+def launched(module: ModuleType, kernel: str, api: Any) -> Iterator[None]:
     """Fail unless the body launches `kernel`; block the reference and poison new tensors meanwhile."""
-    with poisoned() as patch:
+    with poisoned(), alone(api) as patch:
         spy = _Spy(getattr(module, kernel))
         patch.setattr(module, kernel, spy)
-        patch.setattr(api, "IMPLS", {})
-        patch.setitem(sys.modules, f"{api.__package__}.reference", None)
         yield
     assert spy.launches, f"{kernel} was not launched"

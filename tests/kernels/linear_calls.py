@@ -1,8 +1,8 @@
-"""Products for tests of the Triton `linear`, and what must hold for each.
+"""Products for tests of the Triton `linear` whose bits can be compared.
 
-In the interpreter a tile's product is numpy's, whose bits depend on where in a tile a row stands. So bits are compared
-on numbers whose sums are exact within a step of the inner width and rounded between steps: what is left to differ is
-the kernel's own order.
+In the interpreter a tile's product is numpy's, whose bits depend on where in a tile a row is. So bits are compared on
+numbers whose sums are exact within a step of the inner width and rounded between steps: what is left to differ is the
+kernel's own order.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsespec.kernels.linear import api, reference
 from sparsespec.kernels.linear import triton_tiles as tiling
-from sparsespec.testing.tolerance import allowed, error
-from tests.kernels.launched import DEVICE, launched, room
+from sparsespec.testing.op_cases import kernel_ops
+from tests.kernels.launched import DEVICE, room
 
 ours: Any = room("linear")
 
@@ -29,19 +28,10 @@ SETTINGS = [
 ]
 
 
-def draw(seed: int, m: int, n: int, k: int, dtype: torch.dtype, *, bias: bool = False, apart: int = 0) -> list[Any]:
-    """Return x, weight and bias or None; rows are `apart` NaN apart, and those of the weight twice as far."""
-    generator = torch.Generator(DEVICE).manual_seed(seed)
-
-    def real(rows: int, gap: int) -> Tensor:
-        x = torch.full((rows, k + gap), torch.nan, dtype=dtype, device=DEVICE)[:, :k]
-        return x.copy_(torch.randn(rows, k, generator=generator, device=DEVICE))
-
-    return [
-        real(m, apart),
-        real(n, 2 * apart),
-        torch.randn(n, generator=generator, device=DEVICE).to(dtype) if bias else None,
-    ]
+def product_of(seed: int, m: int, n: int, k: int, dtype: torch.dtype, *, bias: bool = False) -> list[Any]:
+    """Return random x, weight and bias or None."""
+    sizes = {"m": m, "n": n, "k": k, "bias": bias}
+    return list(kernel_ops()["linear"].make(seed, dtype=dtype, device=DEVICE, **sizes).values())
 
 
 def exact_in_steps(seed: int, m: int, n: int, k: int, dtype: torch.dtype) -> list[Any]:
@@ -57,22 +47,11 @@ def exact_in_steps(seed: int, m: int, n: int, k: int, dtype: torch.dtype) -> lis
     return [(x * 2.0**power).to(dtype), weight.to(dtype), bias]
 
 
-def check(given: list[Any], module: Any = None, tiles: Any = None) -> bool:
-    """Say whether the product is right, by a mutant if there is a module, by some tiles if there are any."""
-    kept = [None if one is None else one.clone() for one in given]
-    if tiles is not None:
-        got = (module or ours).product(*given, tiles)
-    elif module:
-        got = module.linear(*given)
-    else:
-        with launched(ours, "_multiply", api):
-            got = api.linear(*given, impl="triton")
-    assert all(one is None or torch.equal(one, before) for one, before in zip(given, kept, strict=True))
-    x, weight, _ = given
-    assert got.shape == (len(x), len(weight)) and got.dtype == x.dtype and got.is_contiguous()
-    want = reference.linear(*(None if one is None else one.double() for one in given))
-    measured = error(reference.linear(*given), want)
-    return bool(got.isfinite().all()) and error(got, want) <= allowed(x.dtype, measured)
+def right(given: list[Any], tiles: Any) -> bool:
+    """Say whether the product is right by some tiles."""
+    op = kernel_ops()["linear"]
+    args = dict(zip(("x", "weight", "bias"), given, strict=True))
+    return op.wrong(lambda x, weight, bias: ours.product(x, weight, bias, tiles), args) == []
 
 
 def alone_as_among(given: list[Any], rows: list[tuple[int, int]], module: Any = ours) -> bool:

@@ -76,7 +76,7 @@ def test_writes_rotated_keys_and_plain_values_and_returns_rotated_queries(
             assert close(got[i, head], plainly(p["q"], i, head, p["q_norm"]), dtype)
         slot = int(p["slots"][i])
         touched[slot] = True
-        # dead tokens collide in page 0: whose content stays there is nobody's business
+        # dead tokens collide in page 0: which content stays there does not matter
         for head in range(heads[1] if slot else 0):
             assert close(flat_k[slot, head], plainly(p["k"], i, head, p["k_norm"]), dtype)
             assert torch.equal(flat_v[slot, head], p["v"][i, head])

@@ -23,7 +23,7 @@ SCALE = 0.37
 
 
 class Call:
-    """One call of the op, made from a drawn step: the KV of its queries is already in the pool."""
+    """One call of the op, made from a random step: the KV of its queries is already in the pool."""
 
     def __init__(self, seed: int, dtype: str) -> None:
         self.dtype, self.step = dtype, draw_step(random.Random(seed), dtype, wants_scores=True)
@@ -33,7 +33,7 @@ class Call:
         self.k_pages, self.v_pages = step.k_pages[0].clone(), step.v_pages[0].clone()
         for pages, x in ((self.k_pages, k), (self.v_pages, v)):
             pages.flatten(0, 1)[batch.slots] = x
-        # page 0 belongs to nobody: what stands there must not matter
+        # page 0 belongs to nobody: what is there must not matter
         self.k_pages[0] = self.v_pages[0] = torch.nan
         self.rows = AttentionRows(
             seat=batch.seat,
@@ -108,7 +108,7 @@ def test_is_what_the_loops_give(impl: str, dtype: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_drawn_calls_cover_what_matters(impl: str) -> None:
+def test_random_calls_cover_what_matters(impl: str) -> None:
     rows = [row for seed in range(60) for row in Call(seed, "float64").step.rows]
     assert {row.phase for row in rows} == set(Phase)
     assert any(not row.live for row in rows)

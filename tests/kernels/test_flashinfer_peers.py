@@ -1,4 +1,4 @@
-"""Cross-checks against FlashInfer, on a GPU where it is installed: who is wrong where two implementations differ?
+"""Cross-checks against FlashInfer, on a GPU where it is installed: which is wrong where two implementations differ?
 
 Neither is the other's oracle: what the ops mean is said by their references.
 """
@@ -48,7 +48,7 @@ def test_the_best_scores_are_the_same(flashinfer: Any, length: int, k: int) -> N
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.65, 20, 1.0), (1.5, 0, 0.9), (0.8, 20, 0.95), (0.3, 50, 0.5)]
 )
-def test_the_law_of_a_filter_is_the_same(flashinfer: Any, temperature: float, top_k: int, top_p: float) -> None:
+def test_filtered_probabilities_are_the_same(flashinfer: Any, temperature: float, top_k: int, top_p: float) -> None:
     logits = logits_of(8, VOCAB, 1)
     columns = (column(temperature, 8), column(top_k, 8), column(top_p, 8), column(0.0, 8))
     ours = process(logits, *columns).softmax(-1)
@@ -66,7 +66,7 @@ def test_the_law_of_a_filter_is_the_same(flashinfer: Any, temperature: float, to
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(40, 1.0), (12, 1.0), (12, 0.8)])
-def test_draws_are_as_frequent(flashinfer: Any, top_k: int, top_p: float) -> None:
+def test_tokens_are_as_frequent(flashinfer: Any, top_k: int, top_p: float) -> None:
     n, vocab = 60_000, 40
     logits = (logits_of(1, vocab, 2) / 4).expand(n, -1).contiguous()
     columns = (column(1.0, n), column(top_k, n), column(top_p, n), column(0.0, n))
@@ -86,5 +86,5 @@ def test_draws_are_as_frequent(flashinfer: Any, top_k: int, top_p: float) -> Non
         assert not counts[~possible].any()
         excess = ((counts - n * probs)[possible].square() / (n * probs[possible])).sum()
         freedom = int(possible.sum()) - 1
-        # seven standard deviations of the chi-square law
+        # seven standard deviations of the chi-square distribution
         assert float(excess) < freedom + 7 * (2 * freedom) ** 0.5

@@ -65,7 +65,7 @@ def test_processors_equal_the_obvious_ones(row: list[float], filters: tuple) -> 
 
 @settings(max_examples=100)
 @given(ROW, FILTERS, st.integers(0, 1000))
-def test_draw_is_the_argmax_of_processed_logits_and_noise(row: list[float], filters: tuple, at: int) -> None:
+def test_sample_is_the_argmax_of_processed_logits_and_noise(row: list[float], filters: tuple, at: int) -> None:
     logits = torch.tensor([row])
     token = sample(logits, *columns(filters), *keys(1, at))
     processed = process(logits, *columns(filters))
@@ -147,7 +147,7 @@ def test_a_tiny_temperature_is_greedy_not_nan() -> None:
         assert not process(logits, *filters).isnan().any()
 
 
-def test_logprobs_are_the_models_own_law_best_first() -> None:
+def test_logprobs_are_the_models_own_best_first() -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0, 2.0], [3.0, 0.0, 0.0, 0.0]])
     own = logits.double().log_softmax(-1)
     got = logprobs(logits, torch.tensor([2, 0]), 3)
@@ -160,7 +160,7 @@ def test_logprobs_are_the_models_own_law_best_first() -> None:
     torch.testing.assert_close(top_probability(logits).double(), own.exp().amax(-1))
 
 
-def test_laws_of_long_flat_rows_sum_to_one() -> None:
+def test_probabilities_of_long_flat_rows_sum_to_one() -> None:
     logits = 1e-5 * torch.randn(1, 151_936, generator=torch.Generator().manual_seed(3))
     own = logits.double().softmax(-1)
     odds = probs(logits, *columns((1.0, 0, 1.0, 0.0)))
@@ -179,8 +179,10 @@ def test_no_rows_are_no_problem() -> None:
 
 def test_errors_say_what_would_have_worked() -> None:
     logits, filters = torch.zeros(2, 3), columns((1.0, 0, 1.0, 0.0), (0.0, 0, 1.0, 0.0))
-    with pytest.raises(UnknownName, match="unknown implementation of draw 'refernce'; did you mean 'reference'"):
+    with pytest.raises(UnknownName, match="unknown implementation of sample 'refernce'; did you mean 'reference'"):
         sample(logits, *filters, *keys(2), impl="refernce")
+    with pytest.raises(UnknownName, match="implementation of sample's process 'triton'; have: reference"):
+        process(logits, *filters, impl="triton")
     with pytest.raises(ContractBroken, match=r"seed must be \[2\]"):
         sample(logits, *filters, *keys(1))
     with pytest.raises(ContractBroken, match="n in 0"):

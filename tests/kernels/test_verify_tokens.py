@@ -14,16 +14,16 @@ ROWS = st.lists(st.tuples(st.integers(-1, 4), st.lists(st.booleans(), min_size=5
 @settings(max_examples=100)
 @given(ROWS, st.integers(0, 2))
 def test_equals_the_obvious_loop(rows: list, gap: int) -> None:
-    first, draws, is_accepted, expected = [], [], [], []
+    first, sampled, is_accepted, expected = [], [], [], []
     for count, verdicts in rows:
-        first.append(len(draws) if count >= 0 else 10_000)  # where a dead row points does not matter
-        tokens = [10 + len(draws) + j for j in range(count + 1)]
-        draws += tokens + [0] * gap
+        first.append(len(sampled) if count >= 0 else 10_000)  # where a dead row points does not matter
+        tokens = [10 + len(sampled) + j for j in range(count + 1)]
+        sampled += tokens + [0] * gap
         is_accepted += verdicts[: count + 1] + [True] * gap
         accepted = next((j for j in range(count) if not verdicts[j]), max(count, 0))
         expected.append((tokens[: accepted + 1], accepted))
     got = verify_tokens(
-        torch.tensor(draws).long(),
+        torch.tensor(sampled).long(),
         torch.tensor(is_accepted).bool(),
         torch.tensor(first).long(),
         torch.tensor([count for count, _ in rows]).long(),

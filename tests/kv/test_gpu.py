@@ -38,22 +38,21 @@ def test_a_prompt_gets_the_pages_of_its_positions(positions: int, pages: int) ->
     assert part.free_pages() == 8 - pages
 
 
-def test_a_draft_gets_pages_for_all_that_may_be_drafted_and_no_more() -> None:
+@pytest.mark.parametrize(
+    ("row", "build", "pages"),
+    [
+        # tokens 9 … 12 at most, of which the last is the round's end: positions up to 11
+        ({"k": 4, "d_lo": 0, "d_hi": 3, "guess": 2}, draft_row, 3),
+        # positions up to n_hi - 1 + 4 = 16
+        ({"k": 4, "d_lo": 4, "d_hi": 4, "n_hi": 13}, verify_row, 5),
+    ],
+)
+def test_a_row_gets_pages_for_all_that_may_be_drafted_and_no_more(row: dict[str, int], build: Any, pages: int) -> None:
     part = tier()
     fill(part, 8)
-    view = view_of(at(0, 9, k=4, d_lo=0, d_hi=3, guess=2))
-    # tokens 9 … 12 at most, of which the last is the round's end: positions up to 11
-    part.place(StepPlan((draft_row(view, 0),)), view)
-    assert part.pages(0) == 3
-
-
-def test_a_verification_is_placed_by_the_upper_bound() -> None:
-    part = tier()
-    fill(part, 8)
-    view = view_of(at(0, 9, k=4, d_lo=4, d_hi=4)._replace(n_hi=13))
-    part.place(StepPlan((verify_row(view, 0),)), view)
-    # positions up to n_hi - 1 + 4 = 16
-    assert part.pages(0) == 5
+    view = view_of(at(0, 9)._replace(**row))
+    part.place(StepPlan((build(view, 0),)), view)
+    assert part.pages(0) == pages
 
 
 def test_rows_are_placed_oldest_first_whatever_the_order_of_the_plan() -> None:
@@ -63,42 +62,29 @@ def test_rows_are_placed_oldest_first_whatever_the_order_of_the_plan() -> None:
     assert [row.seat for row in placed.rows] == [2, 0]
 
 
-def test_the_youngest_are_preempted_until_the_older_fits() -> None:
-    part = tier()
-    fill(part, 12, 8, 8)
-    view = view_of(at(0, 13), at(1, 9), at(2, 9))
-    placed = part.place(StepPlan((Row(0, Phase.VERIFY, 8, 7),)), view)
-    assert placed.preempted == (2,)
-    assert (part.pages(0), part.pages(1), part.pages(2)) == (5, 2, 0)
-
-
-def test_a_request_that_is_preempted_in_a_step_does_not_run_in_it() -> None:
-    part = tier()
-    fill(part, 16, 16)
-    view = view_of(at(0, 17), at(1, 17))
-    placed = part.place(StepPlan((verify_row(view, 0), verify_row(view, 1))), view)
-    assert [row.seat for row in placed.rows] == [0]
-    assert placed.preempted == (1,)
-
-
-def test_the_younger_starves_rather_than_take_from_the_older() -> None:
-    part = tier()
-    fill(part, 16, 16)
-    view = view_of(at(0, 16), at(1, 17))
-    placed = part.place(StepPlan((verify_row(view, 0), verify_row(view, 1))), view)
-    assert [row.seat for row in placed.rows] == [0]
-    assert placed.preempted == ()
-    assert part.pages(1) == 4
-
-
-def test_no_request_is_preempted_in_vain() -> None:
-    part = tier(num_gpu_blocks=7)
-    fill(part, 16, 4, 4)
+# pages, positions that are filled, tokens then, tokens that are placed by seat; who runs, who is preempted, all pages
+SCARCE: dict[
+    str, tuple[int, tuple[int, ...], tuple[int, ...], dict[int, int], list[int], tuple[int, ...], list[int]]
+] = {
+    "the youngest are preempted until the older fits": (9, (12, 8, 8), (13, 9, 9), {0: 8}, [0], (2,), [5, 2, 0]),
+    "who is preempted in a step does not run in it": (9, (16, 16), (17, 17), {0: 1, 1: 1}, [0], (1,), [5, 0]),
+    "the younger starves rather than take from the older": (9, (16, 16), (16, 17), {0: 1, 1: 1}, [0], (), [4, 4]),
     # seat 1 needs 4 pages more, and all that is younger holds one
-    view = view_of(at(0, 17), at(1, 5), at(2, 5))
-    placed = part.place(StepPlan((Row(1, Phase.VERIFY, 16, 15),)), view)
-    assert placed == Placed()
-    assert part.pages(2) == 1
+    "none is preempted in vain": (7, (16, 4, 4), (17, 5, 5), {1: 16}, [], (), [4, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", SCARCE)
+def test_pages_go_to_the_older(name: str) -> None:
+    n_blocks, filled, tokens, wanted, run, preempted, pages = SCARCE[name]
+    part = tier(num_gpu_blocks=n_blocks)
+    fill(part, *filled)
+    view = view_of(*(at(seat, n) for seat, n in enumerate(tokens)))
+    placed = part.place(StepPlan(tuple(Row(seat, Phase.VERIFY, n, n - 1) for seat, n in wanted.items())), view)
+    assert [row.seat for row in placed.rows] == run
+    assert placed.preempted == preempted
+    assert run or placed == Placed()
+    assert [part.pages(seat) for seat in range(len(filled))] == pages
 
 
 def test_pages_that_an_older_sample_shares_are_no_gain() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from sparsespec.core.config import Geometry
-from sparsespec.core.errors import BadOption, ContractBroken
+from sparsespec.core.errors import ContractBroken
 from sparsespec.kv.host import HostTier
 from sparsespec.kv.two_tiers import CHUNK_BYTES, chunk_of
 from sparsespec.testing.checks.stage import small_geometry
@@ -376,20 +376,3 @@ def test_a_request_without_pages_waits_behind_one_that_is_out() -> None:
     assert scene.away == set()
     scene.part.forget(4)
     scene.end()
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"victim": "oldest"}, "victim is one of newest, shortest, longest_remaining"),
-        ({"size": 0}, "size is a multiple"),
-        ({"size": float("nan")}, "size is a multiple"),
-        ({"low": 0.3, "high": 0.2}, "0 <= low <= high < 1"),
-        ({"low": -0.1}, "0 <= low <= high < 1"),
-        ({"high": 1.0}, "0 <= low <= high < 1"),
-        ({"chunk": 0}, "chunk is a number of pages"),
-    ],
-)
-def test_options_that_cannot_work_are_refused(options: dict[str, float], why: str) -> None:
-    with pytest.raises(BadOption, match=why):
-        HostTier(**options)  # type: ignore[arg-type]

@@ -21,6 +21,8 @@ from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
 from tests.laws.exact import LawBroken, Models, Probs, Rounds, check_probs
 from tests.quick import quick_last
+from tests.testing.caught import variant
+from tests.testing.test_check_verifier import AcceptsTheLikely
 
 V, MASS = 4, 6
 
@@ -123,21 +125,6 @@ def check_paths(rounds: Rounds) -> None:
             raise LawBroken(f"emitted {emitted}, but plain drawing emits {world.tokens}")
 
 
-class AcceptIfLikelier(Rejection):
-    """Accepts iff p >= q."""
-
-    def accept_weights(self, p: torch.Tensor, q: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        is_accepted = p.gather(1, x[:, None]) >= q.gather(1, x[:, None])
-        return torch.cat([is_accepted, ~is_accepted], 1).to(p.dtype)
-
-
-class ResampleFromTarget(Rejection):
-    """Replaces a fallen candidate by a draw from p."""
-
-    def residual(self, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-        return p
-
-
 class ResidualWithDraftNoise(Rejection):
     """Draws the residual with the noise that the draft was drawn with."""
 
@@ -185,8 +172,8 @@ def without_guess(p: torch.Tensor, guess: int, accepted: bool) -> torch.Tensor:
 
 
 MUTANTS = {
-    "accept iff p >= q": {"make": AcceptIfLikelier},
-    "resample from p": {"make": ResampleFromTarget},
+    "accept iff p >= q": {"make": AcceptsTheLikely},
+    "resample from p": {"make": variant("ResamplesFromP", Rejection, residual=lambda self, p, q: p)},
     "a drawn draft thrown away": {"make": Rejection, "discard": throw_away},
     "residual with the draft's noise": {"make": ResidualWithDraftNoise},
     "a discarded draft's noise used again": {"make": NoiseOfDiscardedDrafts},

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from hypothesis import Phase as Generation
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -23,7 +22,8 @@ from sparsespec.kv.gpu import GpuTier
 from sparsespec.kv.pages import PageBook
 from sparsespec.testing.checks.stage import small_geometry
 from sparsespec.testing.checks.watched_tiers import WatchedTiers
-from tests.laws.held import view_of_held
+from tests.laws.held import counted, view_of_held
+from tests.testing.caught import variant
 
 PAGE, N_PAGES, SEATS = 4, 14, 4
 LIMIT = PAGE * (N_PAGES - 1)
@@ -115,11 +115,6 @@ class Books(RuleBasedStateMachine):
         return view_of_held(self, seats)
 
 
-def _settings(n: int) -> settings:
-    """Return settings for machines that are expected to fail, or only to be counted: there is nothing to shrink."""
-    return settings(max_examples=n, stateful_step_count=30, deadline=None, database=None, phases=[Generation.generate])
-
-
 TestPageBooks = Books.TestCase
 TestPageBooks.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
@@ -148,13 +143,6 @@ class GreedyBook(PageBook):
     def __init__(self, n_pages: int) -> None:
         super().__init__(n_pages)
         self._free[0] = 0
-
-
-class UncountedBook(PageBook):
-    """Does not count a second owner."""
-
-    def retain(self, pages: Any) -> None:
-        pass
 
 
 def tier_with(book: type[PageBook]) -> type[GpuTier]:
@@ -187,18 +175,14 @@ class ForgetsTheTable(GpuTier):
         self._tables |= before
 
 
-class CommitsTheFirst(GpuTier):
-    """Releases the tail of one seat, whatever else was asked for."""
-
-    def commit(self, seats: Ints, positions: Ints) -> None:
-        super().commit(seats[:1], positions[:1])
-
-
 MUTANTS = [
-    *(tier_with(book) for book in (LeakyBook, GenerousBook, GreedyBook, UncountedBook)),
+    *(tier_with(book) for book in (LeakyBook, GenerousBook, GreedyBook)),
+    # does not count a second owner
+    tier_with(variant("UncountedBook", PageBook, retain=lambda self, pages: None)),
     PreemptsTheOldest,
     ForgetsTheTable,
-    CommitsTheFirst,
+    # releases the tail of one seat, whatever else was asked for
+    variant("CommitsTheFirst", GpuTier, commit=lambda self, seats, p: GpuTier.commit(self, seats[:1], p[:1])),
 ]
 
 
@@ -208,7 +192,7 @@ def test_a_mutant_is_caught(mutant: type[GpuTier]) -> None:
         Tier = mutant
 
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(Broken, settings=_settings(200))
+        run_state_machine_as_test(Broken, settings=counted(200, 30))
 
 
 @pytest.mark.slow
@@ -225,5 +209,5 @@ def test_the_machine_reaches_what_matters() -> None:
             self.seen["shared"] += max(owners.values(), default=0) > 1
             self.seen["full"] += self.tiers.free_pages() == 0
 
-    run_state_machine_as_test(Counting, settings=_settings(60))
+    run_state_machine_as_test(Counting, settings=counted(60, 30))
     assert min(Counting.seen[what] for what in ("preempted", "shared", "full")) >= 10, Counting.seen

@@ -10,23 +10,18 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import pytest
-from hypothesis import Phase as Generation
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from sparsespec.core.plan import Move, Placed
-from sparsespec.core.view import View
 from sparsespec.kv.host import HostTier
 from sparsespec.kv.paged import Paged
+from tests.laws.held import counted
 from tests.laws.tier_books import TierBooks
+from tests.testing.caught import variant
 
 TestTierBooks = pytest.mark.slow(TierBooks.TestCase)
 TestTierBooks.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
-
-
-def _settings(n: int) -> settings:
-    """Return settings for machines that are expected to fail, or only to be counted: there is nothing to shrink."""
-    return settings(max_examples=n, stateful_step_count=50, deadline=None, database=None, phases=[Generation.generate])
 
 
 class CopiesOwnNothing(HostTier):
@@ -47,48 +42,6 @@ class CopiesKeepTheirPages(HostTier):
         for move in moves:
             self._book.retain([move.page])
         super().moved(moves, failed=failed)
-
-
-class SharedBlocksMoveForOne(HostTier):
-    """Moves a block for the request that leaves, and not for those that share it."""
-
-    def _sharers(self, seat: int, block: int) -> set[int]:
-        return {seat}
-
-
-class HostPagesStayOnForget(HostTier):
-    """Releases pages of the device and no host pages."""
-
-    def _release(self, seat: int, keep: int) -> None:
-        Paged._release(self, seat, keep)
-
-
-class OutIsStillHere(HostTier):
-    """Lets requests run that have left."""
-
-    def away(self) -> Sequence[int]:
-        return ()
-
-
-class ArrivesAtOnce(HostTier):
-    """Lets requests run that are on the way back, before the copies have ended."""
-
-    def _arrive(self) -> None:
-        self._back.clear()
-
-
-class FailuresAreFine(HostTier):
-    """Takes what a failed copy left for the truth."""
-
-    def moved(self, moves: Sequence[Move], *, failed: bool) -> None:
-        super().moved(moves, failed=False)
-
-
-class NobodyComesBack(HostTier):
-    """Spills and forgets to restore."""
-
-    def restore(self, view: View) -> Placed:
-        return Placed()
 
 
 class PreemptedAreStillOut(HostTier):
@@ -116,12 +69,20 @@ class ForgottenAreStillOut(HostTier):
 MUTANTS = [
     CopiesOwnNothing,
     CopiesKeepTheirPages,
-    SharedBlocksMoveForOne,
-    HostPagesStayOnForget,
-    OutIsStillHere,
-    ArrivesAtOnce,
-    FailuresAreFine,
-    NobodyComesBack,
+    # moves a block for the request that leaves, and not for those that share it
+    variant("SharedBlocksMoveForOne", HostTier, _sharers=lambda self, seat, block: {seat}),
+    # releases pages of the device and no host pages
+    variant("HostPagesStayOnForget", HostTier, _release=Paged._release),
+    # lets requests run that have left
+    variant("OutIsStillHere", HostTier, away=lambda self: ()),
+    # lets requests run that are on the way back, before the copies have ended
+    variant("ArrivesAtOnce", HostTier, _arrive=lambda self: self._back.clear()),
+    # takes what a failed copy left for the truth
+    variant(
+        "FailuresAreFine", HostTier, moved=lambda self, moves, *, failed: HostTier.moved(self, moves, failed=False)
+    ),
+    # spills and forgets to restore
+    variant("NobodyComesBack", HostTier, restore=lambda self, view: Placed()),
     PreemptedAreStillOut,
     ForgottenAreStillOut,
 ]
@@ -134,7 +95,7 @@ def test_a_mutant_is_caught(mutant: type[HostTier]) -> None:
         Tier = mutant
 
     with pytest.raises((AssertionError, KeyError, ExceptionGroup)):
-        run_state_machine_as_test(Broken, settings=_settings(200))
+        run_state_machine_as_test(Broken, settings=counted(200, 50))
 
 
 @pytest.mark.slow
@@ -142,7 +103,7 @@ def test_the_machine_reaches_what_matters() -> None:
     class Counting(TierBooks):
         seen: ClassVar[Counter[str]] = Counter()
 
-    run_state_machine_as_test(Counting, settings=_settings(300))
+    run_state_machine_as_test(Counting, settings=counted(300, 50))
     wanted = (
         "spilled",
         "restored",

@@ -13,7 +13,7 @@ from sparsespec.core.plan import Phase
 from sparsespec.core.result import RowResult, RowResults
 from sparsespec.metrics.seats import SeatCounts
 from sparsespec.metrics.speculation import SpecMetrics
-from tests.engine.running import EVERY, FULL, NGRAM, SPARSE, compose, prompt_of, run, sampled
+from tests.engine.running import COMPOSITIONS, EVERY, add, compose, run, sampled
 
 
 def draft(
@@ -120,15 +120,11 @@ def test_a_dictionary_is_plain_strict_json_in_a_fixed_order() -> None:
     assert named["mean_acceptance_length"] == 2
 
 
-COMPOSITIONS: dict[str, dict[str, Any]] = {"dense": {}, "full": FULL, "sparse": SPARSE, "ngram": NGRAM}
-
-
 @pytest.mark.parametrize("loop", EVERY)
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_what_an_engine_counts_adds_up(composition: str, loop: str) -> None:
     engine = compose(loop=loop, **COMPOSITIONS[composition])
-    for shift in range(2):
-        engine.add(prompt_of(20, shift), sampled(12))
+    add(engine, sampled(12), 2)
     for completion in run(engine).values():
         m = completion.metrics
         assert m.num_output_tokens == 12 == m.num_verify_steps + m.num_accepted_tokens

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from sparsespec.models.tiny import tiny
 from tests.kernels.launched import DEVICE, WHERE, room
+from tests.models.test_transformer import TOKENS, attend
 
 pytestmark = WHERE
 
 room("rms_norm")
-
-TOKENS = torch.arange(7) * 5
-
-
-def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Stand for attention: something of q, k and v."""
-    group = q.shape[1] // k.shape[1]
-    return q.tanh() * (layer + 1) + (k * v).repeat_interleave(group, dim=1)
 
 
 def test_rows_are_close_to_those_of_the_references() -> None:

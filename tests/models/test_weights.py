@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from sparsespec.core.errors import BadModel, UnknownName
 from sparsespec.models.weights import INDEX, SINGLE, load_folder
-from tests.models.checkpoints import reference_model, rewrite
+from tests.models.checkpoints import YARN, reference_model, rewrite
+from tests.refusals import assert_refused
 
 Break = Callable[[Path], object]
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
@@ -37,6 +39,10 @@ def cut(share: float) -> Break:
 
 def index(table: object) -> Break:
     return lambda folder: (folder / INDEX).write_text(json.dumps(table))
+
+
+def keys(**changes: Any) -> Break:
+    return lambda folder: rewrite(folder, **changes)
 
 
 def only_bin(folder: Path) -> None:
@@ -68,7 +74,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         f"model-00001-of-00002.safetensors is missing, but {INDEX} lists it",
     ),
     "empty index": (index({}), "has no weight_map"),
-    "other layers": (lambda f: rewrite(f, num_hidden_layers=3), "lacks .* and 6 more"),
+    "other layers": (keys(num_hidden_layers=3), "lacks .* and 6 more"),
 }
 
 
@@ -85,6 +91,38 @@ def test_broken_folders_say_which_file_and_why(case: str, folder: Path) -> None:
     with pytest.raises(BadModel, match=message) as caught:
         load_folder(folder)
     assert "\n" not in str(caught.value)
+
+
+# what is wrong, what it got, and what would work
+WRONG: dict[str, tuple[Break, str, str]] = {
+    "bottomless config": (lambda f: (f / "config.json").write_text("[" * 99999), "config.json", "download it again"),
+    "another family": (keys(model_type=["llama"]), "['llama']", "supported: llama, qwen2, qwen3"),
+    "layers in words": (keys(num_hidden_layers="2"), "got '2'", "a whole number above 0"),
+    "epsilon in words": (keys(rms_norm_eps="small"), "got 'small'", "a number, 0 or more"),
+    "negative epsilon": (keys(rms_norm_eps=-1), "got -1", "a number, 0 or more"),
+    "end token in words": (keys(eos_token_id="</s>"), "got '</s>'", "a token id or a list of them"),
+    "a table of end tokens": (keys(eos_token_id={"a": 1}), "got {'a': 1}", "a token id or a list of them"),
+    "one layer type": (keys(layer_types=3), "got 3", "a list of words"),
+    "unsupported layer types": (keys(layer_types=["mamba"]), "['mamba']", "supported: full_attention"),
+    "theta in words": (keys(rope_parameters={"rope_theta": "big"}), "got 'big'", "'rope_theta' to be a number"),
+    "theta of 0": (keys(rope_parameters={"rope_theta": 0}), "got 0", "'rope_theta' to be above 0"),
+    "part of the head": (keys(partial_rotary_factor="half"), "got 'half'", "to be a number"),
+    "no original context": (
+        keys(rope_parameters=YARN | {"original_max_position_embeddings": 0}),
+        "got 0",
+        "'original_max_position_embeddings' to be above 0",
+    ),
+    "beta in words": (keys(rope_parameters=YARN | {"beta_fast": "x"}), "got 'x'", "'beta_fast' to be a number"),
+    "shards without names": (index({"weight_map": {"a": 3}}), "weight_map", "from names to files"),
+    "a folder for a shard": (index({"weight_map": {"a": "."}}), "/model is missing", "download that shard"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values_are_answered_with_what_would_work(case: str, folder: Path) -> None:
+    damage, got, works = WRONG[case]
+    damage(folder)
+    assert_refused(lambda: load_folder(folder), BadModel, got, works)
 
 
 def test_no_folder(tmp_path: Path) -> None:

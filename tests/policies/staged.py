@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sparsespec.core.batch import Chosen, LayerKeys, Outcome
 from sparsespec.core.plan import Phase
@@ -20,6 +21,15 @@ class Staged:
         self.state = state_of(self.geometry, torch.Generator().manual_seed(0))
         part.bind(self.geometry)
         part.reset(range(self.geometry.n_seats))
+
+    def keys(self, *at: tuple[int, ...], dim: Any = slice(None)) -> Tensor:
+        """Return keys of 0, but for 5 in each head at its positions of seat 0, in all dimensions or in one."""
+        g = self.geometry
+        keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+        for head, positions in enumerate(at):
+            for t in positions:
+                keys[int(self.state.table[0, t // g.block_size]), t % g.block_size, head, dim] = 5.0
+        return keys
 
     def settle(self, c: int, emitted: int, scores: Any, *, live: int = 0, phase: Phase = Phase.VERIFY) -> None:
         """Settle a scored row of seat 0 that leaves `c` committed; scores [S] or [groups, S], alike in all layers."""
@@ -50,3 +60,14 @@ class Staged:
         """Return the lists of positions of seat 0, and where its tail starts."""
         chosen = self.chosen(layer, **more)
         return chosen.positions[:, 0, : int(chosen.counts[0])].tolist(), int(chosen.tail_from[0])
+
+
+def guesses(part: Any, text: list[int], room: int = 4) -> list[int]:
+    """Return what is guessed behind `text`, in seat 2; the columns behind it hold 9s, of which none may be read."""
+    geometry = small_geometry()
+    part.bind(geometry)
+    state = state_of(geometry, torch.Generator().manual_seed(1))
+    state.tokens[2] = 9
+    state.tokens[2, : len(text)] = torch.tensor(text)
+    count = int(part.propose(state, torch.tensor([2]), torch.tensor([len(text)]), torch.tensor([room]))[0])
+    return state.tokens[2, len(text) : len(text) + count].tolist()

@@ -11,7 +11,6 @@ from sparsespec.policies.selectors.budget import allowed, check_groups
 from sparsespec.policies.selectors.oracle import Oracle
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.random import RandomSelector
-from sparsespec.policies.selectors.window import Window
 
 
 @given(st.lists(st.integers(1, 100_000), min_size=1, max_size=5), st.floats(0.001, 1.0), st.integers(1, 300))
@@ -35,19 +34,6 @@ def test_a_list_reads_its_share_rounded_up_but_no_less_than_the_minimum(
     c: int, budget: float, least: int, reads: int
 ) -> None:
     assert allowed(torch.tensor([c]), budget, least).tolist() == [reads]
-
-
-@pytest.mark.parametrize("make", [Window, RandomSelector, Oracle, Pillar])
-@pytest.mark.parametrize("budget", [0.0, -0.1, 1.01])
-def test_a_budget_outside_0_to_1_raises(make: type, budget: float) -> None:
-    with pytest.raises(BadOption, match=r"share of the context a draft reads, in \(0, 1\]"):
-        make(budget=budget)
-
-
-@pytest.mark.parametrize("make", [Window, RandomSelector, Oracle, Pillar])
-def test_a_minimum_of_no_tokens_raises(make: type) -> None:
-    with pytest.raises(BadOption, match="1 or more"):
-        make(min_budget=0)
 
 
 @pytest.mark.parametrize(("groups", "heads", "number"), [(1, 8, 1), (2, 8, 2), (8, 8, 8), ("heads", 3, 3), (3, 3, 3)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 
 from sparsespec.core.cost import CostModel
-from sparsespec.core.errors import BadOption, UnknownName
 from sparsespec.core.plan import Lengths
 from sparsespec.core.view import View
 from sparsespec.policies.lengths.cost import Cost, Situation, unpacked
@@ -213,23 +211,3 @@ def test_results_of_a_step_count_together_as_one_by_one() -> None:
             assert many.all == pytest.approx(one.all, rel=1e-12)
             np.testing.assert_array_equal(many.own, one.own)
     assert together._collected == single._collected > 100
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda: Cost(draft=0), "not both 0"),
-        (lambda: Cost(memory=1.0), "in \\[0, 1\\)"),
-        (lambda: Cost(probe=0), "1 or more"),
-        (lambda: Cost(margin=-0.1), "0 or more, got -0.1"),
-        (lambda: Cost(costs="none.json"), "cannot be read"),
-    ],
-)
-def test_an_option_that_cannot_work_raises(make: Callable[[], object], says: str) -> None:
-    with pytest.raises(BadOption, match=says):
-        make()
-
-
-def test_costs_that_nobody_measured_raise() -> None:
-    with pytest.raises(UnknownName, match="did you mean 'h100-qwen3-8b'"):
-        Cost(costs="h100-qwen3")

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from sparsespec.core.batch import Outcome
-from sparsespec.core.errors import BadOption
 from sparsespec.core.plan import Phase
 from sparsespec.core.registry import make
 from sparsespec.core.spec import PRESETS
@@ -33,34 +32,35 @@ def test_a_seat_without_scores_reads_everything() -> None:
     assert pillar().lists(c=30) == ([[]], 0)
 
 
-def test_half_of_the_budget_goes_to_the_newest_and_the_rest_to_the_best() -> None:
-    staged = pillar()
-    staged.settle(21, 1, scores(20, p3=0.5, p9=0.4, p10=0.3))
-    # 4 of 20 positions: two recent (18, 19), two chosen
-    assert staged.lists() == ([[3, 9]], 18)
-
-
-def test_what_was_just_verified_is_always_recent() -> None:
-    staged = pillar(recent=0.0)
+HEADS = [scores(20, p3=0.5, p4=0.4, p5=0.3), scores(20, p7=0.5, p8=0.4, p9=0.3)]
+# options, (committed, emitted, live), scores, and the lists and where the tail starts: 4 of 20 positions may be read
+LISTS: dict[str, tuple[dict[str, Any], tuple[int, int, int], Any, tuple[list[list[int]], int]]] = {
+    "half is recent, the rest the best": ({}, (21, 1, 0), scores(20, p3=0.5, p9=0.4, p10=0.3), ([[3, 9]], 18)),
     # tokens 18, 19, 20 were committed by this round
-    staged.settle(21, 3, scores(20, p3=0.5, p19=0.9))
-    assert staged.lists() == ([[3]], 17)
-
-
-def test_recent_0_leaves_the_tail_to_the_round_and_recent_1_chooses_nothing() -> None:
-    staged = pillar(recent=0.0)
-    staged.settle(21, 1, scores(20, p3=0.5, p9=0.4, p10=0.3))
-    assert staged.lists() == ([[3, 9, 10]], 19)
-    staged = pillar(recent=1.0)
-    staged.settle(21, 1, scores(20, p3=0.5))
-    assert staged.lists() == ([[]], 16)
-
-
-def test_rejected_positions_are_not_chosen() -> None:
-    staged = pillar(recent=0.0)
+    "what was just verified is recent": ({"recent": 0.0}, (21, 3, 0), scores(20, p3=0.5, p19=0.9), ([[3]], 17)),
+    "recent 0": ({"recent": 0.0}, (21, 1, 0), scores(20, p3=0.5, p9=0.4, p10=0.3), ([[3, 9, 10]], 19)),
+    "recent 1 chooses nothing": ({"recent": 1.0}, (21, 1, 0), scores(20, p3=0.5), ([[]], 16)),
     # five queries ran from position 15, two tokens were committed: 18 and 19 hold rejected drafts
-    staged.settle(18, 2, scores(20, p18=0.9, p19=0.8, p17=0.7, p2=0.1, p5=0.05), live=5)
-    assert staged.lists() == ([[2, 5]], 15)
+    "rejected positions are not chosen": (
+        {"recent": 0.0},
+        (18, 2, 5),
+        scores(20, p18=0.9, p19=0.8, p17=0.7, p2=0.1, p5=0.05),
+        ([[2, 5]], 15),
+    ),
+    "ties go to the lower position": ({"recent": 0.0}, (21, 1, 0), scores(20), ([[0, 1, 2]], 19)),
+    "each group has its own": ({"groups": "heads", "recent": 0.25}, (21, 1, 0), HEADS, ([[3, 4, 5], [7, 8, 9]], 19)),
+    "pooling takes neighbours along": ({"recent": 0.0, "pool": 3}, (21, 1, 0), scores(20, p9=0.5), ([[8, 9, 10]], 19)),
+    # 18 and 19 are rejected; the best legal position is 9
+    "but nothing rejected": ({"recent": 0.0, "pool": 5}, (18, 1, 4), scores(20, p18=0.9, p9=0.5), ([[7, 8, 9]], 16)),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_positions_are_chosen_by_their_scores_in_every_layer(name: str) -> None:
+    options, (c, emitted, live), votes, expected = LISTS[name]
+    staged = pillar(**options)
+    staged.settle(c, emitted, votes, live=live)
+    assert [staged.lists(layer) for layer in (0, 1)] == [expected] * 2
 
 
 def test_a_budget_larger_than_the_context_reads_all_of_it() -> None:
@@ -68,32 +68,6 @@ def test_a_budget_larger_than_the_context_reads_all_of_it() -> None:
     staged.settle(11, 1, scores(10))
     positions, tail = staged.lists()
     assert sorted([*positions[0], *range(tail, 10)]) == list(range(10))
-
-
-def test_ties_go_to_the_lower_position() -> None:
-    staged = pillar(recent=0.0)
-    staged.settle(21, 1, scores(20))
-    assert staged.lists() == ([[0, 1, 2]], 19)
-
-
-def test_each_group_and_layer_has_its_own_list() -> None:
-    staged = pillar(groups="heads", recent=0.25)
-    staged.settle(21, 1, [scores(20, p3=0.5, p4=0.4, p5=0.3), scores(20, p7=0.5, p8=0.4, p9=0.3)])
-    assert staged.lists(0) == ([[3, 4, 5], [7, 8, 9]], 19)
-    assert staged.lists(1) == ([[3, 4, 5], [7, 8, 9]], 19)
-
-
-def test_pooling_takes_the_neighbours_of_a_high_score_along() -> None:
-    staged = pillar(recent=0.0, pool=3)
-    staged.settle(21, 1, scores(20, p9=0.5))
-    assert staged.lists() == ([[8, 9, 10]], 19)
-
-
-def test_pooling_does_not_carry_rejected_scores_into_reach() -> None:
-    staged = pillar(recent=0.0, pool=5)
-    # 18 and 19 are rejected; the best legal position is 9
-    staged.settle(18, 1, scores(20, p18=0.9, p9=0.5), live=4)
-    assert staged.lists()[0] == [[7, 8, 9]]
 
 
 def test_smoothing_remembers_earlier_rounds() -> None:
@@ -153,22 +127,3 @@ def test_vegas_as_published_is_a_preset() -> None:
     assert (vegas.groups, vegas.scored, vegas.recent, vegas.pool, vegas.smooth) == (1, (1, 1), 0.0, 1, 0.0)
     assert (vegas.budget, vegas.min_budget) == (0.07, 256)
     assert (length.max_draft, length.max_guess) == (6, 0)
-
-
-@pytest.mark.parametrize(
-    ("options", "works"),
-    [
-        ({"recent": -0.1}, "share of the budget"),
-        ({"recent": 1.5}, "share of the budget"),
-        ({"scored": (0, 0)}, "not both 0"),
-        ({"scored": (1,)}, "two numbers"),
-        ({"scored": (1, -1)}, "two numbers"),
-        ({"pool": 0}, "odd number"),
-        ({"pool": 4}, "odd number"),
-        ({"smooth": 1.0}, "in \\[0, 1\\)"),
-        ({"smooth": -0.5}, "in \\[0, 1\\)"),
-    ],
-)
-def test_an_option_that_cannot_work_raises(options: dict[str, Any], works: str) -> None:
-    with pytest.raises(BadOption, match=works):
-        Pillar(**options)

@@ -61,11 +61,7 @@ def test_rows_that_do_not_draft_have_no_bounds() -> None:
 
 def test_pages_that_the_query_could_read_most_are_read_whole() -> None:
     staged = Staged(Quest(budget=0.2, min_budget=9, groups="heads"))
-    g, state = staged.geometry, staged.state
-    keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
-    for head, positions in enumerate(((5, 13), (0, 27))):
-        for t in positions:
-            keys[int(state.table[0, t // 4]), t % 4, head, 1] = 5.0
+    g, keys = staged.geometry, staged.keys((5, 13), (0, 27), dim=1)
     q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)
     # 40 of 41 positions lie below the newest, in full pages; 9 may be read: two pages
     assert staged.lists(c=41, q=q, keys=keys) == ([[4, 5, 6, 7, 12, 13, 14, 15], [0, 1, 2, 3, 24, 25, 26, 27]], 40)
@@ -77,8 +73,7 @@ def test_pages_that_the_query_could_read_most_are_read_whole() -> None:
 
 def test_a_negative_query_looks_for_the_smallest_keys() -> None:
     staged = Staged(Quest(budget=0.1, min_budget=4, groups=1))
-    g = staged.geometry
-    keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
+    g, keys = staged.geometry, staged.keys()
     keys[int(staged.state.table[0, 3]), 1] = 5.0
     keys[int(staged.state.table[0, 6]), 1] = -5.0
     q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)
@@ -104,10 +99,3 @@ def test_a_budget_below_a_page_reads_the_newest_alone() -> None:
 def test_a_prompt_of_one_token_has_no_pages() -> None:
     staged = Staged(Quest())
     assert staged.lists(c=1, keys=keys_of(staged)) == ([[], []], 0)
-
-
-def test_who_wants_no_scores_says_so_when_it_gets_some() -> None:
-    staged = Staged(Quest())
-    batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.VERIFY, 1, 0, 1)])
-    with pytest.raises(AssertionError, match="wants no scores"):
-        staged.part.select(batch).see(0, torch.zeros(1))

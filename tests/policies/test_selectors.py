@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sparsespec.core.errors import BadOption, ContractBroken
+from sparsespec.core.errors import ContractBroken
 from sparsespec.core.plan import Phase
 from sparsespec.policies.selectors.full import Full
 from sparsespec.policies.selectors.none import NoSelector
 from sparsespec.policies.selectors.oracle import Oracle
+from sparsespec.policies.selectors.quest import Quest
 from sparsespec.policies.selectors.random import RandomSelector
 from sparsespec.policies.selectors.scored import Scored
 from sparsespec.policies.selectors.window import Window
@@ -15,28 +16,23 @@ from sparsespec.testing import check_selector
 from sparsespec.testing.checks.stage import RowAt, batch_of
 from tests.policies.staged import Staged
 
+WINDOW = Window(budget=0.2, min_budget=8, sinks=2)
+
 
 @pytest.mark.parametrize(
-    ("c", "sinks", "tail"),
-    [(41, [0, 1], 34), (9, [0, 1], 2), (6, [0, 1], 2), (3, [0, 1], 2), (2, [0], 1), (1, [], 0)],
+    ("part", "c", "sinks", "tail"),
+    [
+        *((WINDOW, c, [0, 1], tail) for c, tail in ((41, 34), (9, 2), (6, 2), (3, 2))),
+        (WINDOW, 2, [0], 1),
+        (WINDOW, 1, [], 0),
+        (Window(budget=0.2, min_budget=8, sinks=0), 41, [], 32),
+        (Full(), 41, [], 0),
+    ],
 )
-def test_window_reads_sinks_and_the_newest(c: int, sinks: list[int], tail: int) -> None:
-    staged = Staged(Window(budget=0.2, min_budget=8, sinks=2))
-    assert staged.lists(c=c) == ([sinks], tail)
-
-
-def test_a_window_without_sinks_is_only_a_tail() -> None:
-    assert Staged(Window(budget=0.2, min_budget=8, sinks=0)).lists(c=41) == ([[]], 32)
-
-
-@pytest.mark.parametrize("sinks", [-1, 9])
-def test_sinks_beyond_the_smallest_budget_raise(sinks: int) -> None:
-    with pytest.raises(BadOption, match="between 0 and min_budget = 8"):
-        Window(min_budget=8, sinks=sinks)
-
-
-def test_full_is_only_a_tail_from_the_start() -> None:
-    assert Staged(Full()).lists(c=41) == ([[]], 0)
+def test_window_reads_sinks_and_the_newest_and_full_everything(
+    part: Window | Full, c: int, sinks: list[int], tail: int
+) -> None:
+    assert Staged(part).lists(c=c) == ([sinks], tail)
 
 
 def test_none_has_no_draft_level_and_is_never_asked() -> None:
@@ -67,12 +63,7 @@ def test_random_leaves_no_position_out() -> None:
 
 def test_oracle_reads_what_this_very_query_reads_most() -> None:
     staged = Staged(Oracle(budget=0.1, min_budget=2, groups="heads"))
-    g, state = staged.geometry, staged.state
-    keys = torch.zeros(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
-    for head, positions in enumerate(((4, 11), (0, 19))):
-        for t in positions:
-            page = int(state.table[0, t // g.block_size])
-            keys[page, t % g.block_size, head] = 5.0
+    g, state, keys = staged.geometry, staged.state, staged.keys((4, 11), (0, 19))
     q = torch.ones(1, g.n_heads, g.head_dim, dtype=torch.float64)
     assert staged.lists(c=21, q=q, keys=keys) == ([[4, 11], [0, 19]], 20)
     one = Staged(Oracle(budget=0.1, min_budget=4, groups=1))
@@ -83,9 +74,7 @@ def test_oracle_reads_what_this_very_query_reads_most() -> None:
 
 def test_oracle_chooses_nothing_where_there_is_nothing_to_choose() -> None:
     staged = Staged(Oracle(budget=0.1, min_budget=4))
-    g = staged.geometry
-    keys = torch.ones(g.num_gpu_blocks, g.block_size, g.n_kv_heads, g.head_dim, dtype=torch.float64)
-    assert staged.lists(c=1, keys=keys) == ([[], []], 0)
+    assert staged.lists(c=1, keys=staged.keys() + 1) == ([[], []], 0)
 
 
 class Bare(Scored):
@@ -108,8 +97,8 @@ def test_a_scored_selector_that_overrides_nothing_keeps_the_round_just_verified_
     assert staged.lists() == ([[3, 9]], 18)
 
 
-@pytest.mark.parametrize("part", [RandomSelector(), Oracle()])
-def test_who_wants_no_scores_says_so_when_it_gets_some(part: RandomSelector | Oracle) -> None:
+@pytest.mark.parametrize("part", [RandomSelector(), Oracle(), Quest()])
+def test_who_wants_no_scores_says_so_when_it_gets_some(part: RandomSelector | Oracle | Quest) -> None:
     staged = Staged(part)
     batch = batch_of(staged.geometry, staged.state, [RowAt(0, Phase.VERIFY, 1, 0, 1)])
     with pytest.raises(AssertionError, match="wants no scores"):

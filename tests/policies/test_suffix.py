@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsespec.core.errors import BadOption
 from sparsespec.policies.proposers.suffix import Suffix
 from sparsespec.testing.checks.stage import small_geometry, state_of
-
-
-def guesses(text: list[int], room: int = 4, **options: Any) -> list[int]:
-    """Return what is guessed behind `text`, in seat 2; the columns behind it hold 9s, of which none may be read."""
-    part, geometry = Suffix(**options), small_geometry()
-    part.bind(geometry)
-    state = state_of(geometry, torch.Generator().manual_seed(1))
-    state.tokens[2] = 9
-    state.tokens[2, : len(text)] = torch.tensor(text)
-    count = int(part.propose(state, torch.tensor([2]), torch.tensor([len(text)]), torch.tensor([room]))[0])
-    return state.tokens[2, len(text) : len(text) + count].tolist()
+from tests.policies.staged import guesses
 
 
 def searched(text: list[int], room: int, max_match: int, min_match: int, factor: float) -> list[int]:
@@ -54,7 +42,7 @@ def searched(text: list[int], room: int, max_match: int, min_match: int, factor:
     ],
 )
 def test_what_followed_the_newest_longest_match_is_guessed(text: list[int], found: list[int]) -> None:
-    assert guesses(text) == found
+    assert guesses(Suffix(), text) == found
 
 
 @given(
@@ -69,21 +57,21 @@ def test_the_longest_match_is_the_one_that_a_search_finds(
 ) -> None:
     max_match = max(max_match, min_match, math.ceil(1 / factor))
     options = {"max_match": max_match, "min_match": min_match, "factor": factor}
-    assert guesses(text, room, **options) == searched(text, room, **options)
+    assert guesses(Suffix(**options), text, room) == searched(text, room, **options)
 
 
 def test_few_guesses_follow_a_short_match_and_many_a_long_one() -> None:
     short, long = [1, 2, 3, 4, 5, 6, 7, 8, 2, 3], [1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4]
-    assert guesses(short) == [4, 5]
-    assert guesses(long) == [5, 6, 7, 8]
-    assert guesses(long, factor=0.5) == [5, 6]
-    assert guesses(short, factor=2.0) == [4, 5, 6, 7]
+    assert guesses(Suffix(), short) == [4, 5]
+    assert guesses(Suffix(), long) == [5, 6, 7, 8]
+    assert guesses(Suffix(factor=0.5), long) == [5, 6]
+    assert guesses(Suffix(factor=2.0), short) == [4, 5, 6, 7]
 
 
 def test_matches_beyond_the_cap_are_not_told_apart() -> None:
     text = [9, 1, 2, 3, 4, 4, 4, 8, 1, 2, 3, 5, 5, 5, 9, 1, 2, 3]
-    assert guesses(text) == [4, 4, 4, 8]
-    assert guesses(text, max_match=3) == [5, 5, 5]
+    assert guesses(Suffix(), text) == [4, 4, 4, 8]
+    assert guesses(Suffix(max_match=3), text) == [5, 5, 5]
 
 
 def test_all_ids_of_a_vocabulary_are_told_apart() -> None:
@@ -107,16 +95,4 @@ def test_rows_do_not_see_one_another() -> None:
     counts = part.propose(state, torch.arange(3), known, torch.tensor([4, 4, 4])).tolist()
     rows = zip(state.tokens, texts, counts, strict=False)
     found = [tokens[len(text) : len(text) + count].tolist() for tokens, text, count in rows]
-    assert found == [guesses(text) for text in texts] == [[4, 5, 1], [7], []]
-
-
-@pytest.mark.parametrize("options", [{"min_match": 0}, {"max_match": 1}, {"min_match": 5, "max_match": 4}])
-def test_sizes_that_cannot_work_raise(options: dict[str, int]) -> None:
-    with pytest.raises(BadOption, match="1 <= min_match <= max_match"):
-        Suffix(**options)
-
-
-@pytest.mark.parametrize("factor", [0.0, -1.0, 0.01, math.inf, math.nan])
-def test_a_factor_that_never_guesses_raises(factor: float) -> None:
-    with pytest.raises(BadOption, match="must yield a guess"):
-        Suffix(factor=factor)
+    assert found == [guesses(Suffix(), text) for text in texts] == [[4, 5, 1], [7], []]

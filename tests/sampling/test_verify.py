@@ -1,4 +1,4 @@
-"""Units of the three verifiers; that their laws are right is the business of `tests/laws/test_exact_probs.py`."""
+"""Units of the three verifiers; `tests/laws/test_exact_probs.py` says that their distributions are right."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sparsespec.core.errors import ContractBroken
 from sparsespec.core.noise import gumbel
 from sparsespec.core.protocols import Verifier
 from sparsespec.kernels.sample.api import process
+from sparsespec.kernels.verify_inputs.api import per_logit_row
 from sparsespec.sampling.greedy import Greedy
 from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
-from sparsespec.sampling.spread import spread
 
 V = 11
 VERIFIERS = [Greedy, SharedNoise, Rejection]
@@ -74,27 +74,27 @@ COUNTS = st.lists(st.integers(-1, 3), min_size=1, max_size=5)
 
 @settings(max_examples=30)
 @given(COUNTS, st.integers(0, 2), st.integers(0, 99))
-def test_equality_verifiers_emit_what_plain_drawing_emits(counts: list[int], gap: int, seed: int) -> None:
+def test_equality_verifiers_emit_what_plain_sampling_emits(counts: list[int], gap: int, seed: int) -> None:
     for verifier, temperature in ((Greedy(), 0.0), (SharedNoise(), 0.0), (SharedNoise(), 0.9)):
         rows, n = verify_inputs(counts, gap=gap, temperature=temperature, seed=seed)
         logits = logits_of(n, seed)
-        # Make some candidates stand, else chains of two are never seen.
-        draws = [slow_draws(rows, logits, r) for r in range(len(counts))]
+        # Let some candidates be accepted, else rows of two are never seen.
+        sampled = [slow_samples(rows, logits, r) for r in range(len(counts))]
         for r, count in enumerate(counts):
             for j in range(max(count, 0)):
                 if (seed + r + j) % 3:
-                    rows.candidates[r, j] = draws[r][j]
+                    rows.candidates[r, j] = sampled[r][j]
         got = verifier.verify(logits, rows, None)
         for r, count in enumerate(counts):
-            accepted = next((j for j in range(count) if rows.candidates[r, j] != draws[r][j]), max(count, 0))
-            expected = draws[r][: accepted + 1]
+            accepted = next((j for j in range(count) if rows.candidates[r, j] != sampled[r][j]), max(count, 0))
+            expected = sampled[r][: accepted + 1]
             assert got.tokens[r, : got.emitted[r]].tolist() == expected
             assert got.accepted[r] == accepted
         assert got.tokens.shape == (len(counts), rows.candidates.shape[1] + 1)
 
 
-def slow_draws(rows: VerifyInputs, logits: torch.Tensor, r: int) -> list[int]:
-    """Draw every logit row of row `r` by itself."""
+def slow_samples(rows: VerifyInputs, logits: torch.Tensor, r: int) -> list[int]:
+    """Sample every logit row of row `r` by itself."""
     out = []
     for j in range(int(rows.count[r]) + 1):
         row = logits[int(rows.first[r]) + j][None]
@@ -113,8 +113,7 @@ def test_a_row_of_any_verifier_does_not_see_its_neighbours(
 ) -> None:
     rows, n = verify_inputs(counts, gap=gap, temperature=temperature, seed=seed)
     logits = logits_of(n, seed)
-    drawn = torch.arange(len(counts)) % 2 == 0
-    rows = dataclasses.replace(rows, sampled=drawn)
+    rows = dataclasses.replace(rows, sampled=torch.arange(len(counts)) % 2 == 0)
     q = logits_of(rows.candidates.numel(), seed + 1).view(*rows.candidates.shape, V)
     for verifier in (Greedy(), SharedNoise(), Rejection()):
         together = verifier.verify(logits, rows, q)
@@ -133,9 +132,9 @@ def test_dead_rows_and_no_rows_emit_nothing(make: type) -> None:
         assert got.emitted.tolist() == got.accepted.tolist() == [0] * len(counts)
 
 
-def test_spread_names_the_owner_of_every_logit_row() -> None:
+def test_every_logit_row_names_the_row_it_belongs_to() -> None:
     rows, n = verify_inputs([1, -1, 0, 2], gap=1)
-    at = spread(rows, n)
+    at = per_logit_row(rows, n, impl="reference")
     assert at.alive.tolist() == [True, True, False, False, True, False, True, True, True, False]
     assert at.judges.nonzero()[:, 0].tolist() == [0, 6, 7]
     assert at.position[at.alive].tolist() == [3, 4, 17, 24, 25, 26]
@@ -144,7 +143,7 @@ def test_spread_names_the_owner_of_every_logit_row() -> None:
     assert (at.temperature[~at.alive] == 0).all()
 
 
-def test_rejection_compares_processed_laws_of_both_levels() -> None:
+def test_rejection_compares_processed_probabilities_of_both_levels() -> None:
     rows, n = verify_inputs([2, 1], temperature=0.7)
     rows = dataclasses.replace(rows, top_k=torch.tensor([3, 0]), sampled=torch.tensor([True, True]))
     verifier, compared = Rejection(), []
@@ -156,8 +155,8 @@ def test_rejection_compares_processed_laws_of_both_levels() -> None:
     verifier.accept_weights = record  # pyright: ignore[reportAttributeAccessIssue]
     logits, q = logits_of(n), logits_of(4, 1).view(2, 2, V)
     verifier.verify(logits, rows, q)
-    for j, laws in enumerate(compared):
-        for probs, own in zip(laws, (logits[rows.first + j], q[:, j]), strict=True):
+    for j, both in enumerate(compared):
+        for probs, own in zip(both, (logits[rows.first + j], q[:, j]), strict=True):
             torch.testing.assert_close(probs.sum(-1), torch.ones(len(probs)))
             assert int((probs[0] > 0).sum()) == 3
             if j == 0:
@@ -165,14 +164,14 @@ def test_rejection_compares_processed_laws_of_both_levels() -> None:
     assert [len(p) for p, _ in compared] == [2, 1]
 
 
-@pytest.mark.parametrize("drawn", [False, True])
-def test_rejection_at_temperature_zero_is_greedy(drawn: bool) -> None:
+@pytest.mark.parametrize("is_sampled", [False, True])
+def test_rejection_at_temperature_zero_is_greedy(is_sampled: bool) -> None:
     rows, n = verify_inputs([3, 3, 1, 0], temperature=0.0)
     logits = logits_of(n)
     best = logits.argmax(-1)
     rows.candidates[0] = best[:3]
     rows.candidates[1, 0] = best[4]
-    rows = dataclasses.replace(rows, sampled=torch.full((4,), drawn))
+    rows = dataclasses.replace(rows, sampled=torch.full((4,), is_sampled))
     q = torch.nn.functional.one_hot(rows.candidates, V).float()  # whose best are the candidates
     got, greedy = Rejection().verify(logits, rows, q), Greedy().verify(logits, rows, None)
     assert torch.equal(got.tokens, greedy.tokens) and torch.equal(got.accepted, greedy.accepted)
@@ -183,11 +182,11 @@ def test_residual_without_mass_falls_back_to_the_target() -> None:
     p = torch.tensor([[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]])
     q = torch.tensor([[0.5, 0.5, 2.0**-24], [0.25, 0.75, 0.0]])
     assert verifier.residual(p, q).tolist() == [[0.5, 0.5, 0.0], [0.25, 0.0, 0.0]]
-    # q(x) = 0 cannot have been drawn; a rounding that gets there must neither crash nor accept.
+    # q(x) = 0 cannot have been sampled; a rounding that gets there must neither crash nor accept.
     assert verifier.accept_weights(p, q, torch.tensor([2, 2])).tolist() == [[0.0, 2.0**-24], [0.0, 1.0]]
 
 
-def test_a_fallen_candidate_may_be_emitted_by_the_fallback_without_standing() -> None:
+def test_a_rejected_candidate_may_be_emitted_by_the_fallback_without_being_accepted() -> None:
     rows, _ = verify_inputs([1])
     rows = dataclasses.replace(rows, sampled=torch.tensor([True]))
     verifier = Rejection()
@@ -203,14 +202,14 @@ def test_a_fallen_candidate_may_be_emitted_by_the_fallback_without_standing() ->
     assert (got.tokens[0].tolist(), got.emitted[0], got.accepted[0]) == ([int(rows.candidates[0, 0]), 0], 1, 0)
 
 
-def test_rejection_without_the_laws_of_drafts_raises() -> None:
+def test_rejection_without_the_logits_of_drafts_raises() -> None:
     rows, n = verify_inputs([1])
     rows = dataclasses.replace(rows, sampled=torch.tensor([True]))
     with pytest.raises(ContractBroken, match="needs q"):
         Rejection().verify(logits_of(n), rows, None)
 
 
-def test_no_key_of_one_chain_is_used_twice() -> None:
+def test_no_key_of_one_row_is_used_twice() -> None:
     rows, n = verify_inputs([3, 2, 0, 3], seed=1)
     rows = dataclasses.replace(rows, level=torch.tensor([0, 1, 1, 0]), seed=torch.zeros(4, dtype=torch.int64))
     rows = dataclasses.replace(rows, position=torch.full((4,), 9), n_committed=torch.tensor([9, 9, 5, 4]))

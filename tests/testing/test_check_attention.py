@@ -11,14 +11,30 @@ import torch
 from torch import Tensor
 
 from sparsespec.attention.reference import ReferenceAttention
-from sparsespec.core.batch import Batch, Chosen
+from sparsespec.core.batch import AttentionRows, Batch, Chosen
 from sparsespec.core.plan import Phase
+from sparsespec.kernels.attention.api import plan
 from sparsespec.testing import check_attention
 from tests.quick import quick_last
 from tests.testing.caught import caught
 
 
-class NoFuture(ReferenceAttention):
+class Replanned(ReferenceAttention):
+    """Plans a step again when its rows are changed."""
+
+    @property
+    def _rows(self) -> AttentionRows:
+        return self._plan.rows
+
+    @_rows.setter
+    def _rows(self, rows: AttentionRows) -> None:
+        n_tokens, n_heads, _ = self._plan.q_shape
+        self._plan = plan(
+            rows, self._bound.k_pages[0], n_tokens=n_tokens, n_heads=n_heads, scale=self._plan.scale, impl="reference"
+        )
+
+
+class NoFuture(Replanned):
     """Reads one position too few."""
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -30,7 +46,7 @@ class NoFuture(ReferenceAttention):
         return out
 
 
-class Unnormed(ReferenceAttention):
+class Unnormed(Replanned):
     def bind(self, geometry: Any, model: Any, k_pages: Tensor, v_pages: Tensor) -> None:
         super().bind(geometry, _WithoutNorms(model), k_pages, v_pages)
 
@@ -45,7 +61,7 @@ class _WithoutNorms:
     k_norm = q_norm
 
 
-class OneList(ReferenceAttention):
+class OneList(Replanned):
     """Lets all heads read the first list."""
 
     def plan(self, batch: Batch, choice: Any) -> None:
@@ -61,13 +77,13 @@ class _FirstList:
         return chosen._replace(positions=chosen.positions[:1].expand_as(chosen.positions))
 
 
-class DraftsDense(ReferenceAttention):
+class DraftsDense(Replanned):
     def plan(self, batch: Batch, choice: Any) -> None:
         super().plan(batch, choice)
         self._rows = replace(self._rows, sparse=self._rows.sparse & False)
 
 
-class BeyondCount(ReferenceAttention):
+class BeyondCount(Replanned):
     """Reads one entry behind the counts."""
 
     def plan(self, batch: Batch, choice: Any) -> None:
@@ -81,13 +97,13 @@ class _OneMore(_FirstList):
         return chosen._replace(positions=positions, counts=chosen.counts + 1)
 
 
-class SilentScores(ReferenceAttention):
+class SilentScores(Replanned):
     def plan(self, batch: Batch, choice: Any) -> None:
         super().plan(batch, choice)
         self._rows = replace(self._rows, scored=self._rows.scored & False)
 
 
-class OneEnd(ReferenceAttention):
+class OneEnd(Replanned):
     """Scores the last queries only."""
 
     def plan(self, batch: Batch, choice: Any) -> None:
@@ -95,12 +111,12 @@ class OneEnd(ReferenceAttention):
         self._rows = replace(self._rows, ends=(0, max(1, self._rows.ends[1])))
 
 
-class LoudDead(ReferenceAttention):
+class LoudDead(Replanned):
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return super().run(layer, q, k, v) + (~self._batch.alive)[:, None, None]
+        return super().run(layer, q, k, v) + (~self._step._batch.alive)[:, None, None]
 
 
-class WritesDead(ReferenceAttention):
+class WritesDead(Replanned):
     """Writes dead tokens too, at page 1."""
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -109,7 +125,7 @@ class WritesDead(ReferenceAttention):
         return out
 
 
-class SwapsKV(ReferenceAttention):
+class SwapsKV(Replanned):
     """Takes keys for values in the page that was bound first."""
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -121,7 +137,7 @@ class SwapsKV(ReferenceAttention):
         return out
 
 
-class Wider(ReferenceAttention):
+class Wider(Replanned):
     """Shows scores in a buffer of a constant width, which is allowed."""
 
     behind: ClassVar[float] = 0.0
@@ -142,7 +158,7 @@ class DirtyBehind(Wider):
     behind = 0.5
 
 
-class Narrow(ReferenceAttention):
+class Narrow(Replanned):
     def plan(self, batch: Batch, choice: Any) -> None:
         super().plan(batch, choice and _Cut(choice))
 
@@ -155,12 +171,12 @@ class _Cut(_FirstList):
         self.choice.see(layer, scores[..., :-1])
 
 
-class Doubles(ReferenceAttention):
+class Doubles(Replanned):
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return super().run(layer, q, k, v).to(torch.float32)
 
 
-class ForgetsTheLast(ReferenceAttention):
+class ForgetsTheLast(Replanned):
     """Never reads what lies behind the first hundred positions, as if a split were dropped."""
 
     def plan(self, batch: Batch, choice: Any) -> None:
@@ -169,21 +185,21 @@ class ForgetsTheLast(ReferenceAttention):
         self._rows = replace(rows, start=torch.where(rows.sparse, rows.start, rows.start.clamp(max=100)))
 
 
-class Miscounting(ReferenceAttention):
+class Miscounting(Replanned):
     def read(self) -> Tensor:
         return super().read() + 1
 
 
-class Neighbourly(ReferenceAttention):
+class Neighbourly(Replanned):
     """Adds a little of the neighbours, which every tolerance hides."""
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = super().run(layer, q, k, v)
-        alone = bool((self._batch.row_of == 0).all())
-        return out if alone else out + 1e-14 * self._batch.alive[:, None, None]
+        alone = bool((self._step._batch.row_of == 0).all())
+        return out if alone else out + 1e-14 * self._step._batch.alive[:, None, None]
 
 
-class QueryByQuery(ReferenceAttention):
+class QueryByQuery(Replanned):
     """Takes every query for a row of its own, whose bits nothing can change then; it scores nothing."""
 
     provides = frozenset({"batch_invariant"})
@@ -204,8 +220,8 @@ class CountsItsQueries(QueryByQuery):
     """Adds a little for every other query of a row, which every tolerance hides."""
 
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        more = (self._batch.live > 1)[self._batch.row_of]
-        return super().run(layer, q, k, v) + 1e-14 * (more & self._batch.alive)[:, None, None]
+        more = (self._step._batch.live > 1)[self._step._batch.row_of]
+        return super().run(layer, q, k, v) + 1e-14 * (more & self._step._batch.alive)[:, None, None]
 
 
 BROKEN: dict[type, str] = {
@@ -259,7 +275,7 @@ def test_each_float_type_is_judged_by_its_own_tolerance(dtype: str) -> None:
     check_attention(Coarse(), dtype="bfloat16", examples=3)
 
 
-class Coarse(ReferenceAttention):
+class Coarse(Replanned):
     def run(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return super().run(layer, q, k, v).to(torch.bfloat16).to(q.dtype)
 
@@ -272,7 +288,7 @@ def test_half_types_hide_no_mistake(part: type, dtype: str) -> None:
 
 
 def test_drafts_are_among_what_is_drawn() -> None:
-    class Counting(ReferenceAttention):
+    class Counting(Replanned):
         seen: ClassVar[set[int]] = set()
 
         def plan(self, batch: Batch, choice: Any) -> None:

@@ -8,18 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sparsespec.core.batch import Outcome, State
+from sparsespec.core.batch import State
 from sparsespec.policies.proposers.ngram import Ngram
 from sparsespec.policies.proposers.none import NoProposer
 from sparsespec.testing import check_proposer
-from tests.testing.caught import caught
-
-
-class Greedy(Ngram):
-    """Makes one guess more than there is room for."""
-
-    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
-        return super().propose(state, seat, known, room) + 1
+from tests.testing.caught import caught, variant
 
 
 class Overwriting(Ngram):
@@ -37,11 +30,6 @@ class Sprawling(Ngram):
         for j in range(4):
             state.tokens[seat, known + j] = 3
         return count
-
-
-class Elsewhere(Ngram):
-    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
-        return super().propose(state, (seat + 1) % 4, known, room)
 
 
 class Dicing(Ngram):
@@ -69,20 +57,6 @@ class Filling(Ngram):
         return super().propose(state, seat, known, room)
 
 
-class Lying(Ngram):
-    guesses = False
-
-
-class Shapeless(NoProposer):
-    def propose(self, state: State, seat: Tensor, known: Tensor, room: Tensor) -> Tensor:
-        return torch.zeros(1, 1)
-
-
-class Learning(NoProposer):
-    def observe(self, outcome: Outcome) -> None:
-        outcome.batch.state.tokens[0, 0] += 1
-
-
 class Peeking(Ngram):
     """Stops early where nobody has room, which it cannot know without looking."""
 
@@ -92,23 +66,24 @@ class Peeking(Ngram):
         return super().propose(state, seat, known, room)
 
 
-class NoWords(NoProposer):
-    needs = frozenset({"scores", "telepathy"})
-
-
 BROKEN: dict[type, str] = {
-    Greedy: "where there was room for",
+    # makes one guess more than there is room for
+    variant("Greedy", Ngram, propose=lambda self, *asked: Ngram.propose(self, *asked) + 1): "where there was room for",
     Overwriting: "not among its guesses",
     Sprawling: "not among its guesses",
-    Elsewhere: "not among its guesses",
+    variant(
+        "Elsewhere", Ngram, propose=lambda self, state, seat, *rest: Ngram.propose(self, state, (seat + 1) % 4, *rest)
+    ): "not among its guesses",
     Dicing: "when it is asked again",
     Outside: "not in the vocabulary",
     Filling: "changed state.n_computed",
-    Lying: "says that it never does",
-    Shapeless: "one whole number per row",
-    Learning: "observe changed state.tokens",
+    variant("Lying", Ngram, guesses=False): "says that it never does",
+    variant("Shapeless", NoProposer, propose=lambda self, *asked: torch.zeros(1, 1)): "one whole number per row",
+    variant(
+        "Learning", NoProposer, observe=lambda self, outcome: outcome.batch.state.tokens[0, 0].add_(1)
+    ): "observe changed state.tokens",
     Peeking: "cannot be captured",
-    NoWords: "must be a frozenset",
+    variant("NoWords", NoProposer, needs=frozenset({"scores", "telepathy"})): "must be a frozenset",
 }
 
 

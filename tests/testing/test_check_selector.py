@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from sparsespec.core.batch import Batch, Chosen, Outcome
 from sparsespec.policies.selectors.pillar import Pillar
 from sparsespec.policies.selectors.selection import Stored
 from sparsespec.policies.selectors.window import Window
 from sparsespec.testing import check_selector
-from tests.testing.caught import caught
+from tests.testing.caught import caught, variant
 
 
 class Small(Window):
@@ -27,42 +28,54 @@ class LatePillar(Pillar):
         super().__init__(budget, min_budget)
 
 
-class Unsorted(Small):
-    def bind(self, geometry: Any) -> None:
-        super().bind(geometry)
-        self._positions = self._positions.flip(-1)
+def positioned(name: str, change: Callable[[Tensor], Tensor]) -> type:
+    """Return a window whose positions are `change` of the sound ones."""
+
+    def bind(self: Any, geometry: Any) -> None:
+        Small.bind(self, geometry)
+        self._positions = change(self._positions)
+
+    return variant(name, Small, bind=bind)
 
 
-class Doubled(Small):
-    def bind(self, geometry: Any) -> None:
-        super().bind(geometry)
-        self._positions = torch.zeros_like(self._positions)
+def storing(name: str, change: Callable[[Stored, Batch], object], base: type = Small) -> type:
+    """Return a selector that changes what it stores of a sound choice."""
 
-
-class TailTooLate(Small):
-    def select(self, batch: Batch) -> Stored:
-        stored = super().select(batch)
+    def select(self: Any, batch: Batch) -> Stored:
+        stored = base.select(self, batch)
         assert isinstance(stored, Stored)
-        stored.tail_from = batch.state.n_committed + 0
+        change(stored, batch)
         return stored
 
-
-class OverBudget(Small):
-    def select(self, batch: Batch) -> Stored:
-        stored = super().select(batch)
-        assert isinstance(stored, Stored)
-        stored.tail_from = (stored.tail_from - 1).clamp(min=0)
-        stored.counts = torch.minimum(stored.counts, stored.tail_from)
-        return stored
+    return variant(name, base, select=select)
 
 
-class Overlapping(Small):
-    def select(self, batch: Batch) -> Stored:
-        stored = super().select(batch)
-        assert isinstance(stored, Stored)
-        stored.counts = stored.counts.clamp(min=1)
-        stored.tail_from = torch.zeros_like(stored.tail_from)
-        return stored
+def tail_too_late(stored: Stored, batch: Batch) -> None:
+    stored.tail_from = batch.state.n_committed + 0
+
+
+def over_budget(stored: Stored, batch: Batch) -> None:
+    stored.tail_from = (stored.tail_from - 1).clamp(min=0)
+    stored.counts = torch.minimum(stored.counts, stored.tail_from)
+
+
+def overlapping(stored: Stored, batch: Batch) -> None:
+    stored.counts = stored.counts.clamp(min=1)
+    stored.tail_from = torch.zeros_like(stored.tail_from)
+
+
+TIMES = itertools.count()
+
+
+def dicing(stored: Stored, batch: Batch) -> None:
+    """Keep a longer tail every other time."""
+    if next(TIMES) % 2:
+        stored.tail_from = batch.state.n_committed - 1
+
+
+def sparse_from_the_start(stored: Stored, batch: Batch) -> None:
+    unscored = (stored.tail_from == 0) & (stored.counts[0] == 0)
+    stored.tail_from = torch.where(unscored, batch.state.n_committed - 1, stored.tail_from)
 
 
 class TailByLayer(Small):
@@ -81,17 +94,6 @@ class _TailByLayer:
         return chosen._replace(tail_from=(chosen.tail_from + layer).clamp(max=int(chosen.tail_from.max())))
 
 
-class Floats(Small):
-    def bind(self, geometry: Any) -> None:
-        super().bind(geometry)
-        self._positions = self._positions.to(torch.float32)
-
-
-class Meddling(Small):
-    def observe(self, outcome: Outcome) -> None:
-        outcome.batch.state.n_computed += 1
-
-
 class WritesInSelect(Small):
     def select(self, batch: Batch) -> Any:
         batch.state.n_drafted.zero_()
@@ -106,19 +108,6 @@ class Peeking(Small):
         return super().select(batch)
 
 
-class Dicing(Small):
-    """Keeps a longer tail every other time."""
-
-    times = itertools.count()
-
-    def select(self, batch: Batch) -> Stored:
-        stored = super().select(batch)
-        assert isinstance(stored, Stored)
-        if next(self.times) % 2:
-            stored.tail_from = batch.state.n_committed - 1
-        return stored
-
-
 class Eager(Small):
     def __init__(self, budget: float = 0.2, min_budget: int = 8) -> None:
         super().__init__(budget, min_budget)
@@ -128,15 +117,6 @@ class Eager(Small):
 class Rounding(Small):
     def __init__(self, budget: float = 0.25, min_budget: int = 8) -> None:
         super().__init__(round(budget / 2, 3), min_budget, 0)
-
-
-class ThreeLists(Small):
-    def num_groups(self, n_kv_heads: int) -> int:
-        return 3
-
-
-class Undeclared(Small):
-    needs = frozenset({"scores"})
 
 
 class Rejected(LatePillar):
@@ -155,45 +135,30 @@ class Rejected(LatePillar):
             self._kept.counts[:, seat] = self._kept.counts[:, seat].clamp(max=1)
 
 
-class Forgetful(LatePillar):
-    def reset(self, seats: Sequence[int]) -> None:
-        super().reset(range(len(self._kept.tail_from)))
-
-
-class Remembering(LatePillar):
-    def reset(self, seats: Sequence[int]) -> None:
-        pass
-
-
-class SparseFromTheStart(LatePillar):
-    def select(self, batch: Batch) -> Stored:
-        stored = super().select(batch)
-        assert isinstance(stored, Stored)
-        unscored = (stored.tail_from == 0) & (stored.counts[0] == 0)
-        stored.tail_from = torch.where(unscored, batch.state.n_committed - 1, stored.tail_from)
-        return stored
-
-
 BROKEN: dict[type, str] = {
-    Unsorted: "distinct and ascending",
-    Doubled: "distinct and ascending",
-    TailTooLate: "is not among 0 … c - 1",
-    OverBudget: "its budget is",
-    Overlapping: "not all below tail_from",
+    positioned("Unsorted", lambda positions: positions.flip(-1)): "distinct and ascending",
+    positioned("Doubled", torch.zeros_like): "distinct and ascending",
+    storing("TailTooLate", tail_too_late): "is not among 0 … c - 1",
+    storing("OverBudget", over_budget): "its budget is",
+    storing("Overlapping", overlapping): "not all below tail_from",
     TailByLayer: "not the same in all layers",
-    Floats: "no integers",
-    Meddling: "observe changed state.n_computed",
+    positioned("Floats", Tensor.float): "no integers",
+    variant(
+        "Meddling", Small, observe=lambda self, outcome: outcome.batch.state.n_computed.add_(1)
+    ): "observe changed state.n_computed",
     WritesInSelect: "select changed state.n_drafted",
     Peeking: "cannot be captured",
-    Dicing: "changed its choice",
+    storing("Dicing", dicing): "changed its choice",
     Eager: "allocates table; that is for bind",
     Rounding: "does not come back from its spec",
-    ThreeLists: "does not divide",
-    Undeclared: "does not fit needs",
+    variant("ThreeLists", Small, num_groups=lambda self, n_kv_heads: 3): "does not divide",
+    variant("Undeclared", Small, needs=frozenset({"scores"})): "does not fit needs",
     Rejected: "below tail_from|distinct",
-    Forgetful: "changed its choice",
-    Remembering: "was never scored",
-    SparseFromTheStart: "was never scored",
+    variant(
+        "Forgetful", LatePillar, reset=lambda self, _: Pillar.reset(self, range(len(self._kept.tail_from)))
+    ): "changed its choice",
+    variant("Remembering", LatePillar, reset=lambda self, seats: None): "was never scored",
+    storing("SparseFromTheStart", sparse_from_the_start, LatePillar): "was never scored",
 }
 
 

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from sparsespec.core.plan import Phase, Placed, Rows, StepPlan
+from sparsespec.core.plan import Phase, Placed, Rows
 from sparsespec.core.view import Ints, View
 from sparsespec.kv.gpu import GpuTier
 from sparsespec.testing import check_tiers
 from tests.quick import quick_last
-from tests.testing.caught import caught
+from tests.testing.caught import caught, variant
 
 
-class YoungestFirst(GpuTier):
-    def place(self, plan: StepPlan, view: View) -> Placed:
-        placed = super().place(plan, view)
-        return replace(placed, rows=placed.rows[::-1])
+def placing(name: str, change: Callable[[Placed], Placed]) -> type:
+    """Return a tier manager that says `change` of what a sound one has placed."""
+    return variant(name, GpuTier, place=lambda self, plan, view: change(GpuTier.place(self, plan, view)))
 
 
-class NeverPreempts(GpuTier):
-    def _make_room(self, need: int, seat: int, preempted: list[int]) -> bool:
-        return False
+def committing(name: str, commit: Callable[[GpuTier, Ints, Ints], None]) -> type:
+    return variant(name, GpuTier, commit=commit)
 
 
 class PreemptsAnybody(GpuTier):
@@ -33,21 +31,6 @@ class PreemptsAnybody(GpuTier):
             self._release_all(victim)
             preempted.append(victim)
         return self._book.n_free >= need
-
-
-class KeepsTheTail(GpuTier):
-    def commit(self, seats: Ints, positions: Ints) -> None:
-        pass
-
-
-class CutsTheTail(GpuTier):
-    def commit(self, seats: Ints, positions: Ints) -> None:
-        super().commit(seats, np.maximum(positions - 1, 0))
-
-
-class CommitsTheFirst(GpuTier):
-    def commit(self, seats: Ints, positions: Ints) -> None:
-        super().commit(seats[:1], positions[:1])
 
 
 class LeaksOnForget(GpuTier):
@@ -77,23 +60,6 @@ class CopiesInsteadOfSharing(GpuTier):
         return tuple(self._grow(seat, n_pages))
 
 
-class TooFewPages(GpuTier):
-    def _blocks(self, positions: Any) -> Any:
-        return np.maximum(1, super()._blocks(positions) - 1)
-
-
-class SilentAboutEntries(GpuTier):
-    def place(self, plan: StepPlan, view: View) -> Placed:
-        placed = super().place(plan, view)
-        return replace(placed, table=placed.table[1:], fresh=placed.fresh[1:])
-
-
-class OldPagesFresh(GpuTier):
-    def place(self, plan: StepPlan, view: View) -> Placed:
-        placed = super().place(plan, view)
-        return replace(placed, fresh=placed.fresh[1:])
-
-
 class DraftsPastTheRound(GpuTier):
     """Finds pages for queries that the device will not run, because the round ends before."""
 
@@ -103,20 +69,26 @@ class DraftsPastTheRound(GpuTier):
 
 
 BROKEN: dict[type, str] = {
-    YoungestFirst: "not oldest first",
-    NeverPreempts: "did not place the oldest|did not finish",
+    placing("YoungestFirst", lambda placed: replace(placed, rows=placed.rows[::-1])): "not oldest first",
+    variant(
+        "NeverPreempts", GpuTier, _make_room=lambda self, need, seat, preempted: False
+    ): "did not place the oldest|did not finish",
     PreemptsAnybody: "for no older request|took its pages|did not place the oldest",
-    KeepsTheTail: "kept",
-    CutsTheTail: "kept",
-    CommitsTheFirst: "kept",
+    committing("KeepsTheTail", lambda self, seats, positions: None): "kept",
+    committing("CutsTheTail", lambda self, seats, p: GpuTier.commit(self, seats, np.maximum(p - 1, 0))): "kept",
+    committing("CommitsTheFirst", lambda self, seats, p: GpuTier.commit(self, seats[:1], p[:1])): "kept",
     LeaksOnForget: "free pages|add up",
     RemembersSharing: "which was forgotten",
     SharesWithoutCounting: "other owners",
     CopiesInsteadOfSharing: "instead of the owner's",
-    TooFewPages: "with pages for|kept|counts",
-    SilentAboutEntries: "entered block|counts|with pages for",
+    variant(
+        "TooFewPages", GpuTier, _blocks=lambda self, at: np.maximum(1, GpuTier._blocks(self, at) - 1)
+    ): "with pages for|kept|counts",
+    placing(
+        "SilentAboutEntries", lambda p: replace(p, table=p.table[1:], fresh=p.fresh[1:])
+    ): "entered block|counts|with pages for",
     DraftsPastTheRound: "can ever be used",
-    OldPagesFresh: "are fresh",
+    placing("OldPagesFresh", lambda placed: replace(placed, fresh=placed.fresh[1:])): "are fresh",
 }
 
 

@@ -16,21 +16,17 @@ from sparsespec.sampling.rejection import Rejection
 from sparsespec.sampling.shared_noise import SharedNoise
 from sparsespec.testing import check_verifier
 from tests.quick import quick_last
-from tests.testing.caught import caught
+from tests.testing.caught import caught, variant
 
 
-class Stingy(SharedNoise):
-    """Emits no token behind the candidates that stand."""
+def bent(name: str, base: type = SharedNoise, *, logits: Any = None, rows: Any = None, output: Any = None) -> type:
+    """Return a verifier that is given other logits or rows, or gives something else than a sound one: functions."""
 
-    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        verified = super().verify(logits, rows, q)
-        return verified._replace(emitted=verified.accepted)
+    def verify(self: Any, x: Tensor, asked: VerifyInputs, q: Tensor | None) -> VerifyOutput:
+        verified = base.verify(self, logits(x) if logits else x, rows(asked) if rows else asked, q)
+        return output(verified) if output else verified
 
-
-class Undead(SharedNoise):
-    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        verified = super().verify(logits, rows, q)
-        return verified._replace(emitted=verified.emitted.clamp(min=1))
+    return variant(name, base, verify=verify)
 
 
 class Trusting(SharedNoise):
@@ -43,42 +39,12 @@ class Trusting(SharedNoise):
         return verified._replace(tokens=tokens, accepted=m, emitted=torch.where(rows.count < 0, 0, m + 1))
 
 
-class Dicing(SharedNoise):
-    """Takes other noise each time it is asked."""
-
-    times = itertools.count()
-
-    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        diced = dataclasses.replace(rows, seed=rows.seed + next(self.times))
-        return super().verify(logits, diced, q)
-
-
-class ByPlace(SharedNoise):
-    """Takes noise by the row's place in the batch."""
-
-    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        placed = dataclasses.replace(rows, seed=torch.arange(len(rows.seed)))
-        return super().verify(logits, placed, q)
-
-
-class Biased(SharedNoise):
-    """Prefers token 2 a little."""
-
-    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        return super().verify(logits + 0.7 * (torch.arange(logits.shape[1]) == 2), rows, q)
-
-
 class AcceptsTheLikely(Rejection):
     """Accepts iff p >= q."""
 
     def accept_weights(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
         is_accepted = (p.gather(1, x[:, None]) >= q.gather(1, x[:, None])).to(p.dtype)
         return torch.cat((is_accepted, 1 - is_accepted), 1)
-
-
-class ResamplesFromP(Rejection):
-    def residual(self, p: Tensor, q: Tensor) -> Tensor:
-        return p
 
 
 class DraftsAreCold(Rejection):
@@ -97,37 +63,33 @@ class Meddling(SharedNoise):
         return verified
 
 
-class Second(Greedy):
-    """Emits the second best."""
-
-    def verify(self, logits: Tensor, rows: VerifyInputs, q: Tensor | None) -> VerifyOutput:
-        return super().verify(logits.scatter(1, logits.argmax(1, keepdim=True), -9.0), rows, q)
-
-
-class Choosy(Greedy):
-    def accepts(self, temperature: float) -> Any:
-        return "no" if temperature else None
-
-
-class HotOnly(SharedNoise):
-    def accepts(self, temperature: float) -> str | None:
-        return None if temperature else "use another temperature"
-
-
+TIMES = itertools.count()
 BROKEN: dict[type, str] = {
-    Stingy: "not one more|not 1 … m",
-    Undead: "for a dead row",
-    Trusting: "the best token is|another law|masks",
-    Dicing: "when asked again",
-    ByPlace: "among other neighbours",
-    Biased: "another law|masks|the best token",
-    AcceptsTheLikely: "another law",
-    ResamplesFromP: "another law",
-    DraftsAreCold: "another law",
+    # emits no token behind the candidates that stand
+    bent("Stingy", output=lambda verified: verified._replace(emitted=verified.accepted)): "not one more|not 1 … m",
+    bent("Undead", output=lambda verified: verified._replace(emitted=verified.emitted.clamp(min=1))): "for a dead row",
+    Trusting: "the best token is|another distribution|masks",
+    # takes other noise each time it is asked, or by the row's place in the batch
+    bent("Dicing", rows=lambda rows: dataclasses.replace(rows, seed=rows.seed + next(TIMES))): "when asked again",
+    bent(
+        "ByPlace", rows=lambda rows: dataclasses.replace(rows, seed=torch.arange(len(rows.seed)))
+    ): "among other neighbours",
+    # prefers token 2 a little
+    bent(
+        "Biased", logits=lambda x: x + 0.7 * (torch.arange(x.shape[1]) == 2)
+    ): "another distribution|masks|the best token",
+    AcceptsTheLikely: "another distribution",
+    variant("ResamplesFromP", Rejection, residual=lambda self, p, q: p): "another distribution",
+    DraftsAreCold: "another distribution",
     Meddling: "changed its rows",
-    Second: "the best token is",
-    Choosy: "a sentence about the temperature",
-    HotOnly: "does not serve temperature 0",
+    # emits the second best
+    bent("Second", Greedy, logits=lambda x: x.scatter(1, x.argmax(1, keepdim=True), -9.0)): "the best token is",
+    variant(
+        "Choosy", Greedy, accepts=lambda self, temperature: "no" if temperature else None
+    ): "a sentence about the temperature",
+    variant(
+        "HotOnly", SharedNoise, accepts=lambda self, t: None if t else "use another temperature"
+    ): "does not serve temperature 0",
 }
 
 

@@ -1,7 +1,7 @@
 """Defines `attention` in plain torch, one row at a time, for any float dtype.
 
-Half types are computed in float32, float32 and float64 in themselves. What does not depend on the layer is worked
-out once per step, because on a CPU it would cost as much as the arithmetic of a short context.
+Half types are computed in float32, float32 and float64 in themselves. What does not depend on the layer is planned
+once per step, because on a CPU it would cost as much as the arithmetic of a short context.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sparsespec.core.batch import AttentionRows, Chosen
+from sparsespec.core.errors import BadOption
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +34,57 @@ class _Row:
         return self.start + self.live
 
 
-def attention(
+def check(pool: Tensor, n_heads: int, ends: tuple[int, int]) -> None:
+    """Take all sizes and float types."""
+
+
+def plan(
+    rows: AttentionRows,
+    pool: Tensor,
+    n_tokens: int,
+    n_heads: int,
+    n_rows: int,
+    decode_queries: int | None,
+    before: list[_Row] | None,
+) -> list[_Row]:
+    """See `kernels/attention/api.py`; there are no buffers, so their sizes do not matter."""
+    columns = (rows.seat, rows.offset, rows.start, rows.live, rows.sparse, rows.scored)
+    found: list[_Row] = []
+    for index, (seat, offset, start, live, sparse, scored) in enumerate(zip(*map(Tensor.tolist, columns), strict=True)):
+        if live:
+            positions = torch.arange(start + live, device=rows.seat.device)[None]
+            blocks = _blocks(rows.table[seat, : -(-(start + live) // pool.shape[1])])
+            ends = _ends(live, rows.ends) if scored and not sparse else []
+            found.append(_Row(index, seat, offset, start, live, sparse, positions, blocks, ends))
+    return found
+
+
+def scores_shape(work: list[_Row]) -> None:
+    """Return None: every run makes its own scores."""
+
+
+def run(
+    live: list[_Row],
+    rows: AttentionRows,
     q: Tensor,
     k_pages: Tensor,
     v_pages: Tensor,
-    rows: AttentionRows,
-    *,
     scale: float,
     chosen: Chosen | None,
+    scores: None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """See `kernels/attention/api.py`."""
-    block_size = k_pages.shape[1]
-    key = f"reference/{block_size}"
-    if key not in rows.derived:
-        rows.derived[key] = _live_rows(rows, block_size)
-    live: list[_Row] = rows.derived[key]
     wide = torch.promote_types(q.dtype, torch.float32)
     out, lse = torch.zeros_like(q), q.new_zeros(q.shape[:2], dtype=wide)
-    scores = None
+    found = None
     if any(row.ends for row in live):
         length = int((rows.start + rows.live).max())
-        scores = q.new_zeros((rows.groups, len(rows.seat), length), dtype=wide)
+        found = q.new_zeros((rows.groups, len(rows.seat), length), dtype=wide)
     for row in live:
         positions = row.positions
         if row.sparse:
-            assert chosen is not None, "a sparse row came without a selection"
+            if chosen is None:
+                raise BadOption("rows.sparse must be False in every row where there is no selection")
             positions = _selected(chosen, row.seat, row.end)
             k, v = (_gather(x, rows.table[row.seat], positions).to(wide) for x in (k_pages, v_pages))
         else:
@@ -68,22 +95,10 @@ def attention(
         o, z, p = _attend(q[here].to(wide), k, v, hidden, scale)
         out[here] = o
         lse[here] = z
-        if scores is not None and row.ends:
+        if found is not None and row.ends:
             mass = p[:, row.ends].mean((1, 2))
-            scores[:, row.index, : row.end] = mass.unflatten(0, (rows.groups, -1)).mean(1)
-    return out, lse, scores
-
-
-def _live_rows(rows: AttentionRows, block_size: int) -> list[_Row]:
-    columns = (rows.seat, rows.offset, rows.start, rows.live, rows.sparse, rows.scored)
-    found: list[_Row] = []
-    for index, (seat, offset, start, live, sparse, scored) in enumerate(zip(*map(Tensor.tolist, columns), strict=True)):
-        if live:
-            positions = torch.arange(start + live, device=rows.seat.device)[None]
-            blocks = _blocks(rows.table[seat, : -(-(start + live) // block_size)])
-            ends = _ends(live, rows.ends) if scored and not sparse else []
-            found.append(_Row(index, seat, offset, start, live, sparse, positions, blocks, ends))
-    return found
+            found[:, row.index, : row.end] = mass.unflatten(0, (rows.groups, -1)).mean(1)
+    return out, lse, found
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -34,92 +34,94 @@ INTERPRETED = not isinstance(attend, triton.JITFunction)
 """Whether the kernels run in Triton's interpreter, on any device; else they need a GPU."""
 
 
-def attention(
-    q: Tensor,
-    k_pages: Tensor,
-    v_pages: Tensor,
+def plan(
     rows: AttentionRows,
-    *,
-    scale: float,
-    chosen: Chosen | None,
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """See `kernels/attention/api.py`; plans and runs one layer. Without a selection every row reads everything."""
-    if chosen is None:
-        rows = replace(rows, sparse=torch.zeros_like(rows.sparse))
-    work = plan(q, k_pages, rows)
-    out, lse, scores = run(q, k_pages, v_pages, rows, work, scale=scale, chosen=chosen)
-    return out, lse, None if scores is None else scores[:, :, : work.length]
-
-
-def plan(q: Tensor, k_pages: Tensor, rows: AttentionRows, *, tiling: Tiling | None = None) -> Work:
-    """Return the work list of a step, for all its layers, in new buffers."""
-    check(k_pages, q.shape[1], rows.ends)
-    work = work_for(k_pages, q.shape[1], rows, q.shape[0], tiling=tiling)
-    work.fill(rows, q.shape[0])
-    return work
-
-
-def work_for(
-    k_pages: Tensor,
-    n_heads: int,
-    rows: AttentionRows,
+    pool: Tensor,
     n_tokens: int,
-    *,
-    n_rows: int = 1,
-    tiling: Tiling | None = None,
-    like: Work | None = None,
+    n_heads: int,
+    n_rows: int,
+    decode_queries: int | None,
+    before: Work | None,
 ) -> Work:
-    """Return buffers that hold this step, `n_rows` rows at least, and no less than `like` does."""
-    _, block_size, n_kv_heads, head_dim = k_pages.shape
+    """See `kernels/attention/api.py`; make the work list of a step, in the buffers of `before` if they hold it."""
+    for name in ("seat", "offset", "start", "live", "sparse", "scored"):
+        if not (x := getattr(rows, name)).is_contiguous():
+            raise BadOption(f"attention impl 'triton' takes contiguous rows.{name}, got strides {x.stride()}")
+    if before is None or not before.holds(rows, n_tokens):
+        before = _larger(rows, pool, n_tokens, n_heads, n_rows, decode_queries, before)
+    before.fill(rows, n_tokens)
+    return before
+
+
+def _larger(
+    rows: AttentionRows,
+    pool: Tensor,
+    n_tokens: int,
+    n_heads: int,
+    n_rows: int,
+    decode_queries: int | None,
+    before: Work | None,
+) -> Work:
+    """Return buffers that hold this step, `n_rows` rows at least, and no less than `before` does."""
+    check(pool, n_heads, rows.ends)
+    _, block_size, n_kv_heads, head_dim = pool.shape
+    group = n_heads // n_kv_heads
     n_rows = max(n_rows, len(rows.seat))
-    if like is not None:
-        n_rows, n_tokens = max(n_rows, like.n_rows), max(n_tokens, like.n_tokens)
+    if before is not None:
+        n_rows, n_tokens = max(n_rows, before.n_rows), max(n_tokens, before.n_tokens)
+    packed = FEW + 1 if decode_queries is None else decode_queries * group
     return Work(
         n_rows,
         n_tokens,
         tuple(rows.table.shape),
-        (n_kv_heads, n_heads // n_kv_heads, head_dim),
+        (n_kv_heads, group, head_dim),
         block_size,
         rows.ends,
         rows.groups,
-        tiling or tiling_for(k_pages.dtype, head_dim),
-        k_pages.dtype,
-        k_pages.device,
+        tiling_for(pool.dtype, head_dim, packed),
+        pool.dtype,
+        pool.device,
+        _is_direct(pool.dtype, head_dim),
+        before,
     )
 
 
+def scores_shape(work: Work) -> tuple[int, int, int] | None:
+    """Return the shape of a buffer for a layer's scores."""
+    return None if work.p is None else (work.groups, work.n_rows, work.s_cap)
+
+
 def run(
+    work: Work,
+    rows: AttentionRows,
     q: Tensor,
     k_pages: Tensor,
     v_pages: Tensor,
-    rows: AttentionRows,
-    work: Work,
-    *,
     scale: float,
     chosen: Chosen | None,
-    into: Tensor | None = None,
+    scores: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Attend in one layer.
+    """See `kernels/attention/api.py`; attend in one layer.
 
-    Scores [groups, B, S] go into `into` [groups, work.n_rows, work.s_cap], by default a buffer of `work` that the next
-    layer overwrites. Only what scored rows hold is written: the rest is as the caller left it, zeros.
+    Only what scored rows hold is written into `scores`: the rest is as the caller left it, zeros.
     """
-    check_layout(q, k_pages, v_pages, rows, chosen)
-    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    _check_layout(q, k_pages, v_pages, chosen)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty(q.shape[:2], dtype=torch.float32, device=q.device)
-    into = work.scores if into is None else into
+    if scores is None and (shape := scores_shape(work)) is not None:
+        scores = torch.zeros(shape, device=q.device)
     given = (q, k_pages, v_pages, out, lse, rows, work, scale, chosen)
     alone = work.side is None or chosen is None
     since = None if alone else torch.cuda.current_stream(q.device).record_event()
     _attend(*given, NARROW.value)
     if work.may_be_wide:
         _attend(*given, WIDE.value)
-    if into is not None:
-        _reduce(into, q, lse, rows, work)
+    if scores is not None:
+        _reduce(scores, lse, rows, work)
     if chosen is not None:
         with _beside(work, since):
             _attend(*given, SPARSE.value)
-    return out, lse, None if into is None else into[:, : len(rows.seat)]
+    return out, lse, None if scores is None else scores[:, : len(rows.seat)]
 
 
 @contextmanager
@@ -157,34 +159,34 @@ def _attend(
         scale * math.log2(math.e),
         q.stride(0), k_pages.stride(1), work.table.stride(0), strides[0], strides[1], work.s_cap,
         0 if chosen is None else len(counts), 0 if chosen is None else positions.shape[2], work.table.shape[1],
-        HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.hkv // work.groups,
+        HKV=work.hkv, G=work.group, D=q.shape[2], PAGE=k_pages.shape[1], LIST_HEADS=work.list_heads,
         BLOCK_M=tile, BLOCK_N=block, SPLIT=t.split,
         LIST=kind, SCORED=work.p is not None and not sparse, FIRST=work.ends[0], LAST=work.ends[1],
-        SCORE_ROWS=work.score_rows, DIRECT=_is_direct(q), PRECISION="ieee",
-        HEADS_P=triton.next_power_of_2(q.shape[1]), SEVERAL=t.start > 0 and kind == NARROW.value,
+        SCORE_ROWS=work.score_rows, DIRECT=work.direct, PRECISION="ieee",
+        HEADS_P=work.heads_p, SEVERAL=t.start > 0 and kind == NARROW.value,
         FETCH=not INTERPRETED, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
-def _reduce(into: Tensor, q: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
+def _reduce(into: Tensor, lse: Tensor, rows: AttentionRows, work: Work) -> None:
     # a warp each: many small programs, all of whose loads are on their way at once
     positions = 128
     reduce_scores[(work.s_cap // positions, len(rows.seat), work.groups)](
         into, lse, work.p, work.p_max, rows.scored, rows.sparse, rows.offset, rows.start, rows.live,
         work.n_rows, work.s_cap,
-        HKV=work.hkv, G=work.group, LIST_HEADS=work.hkv // work.groups,
+        HKV=work.hkv, G=work.group, LIST_HEADS=work.list_heads,
         BLOCK_N=work.tiling.block, BLOCKS=positions // work.tiling.block,
         FIRST=work.ends[0], LAST=work.ends[1], SCORE_ROWS=work.score_rows,
-        DIRECT=_is_direct(q), UNROLL=16, num_warps=1,
+        DIRECT=work.direct, UNROLL=16, num_warps=1,
     )  # fmt: skip
 
 
-def _is_direct(q: Tensor) -> bool:
+def _is_direct(dtype: torch.dtype, head_dim: int) -> bool:
     """Return whether probabilities are kept in the order in which the threads of a product hold them.
 
     That order is known for what runs on the tensor cores of a Hopper GPU, and tested there for these head dimensions.
     """
-    return not INTERPRETED and q.dtype != torch.float32 and q.shape[2] in (64, 128)
+    return not INTERPRETED and dtype != torch.float32 and head_dim in (64, 128)
 
 
 def tiling_for(dtype: torch.dtype, head_dim: int, packed: int = FEW + 1) -> Tiling:
@@ -219,12 +221,17 @@ def tiling_for(dtype: torch.dtype, head_dim: int, packed: int = FEW + 1) -> Tili
     return replace(tiling, **few) if packed <= FEW else tiling
 
 
-def check(k_pages: Tensor, n_heads: int, ends: tuple[int, int]) -> None:
+def check(pool: Tensor, n_heads: int, ends: tuple[int, int]) -> None:
     """Raise `BadOption` for what these kernels cannot do."""
-    group = n_heads // k_pages.shape[2]
-    head_dim, least = k_pages.shape[3], 1 if INTERPRETED else 16
-    if k_pages.dtype not in DTYPES:
-        raise BadOption(f"attention impl 'triton' takes float16, bfloat16 or float32, got {k_pages.dtype}")
+    group = n_heads // pool.shape[2]
+    head_dim, least = pool.shape[3], 1 if INTERPRETED else 16
+    if not pool.is_cuda and not INTERPRETED:
+        raise BadOption(
+            f"attention 'triton' needs a CUDA device, got {pool.device.type!r}; use attention='reference', or set "
+            "TRITON_INTERPRET=1 before triton is imported, and have it interpreted, slowly"
+        )
+    if pool.dtype not in DTYPES:
+        raise BadOption(f"attention impl 'triton' takes float16, bfloat16 or float32, got {pool.dtype}")
     if head_dim & (head_dim - 1) or not least <= head_dim <= MAX_HEAD_DIM:
         raise BadOption(f"attention impl 'triton' takes head dims 16, 32, 64, 128 and 256, got {head_dim}")
     if min(ends) < 0 or sum(ends) > MAX_SCORED:
@@ -234,22 +241,19 @@ def check(k_pages: Tensor, n_heads: int, ends: tuple[int, int]) -> None:
             f"attention impl 'triton' scores at most {MAX_SCORE_ROWS // group} queries of a row where {group} query "
             f"heads share a KV head, got ends {ends}"
         )
-    if not k_pages.is_cuda and not INTERPRETED:
-        raise BadOption(f"attention impl 'triton' takes k_pages on a CUDA device, got {k_pages.device}")
 
 
-def check_layout(q: Tensor, k_pages: Tensor, v_pages: Tensor, rows: AttentionRows, chosen: Chosen | None) -> None:
+def _check_layout(q: Tensor, k_pages: Tensor, v_pages: Tensor, chosen: Chosen | None) -> None:
     """Raise `BadOption` for strides that the kernels do not follow."""
     for name, pages in (("k_pages", k_pages), ("v_pages", v_pages)):
         if not pages.is_contiguous():
             raise BadOption(f"attention impl 'triton' takes contiguous {name}, got strides {pages.stride()}")
     if q.stride()[1:] != (q.shape[2], 1):
         raise BadOption(f"attention impl 'triton' takes q with contiguous heads, got strides {q.stride()}")
-    lists = {f"rows.{name}": getattr(rows, name) for name in ("seat", "offset", "start", "live", "sparse", "scored")}
-    if chosen is not None:
-        lists |= {"chosen.counts": chosen.counts, "chosen.tail_from": chosen.tail_from}
-        if chosen.positions.stride(2) != 1:
-            raise BadOption("attention impl 'triton' takes chosen.positions that are contiguous along a list")
-    for name, x in lists.items():
+    if chosen is None:
+        return
+    if chosen.positions.stride(2) != 1:
+        raise BadOption("attention impl 'triton' takes chosen.positions that are contiguous along a list")
+    for name, x in (("counts", chosen.counts), ("tail_from", chosen.tail_from)):
         if not x.is_contiguous():
-            raise BadOption(f"attention impl 'triton' takes contiguous {name}, got strides {x.stride()}")
+            raise BadOption(f"attention impl 'triton' takes contiguous chosen.{name}, got strides {x.stride()}")

@@ -9,7 +9,7 @@ multiples of constants; every query meets the same instructions in the same orde
 tile; blocks that a query cannot see multiply by one and add zero; and splits are folded from the left with
 `folded`, in registers when the item owns all splits of its queries, and otherwise by whichever of their items is the
 last to arrive. Tiles come in two heights, for rows of few and of many queries; that both give the same bits is a fact
-about the tensor cores of a Hopper GPU, where products of 16, 64 and 128 rows were measured to agree, and a law here.
+about the tensor cores of a Hopper GPU, where products of 16, 64 and 128 rows were measured to agree, and tested here.
 """
 
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false

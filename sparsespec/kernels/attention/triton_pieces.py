@@ -19,7 +19,7 @@ def finite(m):
 
 @triton.jit
 def folded(m, lsum, acc, m2, lsum2, acc2):
-    """Fold a split (m2, lsum2, acc2) into what stands left of it; maxima are in log2 units.
+    """Fold a split (m2, lsum2, acc2) into what lies left of it; maxima are in log2 units.
 
     Written with explicit fused multiply-adds, so that every kernel that inlines it rounds alike.
     """

@@ -7,8 +7,8 @@ kernel runs each entry once per KV head, heads fastest, so that programs side by
     row, tile, split, splits of the row, seat, first query token, position of that token, live queries
 
 `split` is -1 where the item owns all splits of its queries: rows of one split, sparse rows, rows of many queries, and
-all rows if that keeps the programs busy. Any other item does `run` splits from there on and hands in each of them. Who
-does what changes traffic, never bits. Beside the list, per row, stands the place of its first partial; its partials
+all rows if that keeps the programs busy. Any other item does `run` splits from there on and hands in each of them. How
+work is shared changes traffic, never bits. Beside the list, per row, is the place of its first partial; its partials
 lie in the order of its tiles, and of their splits.
 """
 
@@ -164,16 +164,20 @@ class Tiling:
 class Work:
     """The buffers of a plan, for up to `n_rows` rows and `n_tokens` query tokens of a page table [n_seats, n_blocks].
 
-    They never move, so a captured graph may hold them. `cut` bounds the splits that wait for the fold: a row that is
-    cut has fewer than `own_tiles` tiles. `arrived` counts them while a launch runs, and is zeros before and after.
+    They never move, so a captured graph may hold them; those that were too small `before` are kept alive for that.
+    `cut` bounds the splits that wait for the fold: a row that is cut has fewer than `own_tiles` tiles. `arrived` counts
+    them while a launch runs, and is zeros before and after.
     """
 
     def __init__(
         self, n_rows: int, n_tokens: int, table: tuple[int, ...], heads: tuple[int, int, int],
         block_size: int, ends: tuple[int, int], groups: int, tiling: Tiling, dtype: torch.dtype, device: torch.device,
+        direct: bool, before: Work | None,
     ) -> None:  # fmt: skip
         hkv, group, head_dim = heads
         n_blocks = table[1]
+        self.direct, self.before = direct, before
+        self.list_heads, self.heads_p = hkv // groups, triton.next_power_of_2(hkv * group)
         self.tiling, self.ends, self.groups, self.group, self.hkv = tiling, ends, groups, group, hkv
         cuda = device.type == "cuda"
         # the interpreter runs programs one after another
@@ -201,13 +205,12 @@ class Work:
         self.part_acc = floats(cut, hkv, tiling.tile, head_dim)
         self.part_m, self.part_l = floats(cut, hkv, tiling.tile), floats(cut, hkv, tiling.tile)
         self.score_rows = sum(ends) * group
-        self.scores = self.p = self.p_max = None
+        self.p = self.p_max = None
         if self.score_rows:
             kept = torch.float32 if dtype == torch.float32 else torch.float16
             blocks = self.s_cap // tiling.block
             self.p = floats(n_rows, hkv, blocks, self.score_rows, tiling.block, dtype=kept)
             self.p_max = floats(n_rows, hkv, blocks, self.score_rows)
-            self.scores = torch.zeros(groups, n_rows, self.s_cap, device=device)
 
     def holds(self, rows: AttentionRows, n_tokens: int) -> bool:
         """Whether a step fits."""

@@ -1,6 +1,6 @@
 """Copies whole pages of all layers from one pool to another, or to other places of the same pool.
 
-Which pages go where stands in device tensors, so the copy can be recorded in a CUDA graph and replayed with others.
+Which pages go where is said by device tensors, so the copy can be recorded in a CUDA graph and replayed with others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Implements `copy_pages` for a GPU: one launch for all pages and layers; bits are moved, never converted.
 
 A program copies one page of one layer. Programs of pairs that do not count end at once, so the grid is the same for
-every count and a recorded launch follows what stands in `pairs`.
+every count and a recorded launch follows what is in `pairs`.
 """
 
 # Triton's kernels are no Python that a type checker could follow.

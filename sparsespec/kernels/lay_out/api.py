@@ -27,7 +27,7 @@ class LaidRows(NamedTuple):
 
     start: Tensor  # [B] int64, position of the first query
     live: Tensor  # [B] int64, queries that count, guesses left out
-    room: Tensor  # [B] int64, guesses that a row can take: those behind drafts, or behind c where k = 0
+    room: Tensor  # [B] int64, guesses that a row can take: those behind drafts, or behind committed tokens where k = 0
     scored: Tensor  # [B] bool, the selector wants scores
 
 

@@ -36,6 +36,6 @@ def lay_out_tokens(batch: Batch, n_tokens: int, block_size: int) -> tuple[Tensor
     seat = batch.seat[row_of]
     page = state.table[seat, positions // block_size]
     tokens = torch.where(alive, state.tokens[seat, positions], 0)
-    # dead queries write to page 0, which nobody owns
+    # dead queries write to page 0, which belongs to no request
     slots = torch.where(alive, page * block_size + positions % block_size, 0)
     return tokens, positions, row_of, alive, slots

@@ -1,7 +1,8 @@
 """Implements `lay_out` for a GPU: one launch for the rows of a step, and one for its tokens.
 
 A token finds its row by counting the rows that end before it, a few dozen comparisons at once; so sizes that change
-with every step compile nothing anew.
+with every step compile nothing anew. In the kernels `c` is `n_committed`, `d` is `n_drafted`, and `computed` is
+`n_computed` of a seat.
 """
 
 # Triton's kernels are no Python that a type checker could follow.
@@ -31,7 +32,7 @@ _VERIFY = tl.constexpr(int(Phase.VERIFY))
 
 @triton.jit(do_not_specialize=["n_rows"])
 def _lay_out_rows(
-    packed, c_of, d_of, filled_of, ended_of, stop_of, starts, lives, rooms, scoreds, n_rows, ROWS: tl.constexpr
+    packed, c_of, d_of, computed_of, ended_of, stop_of, starts, lives, rooms, scoreds, n_rows, ROWS: tl.constexpr
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     mask = row < n_rows
@@ -44,10 +45,10 @@ def _lay_out_rows(
     tl.store(stop_of + seat, tl.load(packed + 6 * n_rows + row, mask=mask, other=0), mask=mask)
     c = tl.load(c_of + seat, mask=mask, other=1)
     d = tl.load(d_of + seat, mask=mask, other=0)
-    filled = tl.load(filled_of + seat, mask=mask, other=0)
+    computed = tl.load(computed_of + seat, mask=mask, other=0)
     ended = tl.load(ended_of + seat, mask=mask, other=0) != 0
     drafting, filling, verifying = phase == _DRAFT, phase == _PREFILL, phase == _VERIFY
-    start = tl.where(filling, filled, tl.where(drafting, c - 1 + d, c - 1))
+    start = tl.where(filling, computed, tl.where(drafting, c - 1 + d, c - 1))
     stuck = drafting & ((d >= k) | ended)
     known = tl.where(verifying & (k > 0), 1 + d, 1)
     takes = (drafting & (stuck == 0)) | (verifying & (k == 0))
@@ -83,14 +84,14 @@ def _lay_out_tokens(
     tl.store(positions + at, position, mask=mask)
     tl.store(row_of + at, row, mask=mask)
     tl.store(alives + at, alive, mask=mask)
-    # dead queries write to page 0, which nobody owns
+    # dead queries write to page 0, which belongs to no request
     tl.store(slots + at, tl.where(alive, page * PAGE + position % PAGE, 0), mask=mask)
 
 
 def lay_out_rows(packed: Tensor, state: State) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `kernels/lay_out/api.py`; everything contiguous."""
     seats = (state.n_committed, state.n_drafted, state.n_computed, state.ended, state.stop_below)
-    names = ("c", "d", "filled", "ended", "stop_below")
+    names = ("n_committed", "n_drafted", "n_computed", "ended", "stop_below")
     _check({"packed": packed, **dict(zip(names, seats, strict=True))})
     n_rows = packed.shape[1]
     start, live, room = torch.empty((3, n_rows), dtype=torch.int64, device=packed.device)

@@ -1,6 +1,6 @@
 """Which tiles the Triton `linear` takes: a matter of speed alone, so it may follow the number of rows.
 
-Measured on an H100 with the weights of Qwen3-8B (`bench.kernel_cases_linear`).
+Measured on an H100 with the weights of Qwen3-8B (`bench.kernels.tiles`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Used before attention, before the MLP, at the end of the model, and per head for q and k where the
 family has q/k norm. `add_rms_norm` first adds what a projection gave to the residual stream: the two
-steps that stand between any two projections of a decoder. Not layer norm: no mean is subtracted and
+steps between any two projections of a decoder. Not layer norm: no mean is subtracted and
 there is no bias.
 """
 

@@ -1,7 +1,8 @@
-"""The op `draw`: processors + noise + argmax, and questions about a law.
+"""The op `sample`: processors + noise + argmax, and questions about a distribution.
 
-`process` turns a model's logits into those of the law that is sampled, `draw` samples it with the noise of a key, and
-`law`, `top_probability`, `confidence` and `logprobs` look at it without drawing. "triton" implements all but the first.
+`process` turns a model's logits into those of the distribution that is sampled, `sample` takes a token from it with the
+noise of a key, and `probs`, `top_probability`, `confidence` and `logprobs` look at a distribution without sampling.
+"triton" implements all but the first.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def process(
     *,
     impl: str = "reference",
 ) -> Tensor:
-    """Return the logits of the law that is sampled, [T, V]: the best is 0, masked tokens are -inf.
+    """Return the logits of the distribution that is sampled, [T, V]: the best is 0, masked tokens are -inf.
 
     In this order: `(logits - max) / temperature`; top_k, where ties with the k-th stay; top_p over what is left, where
     the token that crosses p stays and ties go to the lower id; min_p, relative to the best. Temperature 0 keeps the
@@ -58,7 +59,7 @@ def process(
         ContractBroken: Shapes do not fit, or a row has NaN or no finite best logit.
     """
     _check_rows(logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-    module = implementation("sample", impl, IMPLS, what="draw's process")
+    module = implementation("sample", impl, IMPLS, what="sample's process")
     return module.process(logits, temperature, top_k, top_p, min_p)
 
 
@@ -78,16 +79,16 @@ def sample(
     """Return argmax(process(logits) + noise), [T] int64; ties go to the lowest id, a masked token never wins.
 
     A row's result depends on nothing but that row. Rows of temperature 0 take no noise. Noise is
-    `core.noise.gumbel(seed, sample, position, tag)` in float32, or in float64 for float64 logits.
+    `core.noise.gumbel(seed, sample_index, position, tag)` in float32, or in float64 for float64 logits.
 
     Args:
         logits, temperature, top_k, top_p, min_p: As in `process`.
-        seed, sample, position, tag: [T] int64, the noise's key.
+        seed, sample_index, position, tag: [T] int64, the noise's key.
         impl: "reference", or "triton" on a GPU.
 
     Raises:
         BadOption: "triton" does not take the type or layout of an argument.
-        ContractBroken: As `process`; but "triton" cannot see what a row holds, and draws token 0 where "reference"
+        ContractBroken: As `process`; but "triton" cannot see what a row holds, and gives token 0 where "reference"
             raises for its logits.
         MissingPackage: `impl` needs a package that is not installed.
     """
@@ -100,11 +101,11 @@ def sample(
 def probs(
     logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, *, impl: str = "reference"
 ) -> Tensor:
-    """Return the probabilities of the law that is sampled, softmax(process(logits)), [T, V].
+    """Return the probabilities of the distribution that is sampled, softmax(process(logits)), [T, V].
 
-    A row's bits depend on nothing but that row, so a law can be thrown away and had again. In float64 for float64
-    logits, else in float32; "triton" takes no float64, rounds otherwise than "reference" does, and gives NaN where
-    that raises for what a row holds.
+    A row's bits depend on nothing but that row, so probabilities can be computed again instead of kept. In float64 for
+    float64 logits, else in float32; "triton" takes no float64, rounds otherwise than "reference" does, and gives NaN
+    where that raises for what a row holds.
 
     Args:
         logits, temperature, top_k, top_p, min_p: As in `process`.
@@ -117,15 +118,15 @@ def probs(
 def top_probability(logits: Tensor, *, impl: str = "reference") -> Tensor:
     """Return the probability of the best token of each row, [T] float32 (float64 for float64 logits).
 
-    The law is softmax(logits) [T, V] as given: of processed logits, that of the law which is sampled. "triton" takes
-    no float64, and rounds otherwise than "reference" does.
+    The distribution is softmax(logits) [T, V] as given: of processed logits, the one that is sampled. "triton" takes no
+    float64, and rounds otherwise than "reference" does.
     """
     _check_rows(logits)
     return implementation("sample", impl, IMPLS, LAZY).top_probability(logits)
 
 
 def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor, *, impl: str = "reference") -> Tensor:
-    """Return the top probability of the law that each row's newest token came from, [R], as `top_probability` does.
+    """Return `top_probability` of the logit row that each row's newest token was sampled from, [R].
 
     NaN for a row that is not wanted or emitted nothing; "triton" does not read the logits of those.
 
@@ -133,7 +134,7 @@ def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor, *
         logits: [T, V], at least one row.
         first: [R] int64, first logit row of each row.
         emitted: [R] int64, tokens that it emitted; the newest came from logit row `first + emitted - 1`.
-        wanted: [R] int64, 0 for rows that nobody asks about.
+        wanted: [R] int64, 0 for rows that are not wanted.
         impl: "reference", or "triton" on a GPU.
     """
     _check_rows(logits)
@@ -144,7 +145,7 @@ def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor, *
 
 
 def logprobs(logits: Tensor, chosen: Tensor, n: int, *, impl: str = "reference") -> LogProbs:
-    """Return log-probabilities under the model's own law, log_softmax(logits) in float32.
+    """Return log-probabilities under the model's own distribution, log_softmax(logits) in float32.
 
     "triton" takes the best tokens one by one, so its time grows with `n`; it takes no float64, and rounds otherwise
     than "reference" does, though the tokens are the same.

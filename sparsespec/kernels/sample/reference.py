@@ -1,4 +1,4 @@
-"""What `draw` means: processors, noise, argmax; and what is asked about a law on the side.
+"""What `sample` means: processors, noise, argmax; and what is asked about a distribution besides.
 
 Every row is computed by itself, so that no bit of a result depends on a row's neighbours: element-wise over rows where
 that is safe, row by row where a sum decides. Half types are computed in float32. Not here: the random bits
@@ -50,7 +50,7 @@ def process(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, m
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, key: Key) -> Tensor:
-    """See `api.draw`."""
+    """See `api.sample`."""
     tokens = logits.argmax(-1)  # the first of equal ones, by torch's own promise
     rows = temperature.to(_working_type(logits)).nonzero()[:, 0]
     _checked(logits.gather(1, tokens[:, None]))
@@ -62,7 +62,7 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, mi
 
 
 def probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """See `api.law`."""
+    """See `api.probs`."""
     return _softmax(process(logits, temperature, top_k, top_p, min_p))
 
 
@@ -91,20 +91,20 @@ def _softmax(x: Tensor) -> Tensor:
     return x.double().softmax(-1).to(x.dtype)
 
 
-def _perturbed_argmax(probs: Tensor, key: Key) -> Tensor:
-    """Return argmax(law + noise) per row, [T]; noise is computed only for blocks of tokens that could win."""
-    n_rows, vocab = probs.shape
+def _perturbed_argmax(processed: Tensor, key: Key) -> Tensor:
+    """Return argmax(processed + noise) per row, [T]; noise is computed only for blocks of tokens that could win."""
+    n_rows, vocab = processed.shape
     padding = -vocab % LANES
     if padding:
-        probs = torch.nn.functional.pad(probs, (0, padding), value=-torch.inf)
-    blocks = probs.view(n_rows, -1, LANES)
+        processed = torch.nn.functional.pad(processed, (0, padding), value=-torch.inf)
+    blocks = processed.view(n_rows, -1, LANES)
     row, block = (blocks.amax(-1) > _CANNOT_WIN).nonzero(as_tuple=True)
     score = blocks.flatten(0, 1).index_select(0, row * blocks.shape[1] + block)
     for part in _parts(row, n_rows):
         # Words that all blocks share are computed once.
         r = row[part][:1] if bool(row[part][0] == row[part][-1]) else row[part]
         bits = block_bits(Key(*(field[r] for field in key)), block[part])
-        score[part] += from_bits(bits, probs.dtype)
+        score[part] += from_bits(bits, processed.dtype)
     best = score.amax(-1)
     top = best.new_full((n_rows,), -torch.inf).scatter_reduce_(0, row, best, "amax")
     won = (best == top[row]).nonzero()[:, 0]
@@ -148,9 +148,9 @@ def _best_first(row: Tensor, n: int) -> Tensor:
 
 
 def _checked(best: Tensor) -> Tensor:
-    """Return `best`, the best logit of each row; a law needs a finite one, and NaN would be the best."""
+    """Return `best`, the best logit of each row; a distribution needs a finite one, and NaN would be the best."""
     if not bool(best.isfinite().all()):
-        raise ContractBroken("draw needs logits without NaN, with a finite best one in every row")
+        raise ContractBroken("sample needs logits without NaN, with a finite best one in every row")
     return best
 
 

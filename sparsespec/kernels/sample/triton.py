@@ -1,17 +1,17 @@
-"""Implements `draw` for a GPU: no law is stored, and no number goes to the host.
+"""Implements `sample` for a GPU: no distribution is stored, and no number goes to the host.
 
 Logits are float32, float16 or bfloat16. Each span of a row has a program (`triton_rows`). One launch reads all rows: of
 rows without filters it finds what can win in each span (`triton_blocks`), of others the best logits. One settles what
 filters keep (`triton_cut`), one finds the best score of what they may keep, and one decides. Results of a row depend on
-that row only. What looks at a law without drawing is in `triton_probs`.
+that row only. What looks at a distribution without sampling is in `triton_probs`.
 
 Scores are rounded as the reference rounds them, which takes the row's best logit; before it is known, scores are quick
-ones, whose errors are bounded, and whoever is within these of the best is looked at again.
+ones, whose errors are bounded, and what is within these of the best is looked at again.
 
 A token can differ from the reference's only where the best two scores are as close as the rounding of a logarithm.
 Masses are summed in float64, in another order than the reference's: they part where p falls on a sum to the last bit.
 
-A row with NaN, with +inf or without a finite logit draws token 0.
+A row with NaN, with +inf or without a finite logit gets token 0.
 """
 
 # Triton's kernels are no Python that a type checker could follow.
@@ -183,7 +183,7 @@ def _decide(
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, key: Key) -> Tensor:
-    """See `kernels/sample/api.py`; rows of logits contiguous. A row without a law draws token 0."""
+    """See `kernels/sample/api.py`; rows of logits contiguous. A row without a distribution gets token 0."""
     check(logits, torch.float64, {"temperature": temperature, "top_p": top_p, "min_p": min_p})
     check(logits, torch.int64, {"top_k": top_k, **key._asdict()})
     shape = shape_of(logits)

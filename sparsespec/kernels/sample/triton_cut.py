@@ -240,7 +240,7 @@ def find_cut(
 
     Args:
         logits: [T, V], T at least 1.
-        filters: temperature, top_k, top_p and min_p, as in `draw`.
+        filters: temperature, top_k, top_p and min_p, as in `sample`.
         peaks: The best logit of each span, [T, n_spans].
         groups: The best logit of each group, [T, n_groups], in rows that are searched.
         spans: A power of two, at least n_spans.

@@ -40,7 +40,7 @@ def most_gumbel(bits):
     """Return a bound of the noise of 32 random bits, or more; too high by 0.06 or less where the noise is large.
 
     Noise is at most -log(u), and the logarithm of u at least what the bits of a float are when read as a number of
-    exponents: its mantissa m, from 0 to 1, stands for log2(1 + m), which is no less.
+    exponents: its mantissa m, from 0 to 1, means log2(1 + m), which is no less.
     """
     exponent = bits.to(tl.float32).to(tl.int32, bitcast=True).to(tl.float32) * 1.1920928955078125e-07
     return (159.0 - exponent) * 0.6931472

@@ -1,9 +1,9 @@
-"""Looks at laws without drawing: what they are, how sure they are of the best token, log-probabilities of the best.
+"""Looks at distributions without sampling: probabilities, that of the best token, log-probabilities of the best tokens.
 
 The best tokens of a row are taken one by one: the best group of tokens is known beforehand, the best token of it is
-found by reading the group, and what remains of the group then stands among the others again.
+found by reading the group, and what remains of the group then competes with the others again.
 
-Logits are float32, float16 or bfloat16. A row with NaN, with +inf or without a finite logit has no law: NaN.
+Logits are float32, float16 or bfloat16. A row with NaN, with +inf or without a finite logit has no distribution: NaN.
 """
 
 # Triton's kernels are no Python that a type checker could follow.
@@ -35,7 +35,8 @@ def _weights(
 ):  # fmt: skip
     """Find the best logit of each span, and sum exp(logit - best) over it.
 
-    With `NEWEST`, for the logit row of the newest token of each row that is wanted; others look like those without law.
+    With `NEWEST`, for the logit row of the newest token of each row that is wanted; the others look like rows without a
+    distribution.
     """
     program = tl.program_id(0).to(tl.int64)
     row, span = program // N_SPANS, (program % N_SPANS).to(tl.int32)
@@ -155,7 +156,7 @@ def _masses(
 
 
 @triton.jit
-def _law(
+def _probs(
     logits, stride, temperature, peaks, cuts, lasts, masses, leasts, out, vocab,
     N_SPANS: tl.constexpr, SPANS: tl.constexpr, SPAN: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -182,7 +183,7 @@ def _law(
 
 
 def probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
-    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a distribution."""
     check(logits, torch.float64, {"temperature": temperature, "top_p": top_p, "min_p": min_p})
     check(logits, torch.int64, {"top_k": top_k})
     shape = shape_of(logits)
@@ -196,17 +197,17 @@ def probs(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min
     sizes = {"N_SPANS": shape.n_spans, "SPANS": shape.spans, "SPAN": SPAN, "TILE": TILE, "num_warps": WARPS}
     given = logits, logits.stride(0), temperature, peaks, cut.keys, cut.lasts, masses, leasts
     _masses[(shape.n_rows * shape.n_spans,)](*given, shape.vocab, **sizes)
-    _law[(shape.n_rows * shape.n_spans,)](*given, out, shape.vocab, **sizes)
+    _probs[(shape.n_rows * shape.n_spans,)](*given, out, shape.vocab, **sizes)
     return out
 
 
 def top_probability(logits: Tensor) -> Tensor:
-    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a distribution."""
     return _top_probability(logits, len(logits), None)
 
 
 def confidence(logits: Tensor, first: Tensor, emitted: Tensor, wanted: Tensor) -> Tensor:
-    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a distribution."""
     check(logits, torch.int64, {"first": first, "emitted": emitted, "wanted": wanted})
     return _top_probability(logits, len(first), (first, emitted, wanted))
 
@@ -223,7 +224,7 @@ def _top_probability(logits: Tensor, n_rows: int, newest: tuple[Tensor, ...] | N
 
 
 def logprobs(logits: Tensor, chosen: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a law."""
+    """See `kernels/sample/api.py`; rows of logits contiguous. NaN for a row without a distribution."""
     check(logits, torch.int64, {"chosen": chosen})
     shape = shape_of(logits)
     n_rows, device = shape.n_rows, logits.device

@@ -1,4 +1,4 @@
-"""How kernels of `draw` see logits: rows cut into spans, spans read in tiles, and the best logit of each.
+"""How kernels of `sample` see logits: rows cut into spans, spans read in tiles, and the best logit of each.
 
 A row is cut into spans of `SPAN` tokens, which depend on V only, and each span has a program. Maxima do not depend on
 their order, and sums are taken in an order that V fixes: a row's result depends on that row only.
@@ -106,9 +106,9 @@ def shape_of(logits: Tensor) -> Shape:
 def check(logits: Tensor, dtype: torch.dtype, columns: dict[str, Tensor]) -> None:
     """Raise `BadOption` where a kernel launch would misread memory."""
     if logits.dtype not in DTYPES:
-        raise BadOption(f"draw impl='triton' takes logits of float32, float16 or bfloat16, got {logits.dtype}")
+        raise BadOption(f"sample impl='triton' takes logits of float32, float16 or bfloat16, got {logits.dtype}")
     if not 0 < logits.shape[1] < 2**30:
-        raise BadOption(f"draw impl='triton' takes 1 … 2**30 - 1 logits a row, got {logits.shape[1]}")
+        raise BadOption(f"sample impl='triton' takes 1 … 2**30 - 1 logits a row, got {logits.shape[1]}")
     if logits.stride(1) != 1 and logits.shape[1] > 1:
         raise BadOption(f"logits must be contiguous along their last axis, got strides {logits.stride()}")
     for name, x in columns.items():

@@ -1,6 +1,6 @@
-"""The op `settle`: the end of a round on the device. Seats move on, and what the host is to hear is gathered.
+"""The op `settle`: the end of a round on the device. Seats move on, and what the host collects is gathered.
 
-It takes what any verifier says, and asks nothing of the law that it drew from.
+It takes the output of any verifier, and does not ask which distribution the tokens were sampled from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LAZY = ("triton",)
 class Settled(NamedTuple):
     """What is left of a step besides the state."""
 
-    report: Tensor  # [B, 10 + width] int64, what the host hears of each row
+    report: Tensor  # [B, 10 + width] int64, what the host collects of each row
     drafted: Tensor  # [B] int64, drafts each row held before
 
 
@@ -36,18 +36,19 @@ def settle(
     *,
     impl: str,
 ) -> Settled:
-    """Write tokens, `c`, `d`, `filled` and `ended` of the batch's seats; return its report.
+    """Write `tokens`, `n_committed`, `n_drafted`, `n_computed` and `ended` of the batch's seats; return its report.
 
-    A report's columns: live, emitted, candidates, accepted, d, ended, whether the row's logits were finite; the bits of
-    three float64, which are the confidence of a DRAFT row (NaN elsewhere), KV tokens read and KV tokens there are; then
-    the tokens. Rows that fill have no logits, so theirs are called finite or not by what lies where they would be.
+    A report's columns: live, emitted, candidates, accepted, n_drafted, ended, whether the row's logits were finite; the
+    bits of three float64, which are the confidence of a DRAFT row (NaN elsewhere), KV tokens read and KV tokens there
+    are; then the tokens. PREFILL rows have no logits, so theirs are called finite or not by what lies where they would
+    be.
 
     Args:
         batch: The step; no seat twice.
         judged: Its rows as the verifier saw them.
         verified: What the verifier emitted; `width` columns of tokens, no fewer than a decoding row has queries.
         peak: [T] floats, the best logit of each logit row; NaN where there is NaN.
-        confidence: [B] floats, top-1 probability of the newest token's law; read for DRAFT rows that emit.
+        confidence: [B] floats, `confidence` of the newest token's logit row; read for DRAFT rows that emit.
         kv_read: [B] float64, KV tokens each row read.
         impl: "reference", or "triton" on a GPU.
 

@@ -34,11 +34,11 @@ def _write_tokens(batch: Batch, judged: VerifyInputs, verified: VerifyOutput) ->
 def _advance(batch: Batch, emitted: Tensor, confidence: Tensor) -> None:
     state, seat = batch.state, batch.seat
     drafting, filling, verifying = (batch.phase == which for which in (Phase.DRAFT, Phase.PREFILL, Phase.VERIFY))
-    d, ended, filled = state.n_drafted[seat], state.ended[seat], state.n_computed[seat]
+    d, ended, computed = state.n_drafted[seat], state.ended[seat], state.n_computed[seat]
     c = state.n_committed[seat] + torch.where(verifying, emitted, 0)
     state.n_committed[seat] = c
     state.n_drafted[seat] = torch.where(drafting, d + emitted, torch.where(verifying, 0, d))
-    state.n_computed[seat] = torch.where(verifying, c - 1, torch.where(filling, filled + batch.n_query, filled))
+    state.n_computed[seat] = torch.where(verifying, c - 1, torch.where(filling, computed + batch.n_query, computed))
     low = (emitted > 0) & (confidence < state.stop_below[seat])
     state.ended[seat] = torch.where(drafting, ended | low, ended & ~verifying)
 

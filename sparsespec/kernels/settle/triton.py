@@ -1,4 +1,7 @@
-"""Implements `settle` for a GPU, in one launch: each seat is read and written by the one program that has its row."""
+"""Implements `settle` for a GPU, in one launch: each seat is read and written by the one program that has its row.
+
+In the kernels `c` is `n_committed`, `d` is `n_drafted`, and `computed` is `n_computed` of a seat.
+"""
 
 # Triton's kernels are no Python that a type checker could follow.
 # pyright: reportMissingParameterType=false, reportIndexIssue=false, reportAttributeAccessIssue=false
@@ -27,23 +30,25 @@ _NAN = tl.constexpr(0x7FF8000000000000)
 
 
 @triton.jit
-def _advance(seats, row, mask, phase, n_query, emitted, confidence, c_of, d_of, filled_of, ended_of, stop_of, drafteds):
+def _advance(
+    seats, row, mask, phase, n_query, emitted, confidence, c_of, d_of, computed_of, ended_of, stop_of, drafteds
+):
     """Move seats on; return their new drafts, and whether the device has ended their rounds."""
     seat = tl.load(seats + row, mask=mask, other=0)
     c = tl.load(c_of + seat, mask=mask, other=1)
     d = tl.load(d_of + seat, mask=mask, other=0)
-    filled = tl.load(filled_of + seat, mask=mask, other=0)
+    computed = tl.load(computed_of + seat, mask=mask, other=0)
     ended = tl.load(ended_of + seat, mask=mask, other=0) != 0
     drafting, filling, verifying = phase == _DRAFT, phase == _PREFILL, phase == _VERIFY
     tl.store(drafteds + row, d, mask=mask)
     c = c + tl.where(verifying, emitted, 0)
     d = tl.where(drafting, d + emitted, tl.where(verifying, 0, d))
-    filled = tl.where(verifying, c - 1, tl.where(filling, filled + n_query, filled))
+    computed = tl.where(verifying, c - 1, tl.where(filling, computed + n_query, computed))
     low = (emitted > 0) & (confidence < tl.load(stop_of + seat, mask=mask, other=0.0))
     ended = tl.where(drafting, ended | low, ended & (verifying == 0))
     tl.store(c_of + seat, c, mask=mask)
     tl.store(d_of + seat, d, mask=mask)
-    tl.store(filled_of + seat, filled, mask=mask)
+    tl.store(computed_of + seat, computed, mask=mask)
     tl.store(ended_of + seat, ended, mask=mask)
     return d, ended
 
@@ -60,7 +65,7 @@ def _write_floats(report, mask, drafting, runs, confidence, read, full):
 @triton.jit(do_not_specialize=["n_rows", "n_logits"])
 def _settle(
     seats, phases, n_queries, offsets, starts, lives, counts, positions, emitteds, accepteds, confidences, reads,
-    emitted_tokens, peaks, known, c_of, d_of, filled_of, ended_of, stop_of, report, drafteds,
+    emitted_tokens, peaks, known, c_of, d_of, computed_of, ended_of, stop_of, report, drafteds,
     n_rows, n_logits, width, n_columns, ROWS: tl.constexpr, WIDTH: tl.constexpr, LEADING: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -70,7 +75,7 @@ def _settle(
     emitted = tl.load(emitteds + row, mask=mask, other=0)
     confidence = tl.load(confidences + row, mask=mask, other=0.0).to(tl.float64)
     d, ended = _advance(
-        seats, row, mask, phase, n_query, emitted, confidence, c_of, d_of, filled_of, ended_of, stop_of, drafteds
+        seats, row, mask, phase, n_query, emitted, confidence, c_of, d_of, computed_of, ended_of, stop_of, drafteds
     )
     column = tl.arange(0, WIDTH)
     inside = mask[:, None] & (column < width)[None, :]
@@ -106,7 +111,10 @@ def settle(
     rows |= {"count": judged.count, "position": judged.position}
     rows |= {"emitted": verified.emitted, "accepted": verified.accepted, "confidence": confidence, "kv_read": kv_read}
     rows |= {"emitted tokens": verified.tokens, "peak": peak}
-    seats = {name: getattr(batch.state, name) for name in ("tokens", "c", "d", "filled", "ended", "stop_below")}
+    seats = {
+        name: getattr(batch.state, name)
+        for name in ("tokens", "n_committed", "n_drafted", "n_computed", "ended", "stop_below")
+    }
     check_launch("settle", {**rows, **seats}, compiled=isinstance(_settle, triton.JITFunction))
     n_rows, width = verified.tokens.shape
     report = torch.empty((n_rows, N_LEADING + width), dtype=torch.int64, device=peak.device)

@@ -146,7 +146,7 @@ def _top_positions(
 
     # rows that choose nothing, most of them in many a step, read nothing either
     below = tl.where(count > 0, below, 0)
-    keys = below  # stands for nothing
+    keys = below  # means nothing
     if IN_REGISTERS:
         keys = _load_keys(scores, tl.arange(0, BLOCK), below, UNIT, POOL)
     last, need = _last_chosen(keys, count, scores, below, BLOCK, UNIT, POOL, IN_REGISTERS)

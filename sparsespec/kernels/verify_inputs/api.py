@@ -1,7 +1,8 @@
-"""The op `verify_inputs`: what a verifier is to judge, seen by rows, and the same seen by logit rows.
+"""The op `verify_inputs`: what a verifier is to judge, per row and per logit row.
 
-`verify_inputs` gathers it from a batch and the seats, before the verifier is asked; a verifier that draws from every logit
-row then asks `spread` who owns which, and what is to be drawn from it. Shapes are fixed, whatever the rows hold.
+`verify_inputs` gathers it from a batch and the seats, before the verifier is called. A verifier that samples from every
+logit row then asks `per_logit_row` which row each one belongs to and how to sample it. Shapes are fixed, whatever the
+rows hold.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ LAZY = ("triton",)
 
 @dataclass(frozen=True, slots=True)
 class LogitRows:
-    """`VerifyInputs` per logit row. One that no row owns is not alive, and has temperature 0 so that it costs little."""
+    """`VerifyInputs` per logit row.
 
-    row: Tensor  # [T] int64, the owner; 0 where not alive
+    A logit row that belongs to no row is not alive, and has temperature 0 so that it costs little.
+    """
+
+    row: Tensor  # [T] int64, the row it belongs to; 0 where not alive
     alive: Tensor  # [T] bool
     judges: Tensor  # [T] bool, there is a candidate for this position
     candidate: Tensor  # [T] int64, 0 where not judging
-    position: Tensor  # [T] int64, of the token that the logits are the law of
+    position: Tensor  # [T] int64, of the token that is sampled from the logits
     seed: Tensor  # [T] int64
     sample_index: Tensor  # [T] int64
     temperature: Tensor  # [T] float64
@@ -55,11 +59,11 @@ def verify_inputs(batch: Batch, width: int, *, impl: str) -> VerifyInputs:
     return VerifyInputs(*implementation("verify_inputs", impl, IMPLS, LAZY).verify_inputs(batch, width))
 
 
-def spread(rows: VerifyInputs, n_logits: int, *, impl: str) -> LogitRows:
-    """Return `rows` per logit row, T = `n_logits`; no two rows own the same one.
+def per_logit_row(rows: VerifyInputs, n_logits: int, *, impl: str) -> LogitRows:
+    """Return `rows` per logit row, T = `n_logits`; no logit row belongs to two rows.
 
     Raises:
         BadOption: "triton" does not take the layout of an argument.
         MissingPackage: `impl` needs a package that is not installed.
     """
-    return LogitRows(*implementation("verify_inputs", impl, IMPLS, LAZY).spread(rows, n_logits))
+    return LogitRows(*implementation("verify_inputs", impl, IMPLS, LAZY).per_logit_row(rows, n_logits))

@@ -1,4 +1,4 @@
-"""What `verify_inputs` and `spread` mean, in plain torch."""
+"""What `verify_inputs` and `per_logit_row` mean, in plain torch."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def verify_inputs(batch: Batch, width: int) -> tuple[Tensor, ...]:
     )
 
 
-def spread(rows: VerifyInputs, n_logits: int) -> tuple[Tensor, ...]:
-    """See `api.spread`; the fields of `LogitRows`."""
+def per_logit_row(rows: VerifyInputs, n_logits: int) -> tuple[Tensor, ...]:
+    """See `api.per_logit_row`; the fields of `LogitRows`."""
     width = rows.candidates.shape[1] + 1
     column = torch.arange(width, device=rows.first.device)
     # Logit rows that a row does not have are written to a place behind the last, which is cut off.

@@ -1,6 +1,7 @@
-"""Implements `verify_inputs` and `spread` for a GPU, in one launch each.
+"""Implements `verify_inputs` and `per_logit_row` for a GPU, in one launch each.
 
-A logit row finds its owner by comparing itself with all rows, a few dozen at once; rows may lie in any order.
+A logit row finds the row it belongs to by comparing itself with all rows, a few dozen at once; rows may lie in any
+order. In the kernels `c` is `n_committed`.
 """
 
 # Triton's kernels are no Python that a type checker could follow.
@@ -21,11 +22,11 @@ from sparsespec.kernels.checks import check_launch
 ROWS = 16
 """Rows of a program that gathers."""
 LOGIT_ROWS = 32
-"""Logit rows of a program that spreads."""
+"""Logit rows of a program of `per_logit_row`."""
 COMPARED = 128
 """Rows that a logit row is compared with at once."""
 
-_WHOLE = ("c", "seed", "sample", "top_k")
+_WHOLE = ("n_committed", "seed", "sample_index", "top_k")
 _REAL = ("temperature", "top_p", "min_p")
 _PREFILL = tl.constexpr(int(Phase.PREFILL))
 _VERIFY = tl.constexpr(int(Phase.VERIFY))
@@ -40,7 +41,7 @@ def _copy(to, at, source, where, mask, kept):
 @triton.jit(do_not_specialize=["n_rows"])
 def _verify_inputs(
     seats, phases, k_of, starts, lives, tokens, c_of, seed_of, sample_of, top_k_of, temperature_of, top_p_of, min_p_of,
-    counts, candidates, drawns, levels, positions, cs, seeds, samples, top_ks, temperatures, top_ps, min_ps,
+    counts, candidates, sampleds, levels, positions, cs, seeds, samples, top_ks, temperatures, top_ps, min_ps,
     n_rows, n_candidates, n_columns, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -51,7 +52,7 @@ def _verify_inputs(
     live = tl.load(lives + row, mask=mask, other=0)
     verifying = phase == _VERIFY
     tl.store(counts + row, tl.where(phase == _PREFILL, 0, live) - 1, mask=mask)
-    tl.store(drawns + row, verifying & (tl.load(k_of + row, mask=mask, other=0) > 0), mask=mask)
+    tl.store(sampleds + row, verifying & (tl.load(k_of + row, mask=mask, other=0) > 0), mask=mask)
     tl.store(levels + row, tl.where(verifying, 0, 1), mask=mask)
     tl.store(positions + row, start + 1, mask=mask)
     _copy(cs, row, c_of, seat, mask, True)
@@ -69,7 +70,7 @@ def _verify_inputs(
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_logits"])
-def _spread(
+def _per_logit_row(
     firsts, counts, candidates, positions, seeds, samples, top_ks, temperatures, top_ps, min_ps,
     rows, alives, judges, candidate_at, position_at, seed_at, sample_at, top_k_at, temperature_at, top_p_at, min_p_at,
     n_rows, n_logits, n_candidates, LOGIT_ROWS: tl.constexpr, COMPARED: tl.constexpr,
@@ -108,20 +109,20 @@ def verify_inputs(batch: Batch, width: int) -> tuple[Tensor, ...]:
     count, level, position, *whole = torch.empty((3 + len(_WHOLE), n_rows), dtype=torch.int64, device=device)
     real = torch.empty((len(_REAL), n_rows), dtype=torch.float64, device=device).unbind()
     candidates = torch.empty((n_rows, width - 1), dtype=torch.int64, device=device)
-    drawn = torch.empty(n_rows, dtype=torch.bool, device=device)
+    sampled = torch.empty(n_rows, dtype=torch.bool, device=device)
     if n_rows:
         _verify_inputs[(triton.cdiv(n_rows, ROWS),)](
-            *rows.values(), *seats.values(), count, candidates, drawn, level, position, *whole, *real,
+            *rows.values(), *seats.values(), count, candidates, sampled, level, position, *whole, *real,
             n_rows, width - 1, state.tokens.shape[1], ROWS=ROWS, WIDTH=triton.next_power_of_2(max(width - 1, 1)),
         )  # fmt: skip
-    (c, seed, sample_index, top_k), (temperature, top_p, min_p) = whole, real
+    (n_committed, seed, sample_index, top_k), (temperature, top_p, min_p) = whole, real
     return (
-        *(batch.offset, count, candidates, drawn, level, position),
-        *(c, seed, sample_index, temperature, top_k, top_p, min_p),
+        *(batch.offset, count, candidates, sampled, level, position),
+        *(n_committed, seed, sample_index, temperature, top_k, top_p, min_p),
     )
 
 
-def spread(rows: VerifyInputs, n_logits: int) -> tuple[Tensor, ...]:
+def per_logit_row(rows: VerifyInputs, n_logits: int) -> tuple[Tensor, ...]:
     """See `kernels/verify_inputs/api.py`; everything contiguous."""
     names = ("first", "count", "candidates", "position", *_WHOLE[1:], *_REAL)
     given = {name: getattr(rows, name) for name in names}
@@ -131,7 +132,7 @@ def spread(rows: VerifyInputs, n_logits: int) -> tuple[Tensor, ...]:
     temperature, top_p, min_p = torch.empty((3, n_logits), dtype=torch.float64, device=rows.first.device)
     alive, judges = torch.empty((2, n_logits), dtype=torch.bool, device=rows.first.device)
     if n_logits:
-        _spread[(triton.cdiv(n_logits, LOGIT_ROWS),)](
+        _per_logit_row[(triton.cdiv(n_logits, LOGIT_ROWS),)](
             *given.values(), row, alive, judges, candidate, position, *whole, temperature, top_p, min_p,
             n_rows, n_logits, n_candidates, LOGIT_ROWS=LOGIT_ROWS, COMPARED=COMPARED,
         )  # fmt: skip

@@ -1,6 +1,6 @@
-"""`check_verifier`: is this a verifier? What it emits at a position has that position's law, whatever was drafted.
+"""`check_verifier`: is this a verifier? What it emits at a position has that position's distribution.
 
-The law is tested by counting, which finds gross errors only; `tests/laws` enumerates it exactly for the built-in ones.
+It is tested by counting, which finds gross errors only; `tests/laws` enumerates it exactly for the built-in ones.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_verifier(spec: PartLike | object, *, examples: int = 20, n_rows: int =
     Args:
         spec: A name, a spec or an instance, of which a fresh copy is checked.
         examples: Random batches.
-        n_rows: Rows from which laws are counted.
+        n_rows: Rows from which distributions are counted.
         seed: Seed of everything.
     """
     part = make_part("verifier", spec)
@@ -77,20 +77,26 @@ def _check_row(name: str, rows: VerifyInputs, logits: Tensor, verified: VerifyOu
         require(emitted == 0, f"{name} emitted {emitted} tokens for a dead row")
         return
     require(1 <= emitted <= m + 1, f"{name} emitted {emitted} tokens for {m} candidates, not 1 … m + 1")
-    require(emitted == accepted + 1, f"{name} emitted {emitted} tokens where {accepted} candidates stood, not one more")
+    require(
+        emitted == accepted + 1,
+        f"{name} emitted {emitted} tokens where {accepted} candidates were accepted, not one more",
+    )
     tokens, candidates = verified.tokens[r, :emitted].tolist(), rows.candidates[r, :m].tolist()
     require(all(0 <= token < _V for token in tokens), f"{name} emitted {tokens}, which are not all in the vocabulary")
-    require(tokens[:accepted] == candidates[:accepted], f"{name} says {accepted} candidates stood and emitted others")
+    require(
+        tokens[:accepted] == candidates[:accepted],
+        f"{name} says {accepted} candidates were accepted and emitted others",
+    )
     first = int(rows.first[r])
     for j, token in enumerate(tokens):
-        law = logits[first + j]
+        row = logits[first + j]
         if rows.temperature[r] == 0 or rows.top_k[r] == 1:
-            best = int(law.argmax())
+            best = int(row.argmax())
             require(token == best, f"{name} emitted {token} at temperature 0 or top_k=1, the best token is {best}")
             wrongly_rejected = j == accepted < m and candidates[j] == best
-            require(not wrongly_rejected, f"{name} let the best token fall at temperature 0")
+            require(not wrongly_rejected, f"{name} rejected the best token at temperature 0")
         elif rows.top_k[r] > 1:
-            kept = law >= law.topk(int(rows.top_k[r])).values[-1]
+            kept = row >= row.topk(int(rows.top_k[r])).values[-1]
             require(bool(kept[token]), f"{name} emitted {token}, which top_k={int(rows.top_k[r])} masks")
 
 
@@ -132,17 +138,17 @@ def _draw_rows(dice: random.Random, sampled: bool) -> tuple[VerifyInputs, Tensor
 
 
 def _check_law(part: Any, n: int, drawn: bool, generator: torch.Generator) -> None:
-    """Judge the same two candidates' laws with `n` seeds and count what is emitted at each place."""
+    """Judge the same two candidates' distributions with `n` seeds and count what is emitted at each place."""
     name, m = type(part).__name__, 2
-    law = (torch.randn(m + 1, _V, generator=generator, dtype=torch.float64)).softmax(-1)
-    q = (law[:m] * torch.rand(m, _V, generator=generator, dtype=torch.float64) * 2).clamp(min=1e-3)
+    probs = (torch.randn(m + 1, _V, generator=generator, dtype=torch.float64)).softmax(-1)
+    q = (probs[:m] * torch.rand(m, _V, generator=generator, dtype=torch.float64) * 2).clamp(min=1e-3)
     q /= q.sum(-1, keepdim=True)
     if drawn:
         candidates = torch.stack(
             [torch.multinomial(q[j], n, replacement=True, generator=generator) for j in range(m)], 1
         )
     else:
-        candidates = law[:m].argmax(-1).expand(n, m).contiguous()
+        candidates = probs[:m].argmax(-1).expand(n, m).contiguous()
     ones = torch.ones(n, dtype=torch.int64)
     rows = VerifyInputs(
         first=torch.arange(n) * (m + 1),
@@ -159,14 +165,14 @@ def _check_law(part: Any, n: int, drawn: bool, generator: torch.Generator) -> No
         top_p=torch.ones(n, dtype=torch.float64),
         min_p=torch.zeros(n, dtype=torch.float64),
     )
-    # both are laws at this temperature, and at no other
-    logits, drafted = (_TEMPERATURE * x.log() for x in (law, q))
+    # both are distributions at this temperature, and at no other
+    logits, drafted = (_TEMPERATURE * x.log() for x in (probs, q))
     verified = part.verify(logits.repeat(n, 1), rows, drafted.expand(n, m, _V))
     for j in range(m + 1):
         seen = verified.tokens[verified.emitted > j, j].bincount(minlength=_V).to(torch.float64)
-        expected = law[j] * seen.sum()
+        expected = probs[j] * seen.sum()
         far = float(((seen - expected) ** 2 / expected).sum()) if seen.sum() > 100 else 0.0
         kind = "drawn from q" if drawn else "guessed"
         require(
-            far < _FAR, f"{name}: tokens at place {j} behind candidates {kind} have another law, chi-square {far:.0f}"
+            far < _FAR, f"{name}: tokens at place {j} behind {kind} have another distribution, chi-square {far:.0f}"
         )
