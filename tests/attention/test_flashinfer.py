@@ -78,7 +78,7 @@ def test_a_loop_whose_host_hears_late_is_refused() -> None:
         compose(model=tiny(), attention="flashinfer", loop="delayed")
 
 
-def drawn(seed: int, *, groups: int = 2, single: bool = False) -> tuple[AttentionRows, Chosen, torch.Tensor]:
+def random_rows(seed: int, *, groups: int = 2, single: bool = False) -> tuple[AttentionRows, Chosen, torch.Tensor]:
     """Return four rows, two of them sparse, one dead, and a selection; pages of 4 tokens."""
     dice, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     table = 1 + torch.randperm(6 * 8, generator=generator).view(6, 8)
@@ -104,7 +104,7 @@ def drawn(seed: int, *, groups: int = 2, single: bool = False) -> tuple[Attentio
 @settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), single=st.booleans())
 def test_dense_lists_name_each_position_once_and_in_order(seed: int, single: bool) -> None:
-    rows, _, table = drawn(seed, single=single)
+    rows, _, table = random_rows(seed, single=single)
     live = lists.live_rows(rows)
     assert [row.at for row in live] == [b for b in range(5) if rows.live[b]]
     got = lists.dense_lists(live, table, 4)
@@ -121,7 +121,7 @@ def test_dense_lists_name_each_position_once_and_in_order(seed: int, single: boo
 @settings(max_examples=100)
 @given(seed=st.integers(0, 10_000), groups=st.sampled_from((1, 2, 3)), single=st.booleans())
 def test_sparse_lists_name_the_selection_and_the_tail_of_each_group(seed: int, groups: int, single: bool) -> None:
-    rows, chosen, table = drawn(seed, groups=groups, single=single)
+    rows, chosen, table = random_rows(seed, groups=groups, single=single)
     live = [row for row in lists.live_rows(rows) if row.sparse]
     made = lists.SparseLists(live, chosen, table, 4)
     other = chosen._replace(positions=chosen.positions.clamp(max=5).flip(0))
@@ -141,7 +141,7 @@ def test_sparse_lists_name_the_selection_and_the_tail_of_each_group(seed: int, g
 
 
 def test_lists_of_another_length_do_not_fit() -> None:
-    rows, chosen, table = drawn(3)
+    rows, chosen, table = random_rows(3)
     live = [row for row in lists.live_rows(rows) if row.sparse]
     made = lists.SparseLists(live, chosen, table, 4)
     here, elsewhere = live[0].seat, next(s for s in range(6) if s not in [row.seat for row in live])

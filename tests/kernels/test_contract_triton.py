@@ -123,13 +123,26 @@ def wrong(op: KernelOp, args: Args) -> list[str]:
     return [one.name for one in ran(op, args) if not one.is_right]
 
 
+def same_outputs(got: list[tuple[str, torch.Tensor]], want: list[tuple[str, torch.Tensor]]) -> bool:
+    """Say whether outputs are the same to the last bit, page 0 excepted, where dead tokens collide."""
+    pairs = [(path, x, y) for (path, x), (_, y) in zip(got, want, strict=True)]
+    return all(
+        exactly(path, x[1:], y[1:]).is_right if path.endswith("_pages") else exactly(path, x, y).is_right
+        for path, x, y in pairs
+    )
+
+
 def types_of(op: KernelOp) -> list[torch.dtype]:
     """Return the types to be tried: the interpreter computes bfloat16 wrongly, and moves it rightly."""
     taken = [dtype for dtype in op.dtypes if op.name in ("copy_pages", "settle") or dtype != torch.float64]
     return [dtype for dtype in taken if ON_GPU or op.name == "copy_pages" or dtype != torch.bfloat16]
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name, op in OPS.items() for dtype in types_of(op)])
+# attention is compiled for every size: on a GPU, the real ones are enough
+TRIED = [(name, dtype) for name, op in OPS.items() for dtype in types_of(op) if name != "attention" or not ON_GPU]
+
+
+@pytest.mark.parametrize(("name", "dtype"), TRIED)
 def test_random_cases_give_what_the_reference_gives(name: str, dtype: torch.dtype) -> None:
     op = OPS[name]
 
@@ -185,8 +198,7 @@ def test_where_checked_what_is_in_range_passes(name: str) -> None:
         impl = "triton" if seed < 2 else "reference"
         one = copied(args)
         free, checked = op.call(op.function(impl), one), op.call(op.function(impl), {**args, "checked": True})
-        pairs = zip(outputs(op, checked, args), outputs(op, free, one), strict=True)
-        assert all(exactly(path, x, y).is_right for (path, x), (_, y) in pairs)
+        assert same_outputs(outputs(op, checked, args), outputs(op, free, one))
 
 
 @pytest.mark.parametrize("name", OPS)
@@ -248,7 +260,8 @@ REAL = [
     (name, size, dtype) for name, op in OPS.items() for size in op.real for dtype in op.dtypes
     if name != "linear" or dtype != torch.float32 or op.real[size]["m"] <= 256
 ]  # fmt: skip
-SEEDS = {"attention": range(6), "copy_pages": range(3), **{name: range(2) for name in KERNELS if "token" in name}}
+SEEDS = {"attention": 6, "copy_pages": 3}
+"""Seeds of a real size, 2 of the other ops."""
 
 
 @pytest.mark.gpu
@@ -257,7 +270,7 @@ def test_real_sizes_give_what_the_reference_gives(name: str, size: str, dtype: t
     op = OPS[name]
     if dtype == torch.float64 and name not in ("copy_pages", "settle"):
         pytest.skip("kernels take no float64")
-    for seed in SEEDS.get(name, range(2)):
+    for seed in range(SEEDS.get(name, 2)):
         args = op.make(seed, dtype=dtype, device=DEVICE, **op.real[size])
         assert wrong(op, args) == []
 
@@ -283,4 +296,4 @@ def test_a_captured_launch_follows_its_inputs(name: str) -> None:
         for seed, (args, compared, replay) in zip(seeds, found, strict=True):
             assert all(one.is_right for one in compared), f"seed {seed}"
             direct = outputs(op, op.call(op.function("triton"), args), args)
-            assert all(exactly(path, x, y).is_right for (path, x), (_, y) in zip(replay, direct, strict=True))
+            assert same_outputs(replay, direct)

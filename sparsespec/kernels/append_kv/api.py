@@ -38,7 +38,7 @@ def append_kv(
     """Write k and v at `slots` and return the rotated queries, [N, Hq, D].
 
     Args:
-        q: Queries [N, Hq, D], neither normed nor rotated.
+        q: Queries [N, Hq, D], neither normed nor rotated; q, k and v may be views of one projection.
         k: Keys [N, Hkv, D], likewise.
         v: Values [N, Hkv, D].
         k_pages: One layer's keys [pages, P, Hkv, D], written in place.

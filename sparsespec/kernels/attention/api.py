@@ -164,7 +164,7 @@ def plan(
         impl: Which implementation.
         n_rows: The most rows of a step that is to be planned in the same buffers.
         decode_queries: The most queries of a row that decodes, in this and every other step: sizes follow it, bits do
-            not. None if nobody knows.
+            not. None if it is not known.
         reuse: An earlier plan of the same pool, whose buffers serve again if the step fits. If it does not, they are
             replaced by larger ones and kept alive, because a CUDA graph may read and write them.
         checked: Look at every index before anything is read, here and in each run, so that one out of range is an error

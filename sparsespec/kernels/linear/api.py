@@ -22,7 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, impl: str =
     """Return `x @ weightᵀ (+ bias)`.
 
     Args:
-        x: `[N, in]`.
+        x: `[N, in]`; its rows, and those of the weight, may be apart in memory.
         weight: `[out, in]`, the dtype of x.
         bias: `[out]` or None, the dtype of x.
         impl: which implementation; never replaced by another one.

@@ -33,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, *, impl: str = "reference") 
     """Normalise the last axis of x.
 
     Args:
-        x: `[..., W]`, any float dtype.
+        x: `[..., W]`, any float dtype; rows of `[N, W]` may be apart in memory.
         weight: `[W]`, the dtype of x.
         eps: added to the mean of squares.
         impl: which implementation; never replaced by another one.
@@ -58,7 +58,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, *, imp
     last bit of what `impl` gives.
 
     Args:
-        x: `[..., W]`, any float dtype.
+        x: `[..., W]`, any float dtype; rows of `[N, W]` may be apart in memory, those of the residual otherwise.
         residual: the shape and dtype of x.
         weight: `[W]`, the dtype of x.
         eps: added to the mean of squares.

@@ -45,7 +45,7 @@ def process(
     best token alone, the lowest id of equal ones, and applies no filter.
 
     Args:
-        logits: [T, V], any float type.
+        logits: [T, V], any float type; rows may be apart in memory.
         temperature: [T] float64, 0 or more.
         top_k: [T] int64; 0 and V or more are off.
         top_p: [T] float64; 1 or more is off. Compared with masses summed in float64.

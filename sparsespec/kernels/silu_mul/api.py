@@ -20,7 +20,8 @@ def silu_mul(gate_up: Tensor, *, impl: str = "reference") -> Tensor:
     """Return `silu(gate) * up`, silu rounded to the dtype before the product.
 
     Args:
-        gate_up: `[..., 2 * I]`: gate in the first I columns, up in the last I.
+        gate_up: `[..., 2 * I]`: gate in the first I columns, up in the last I; rows of `[N, 2 * I]` may be
+            apart in memory.
         impl: which implementation; never replaced by another one.
 
     Returns:

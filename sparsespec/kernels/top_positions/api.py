@@ -20,7 +20,8 @@ def top_positions(scores: Tensor, below: Tensor, count: Tensor, k_max: int, *, p
     """Return the `count[r]` best-scored positions below `below[r]`, ascending, [L, groups, R, k_max] int64.
 
     Args:
-        scores: Scores [L, groups, R, S], higher is better; ties go to the lower position.
+        scores: Scores [L, groups, R, S], higher is better; ties go to the lower position. May be a view, contiguous
+            along S.
         below: First position that must not be chosen, [R] int64; at most S.
         count: Positions to choose, [R] int64, or [L, R] where layers differ; at most `below` and at most `k_max`.
             Entries behind them are 0.

@@ -44,8 +44,8 @@ def random_rows(
 ) -> list[Row]:
     """Return `n_rows` rows, by default 1 to 5: dense and sparse, scored and not, dead and alive."""
     dice, found = random.Random(seed), []
-    drawn = dice.randint(1, 5)
-    for _ in range(drawn if n_rows is None else n_rows):
+    few = dice.randint(1, 5)
+    for _ in range(few if n_rows is None else n_rows):
         start, live, sparse = dice.choice(starts), dice.choice(lives), dice.random() < 0.4
         tail = count = 0
         if sparse:

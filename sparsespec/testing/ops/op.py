@@ -163,7 +163,7 @@ class KernelOp:
 
 def exactly(name: str, got: Tensor, want: Tensor) -> Compared:
     """Compare element by element; any NaN equals any other."""
-    if (unlike := _unlike(name, got, want, want.dtype)) is not None:
+    if (unlike := unlike_in_shape(name, got, want, want.dtype)) is not None:
         return unlike
     got, want = got.detach().cpu(), want.cpu()
     differs = (got != want) & ~((got != got) & (want != want))
@@ -174,7 +174,7 @@ def exactly(name: str, got: Tensor, want: Tensor) -> Compared:
 
 def same_bits(name: str, got: Tensor, want: Tensor) -> Compared:
     """Compare bit by bit."""
-    if (unlike := _unlike(name, got, want, want.dtype)) is not None:
+    if (unlike := unlike_in_shape(name, got, want, want.dtype)) is not None:
         return unlike
     return exactly(name, _bits(got), _bits(want))
 
@@ -183,7 +183,7 @@ def closely(
     name: str, got: Tensor, want: Tensor, *, rtol: float, atol: float = 0.0, dtype: torch.dtype | None = None
 ) -> Compared:
     """Compare element by element; an error up to `atol` + `rtol` × |want| is allowed. `dtype` is the type of `got`."""
-    if (unlike := _unlike(name, got, want, dtype or want.dtype)) is not None:
+    if (unlike := unlike_in_shape(name, got, want, dtype or want.dtype)) is not None:
         return unlike
     got, want = got.detach().cpu(), want.cpu()
     size = want.double().abs() + atol / rtol
@@ -192,7 +192,7 @@ def closely(
 
 def by_largest(name: str, got: Tensor, want: Tensor, bound: float, dtype: torch.dtype) -> Compared:
     """Compare by the error of each element as a share of the largest number of its vector; `dtype` is that of `got`."""
-    if (unlike := _unlike(name, got, want, dtype)) is not None:
+    if (unlike := unlike_in_shape(name, got, want, dtype)) is not None:
         return unlike
     got, want = got.detach().cpu(), want.cpu()
     if not want.numel():
@@ -217,6 +217,18 @@ def outputs(op: KernelOp, returned: Any, after: Args) -> list[tuple[str, Tensor]
     return [*leaves(returned if not torch.is_tensor(returned) else {"result": returned}), *written]
 
 
+def unlike_in_shape(name: str, got: Any, want: Tensor, dtype: torch.dtype) -> Compared | None:
+    """Return what says that shape or type differ, if they do."""
+    note, mine = "", got if torch.is_tensor(got) else _NONE
+    if mine is not got:
+        note = f"it is {type(got).__name__}, must be a tensor"
+    elif got.shape != want.shape:
+        note = f"its shape is {list(got.shape)}, must be {list(want.shape)}"
+    elif got.dtype != dtype:
+        note = f"its type is {got.dtype}, must be {dtype}"
+    return Compared(name, mine, want, _NONE.double(), 0.0, note) if note else None
+
+
 def strided(x: Tensor) -> Tensor:
     """Return x with another number between any two of its last axis."""
     return x.repeat_interleave(2, -1)[..., ::2]
@@ -228,18 +240,6 @@ def _off(got: Tensor, want: Tensor, size: Tensor) -> Tensor:
     # where one is NaN, or they are other infinities
     gap = gap.nan_to_num(nan=torch.inf, posinf=torch.inf)
     return torch.where(gap == 0, 0.0, gap / size)
-
-
-def _unlike(name: str, got: Any, want: Tensor, dtype: torch.dtype) -> Compared | None:
-    """Return what says that shape or type differ, if they do."""
-    note, mine = "", got if torch.is_tensor(got) else _NONE
-    if mine is not got:
-        note = f"it is {type(got).__name__}, must be a tensor"
-    elif got.shape != want.shape:
-        note = f"its shape is {list(got.shape)}, must be {list(want.shape)}"
-    elif got.dtype != dtype:
-        note = f"its type is {got.dtype}, must be {dtype}"
-    return Compared(name, mine, want, _NONE.double(), 0.0, note) if note else None
 
 
 def _bits(x: Tensor) -> Tensor:

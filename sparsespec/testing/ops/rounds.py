@@ -87,7 +87,7 @@ def _make_inputs(seed: int, *, width: int = WIDTH, near_the_end: int = 0, **size
     if near_the_end:
         step.state.n_committed[:] = near_the_end
     if width == 1:
-        # nobody drafts
+        # no row drafts
         step.state.n_drafted.zero_()
         step.packed[2].clamp_(max=1)
         step.packed[4] = step.packed[2].cumsum(0) - step.packed[2]

@@ -11,7 +11,17 @@ from torch import Tensor
 
 from sparsespec.testing import tolerance
 from sparsespec.testing.ops.bundles import copied
-from sparsespec.testing.ops.op import Args, Bad, Compared, KernelOp, Sizes, by_largest, exactly, strided
+from sparsespec.testing.ops.op import (
+    Args,
+    Bad,
+    Compared,
+    KernelOp,
+    Sizes,
+    by_largest,
+    exactly,
+    strided,
+    unlike_in_shape,
+)
 
 EPS = 1e-2
 SLACK = 2.0
@@ -215,10 +225,9 @@ def _judge_linear(op: KernelOp, given: Args, returned: Any, after: Args) -> list
 
 def tolerated(name: str, got: Tensor, want: Tensor, bound: float, dtype: torch.dtype) -> Compared:
     """Compare by `sparsespec.testing.tolerance`."""
-    probe = by_largest(name, got, want, bound, dtype)
-    if probe.note:
-        return probe
-    return Compared(name, probe.got, probe.want, tolerance.element_errors(got, want).cpu(), bound)
+    if (unlike := unlike_in_shape(name, got, want, dtype)) is not None:
+        return unlike
+    return Compared(name, got.cpu(), want.cpu(), tolerance.element_errors(got, want).cpu(), bound)
 
 
 def _linear_sizes(dice: random.Random) -> Sizes:

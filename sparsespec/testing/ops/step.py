@@ -140,7 +140,7 @@ def _row(dice: random.Random, state: State, seat: int) -> tuple[int, int, int, i
         state.n_drafted[seat] = 0
         return seat, Phase.VERIFY, dice.randint(1, WIDTH), 0
     if kind == "verify":
-        # a round that was cut short, or a capacity that nobody uses up
+        # a round that was cut short, or a capacity that is not used up
         k = dice.randint(max(drafted, 1), WIDTH - 1) if drafted < WIDTH else drafted
         return seat, Phase.VERIFY, dice.randint(1 + drafted, WIDTH), k
     if kind == "last draft":
