@@ -267,7 +267,7 @@ class Engine:
         self._table = RequestTable(self.geometry, self._loop)
         self._forget(range(self.geometry.n_seats))
         self._queue = RequestQueue(alive)
-        _log.warning("a call was interrupted; %d requests go on from what they have said", len(alive))
+        _log.info("a call was interrupted; %d requests go on from what they have said", len(alive))
 
     def _end_copies(self) -> None:
         """Tell the tier manager which copies have ended, all of them if there was nothing else to wait for."""
