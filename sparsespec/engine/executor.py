@@ -161,12 +161,6 @@ class Executor:
         self._asides.clear()
         self._mover.abandon()
 
-    def drain(self) -> None:
-        """Let everything launched run, and forget its results, whatever they are."""
-        while self.collect(0):
-            pass
-        self._mover.drain()
-
     def warm_up(self, progress: Callable[[int, int], object]) -> None:
         """Record the steps of all shapes without prefill, the largest first; `progress` is told (done, all)."""
         g = self._geometry

@@ -18,7 +18,7 @@ from sparsespec.core.errors import ContractBroken
 from sparsespec.core.loops import Loop
 from sparsespec.core.plan import PREFILL, Lengths, Placed, StepPlan
 from sparsespec.core.protocols import Tiers
-from sparsespec.core.view import Bools, Floats, Ints, View
+from sparsespec.core.view import COLUMNS, Bools, Floats, Ints, View
 from sparsespec.engine.request import Request
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class RequestTable:
     def without(self, view: View, gone: Iterable[Request]) -> View:
         """Return the view without the rows of requests that have ended."""
         stays = ~np.isin(view.arrival, [request.number for request in gone])
-        columns = {name: getattr(view, name)[stays] for name in View.__slots__ if name not in ("num_running", "step")}
+        columns = {name: getattr(view, name)[stays] for name in COLUMNS}
         return replace(view, **columns)
 
     def note_placed(self, plan: StepPlan, placed: Placed) -> tuple[Ints, Ints]:

@@ -136,11 +136,6 @@ class Mover:
         """Forget all copies; everything launched must have run."""
         self._copies.clear()
 
-    def drain(self) -> None:
-        """Let all copies end, and forget how; or they would write to pages that others have by then."""
-        for _ in self.ended(wait=True):
-            pass
-
     def rehearse(self) -> None:
         """Record what gathers and scatters pages, before the first copy, if there will be any."""
         for out in {True, False} - self._gathers.keys() if self._n_host_pages else ():

@@ -208,15 +208,10 @@ MATCH_TOKENS = KernelOp(
         "number of candidates": Bad("candidate", lambda x: x[1:], "match_tokens needs shapes", ContractBroken),
     },
 )
-VERIFY_TOKENS = KernelOp(
+VERIFY_TOKENS = replace(
+    MATCH_TOKENS,
     name="verify_tokens",
-    folder="verify_tokens",
     make=_make_verify,
-    random_sizes=_count_sizes,
-    fixed=_FIXED_COUNTS,
-    real=_REAL,
-    judge=all_exactly,
-    dtypes=_ANY,
     bad={
         **_BAD_COUNTS,
         "number of verdicts": Bad("is_accepted", lambda x: x[1:], "verify_tokens needs shapes", ContractBroken),
